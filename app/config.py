@@ -1,0 +1,55 @@
+"""What an operator may set, by environment variable (prefix MOEPLACE_) or command-line option."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Settings(BaseSettings):
+    """Settings of one process. What belongs to one cluster of nodes is in `ClusterSettings`, over HTTP."""
+
+    model_config = SettingsConfigDict(env_prefix="MOEPLACE_", frozen=True)
+
+    redis_url: str | None = Field(
+        None,
+        description="External Redis or Valkey (redis://, rediss://, valkey://, valkeys://, unix://). "
+        "None starts the embedded server.",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("moeplace"),
+        description="Where the embedded server keeps its append-only file.",
+    )
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    api_workers: int = Field(1, ge=1, le=64, description="API processes.")
+    allow_unauthenticated: bool = Field(
+        False, description="Listen on an address other than loopback although there are no tokens."
+    )
+    durable: bool = Field(
+        False, description="Answer a write only once the server has it on disk (WAITAOF, Redis 7.2 or newer)."
+    )
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="console for people, json for collectors.")
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body, as sent.")
+    max_inflated_body_bytes: int = Field(64 << 20, ge=1024, description="Largest request body, inflated.")
+    max_unfolded_bytes: int = Field(
+        256 << 20, ge=1024, description="Telemetry a cluster may have waiting for its worker; beyond: 503."
+    )
+    max_waiters: int = Field(10_000, ge=0, description="Long polls one API process holds; beyond: 503.")
+    max_clusters: int = Field(1000, ge=1, description="Clusters; registering one more is refused.")
+    drain_seconds: float = Field(8.0, gt=0, le=60, description="What SIGTERM leaves for open requests.")
+    worker_lease_seconds: float = Field(10.0, ge=1, le=300, description="A dead worker is replaced after this.")
+    worker_tick_seconds: float = Field(0.5, ge=0.05, le=60, description="How often a worker folds and looks.")
+    node_lease_seconds: float = Field(
+        30.0, ge=1, le=3600, description="A node silent for this long counts as empty."
+    )
+    heartbeat_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to report.")
+    telemetry_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to post.")
