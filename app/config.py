@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     max_waiters: int = Field(10_000, ge=0, description="Long polls one API process holds; beyond: 503.")
     max_clusters: int = Field(1000, ge=1, description="Clusters; registering one more is refused.")
     drain_seconds: float = Field(8.0, gt=0, le=60, description="What SIGTERM leaves for open requests.")
-    worker_lease_seconds: float = Field(10.0, ge=1, le=300, description="A dead worker is replaced after this.")
+    worker_lease_seconds: float = Field(
+        10.0, ge=1, le=300, description="A dead worker is replaced after this."
+    )
     worker_tick_seconds: float = Field(0.5, ge=0.05, le=60, description="How often a worker folds and looks.")
     node_lease_seconds: float = Field(
         30.0, ge=1, le=3600, description="A node silent for this long counts as empty."

@@ -1,0 +1,87 @@
+"""Problems a client can be told about (RFC 9457). Each class carries its status; nothing else decides one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One fault in a request: where (JSON pointer into the body, or `query:name`, `header:Name`, `path:name`)."""
+
+    pointer: str
+    detail: str
+    code: str
+
+
+class ProblemError(Exception):
+    """Answered as application/problem+json; `type` is /problems/<slug>."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "The service failed"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+class MalformedRequest(ProblemError):
+    status, slug, title = 400, "malformed-request", "The request cannot be parsed"
+
+
+class NotFound(ProblemError):
+    status, slug, title = 404, "not-found", "There is no such resource"
+
+
+class MethodNotAllowed(ProblemError):
+    status, slug, title = 405, "method-not-allowed", "The resource does not answer this method"
+
+
+class Conflict(ProblemError):
+    status, slug, title = 409, "conflict", "The state of the resource does not allow this"
+
+
+class Gone(ProblemError):
+    status, slug, title = 410, "gone", "The resource was pruned"
+
+
+class PreconditionFailed(ProblemError):
+    status, slug, title = 412, "precondition-failed", "The resource has changed since"
+
+
+class BodyTooLarge(ProblemError):
+    status, slug, title = 413, "body-too-large", "The body is too large"
+
+
+class UnsupportedMediaType(ProblemError):
+    status, slug, title = 415, "unsupported-media-type", "The body's type or coding is not understood"
+
+
+class InvalidRequest(ProblemError):
+    status, slug, title = 422, "invalid-request", "The request can be parsed but is not valid"
+
+
+class PreconditionRequired(ProblemError):
+    status, slug, title = 428, "precondition-required", "The request needs If-Match"
+
+
+class _RetryLater(ProblemError):
+    def __init__(self, detail: str, *, retry_after_seconds: int, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail, errors=errors, headers={"Retry-After": str(max(1, retry_after_seconds))})
+
+
+class TooManyRequests(_RetryLater):
+    status, slug, title = 429, "too-many-requests", "Too much is waiting already"
+
+
+class Unavailable(_RetryLater):
+    status, slug, title = 503, "unavailable", "The service cannot answer now"
