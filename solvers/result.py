@@ -1,0 +1,49 @@
+"""What a solve returns: infeasibility is a status, not an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from solvers.placement import Placement
+
+
+class SolveStatus(StrEnum):
+    """OPTIMAL: certified by the bound. FEASIBLE: the algorithm ended. TIME_LIMIT: it was stopped, with a feasible
+    placement in hand. INFEASIBLE: no placement, and the shortfall in words."""
+
+    OPTIMAL = "OPTIMAL"
+    FEASIBLE = "FEASIBLE"
+    INFEASIBLE = "INFEASIBLE"
+    TIME_LIMIT = "TIME_LIMIT"
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """The placement with its evidence.
+
+    objective is J(X) + M(X0, X) / H in seconds per second (J(X) where nothing is in force or no horizon is set), inf where
+    the placement leaves traffic that no reachable holder can serve; lower_bound bounds every feasible placement or is
+    absent; gap_ratio = (objective - lower_bound) / objective, absent without a bound or with an infinite objective.
+    INFEASIBLE has no placement and the shortfall in words.
+    """
+
+    placement: Placement | None
+    status: SolveStatus
+    algorithm: str
+    objective: float | None
+    lower_bound: float | None
+    gap_ratio: float | None
+    runtime_seconds: float
+    shortfall: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A report from a running solve."""
+
+    algorithm: str
+    step: str
+    objective: float | None
+    lower_bound: float | None
+    runtime_seconds: float
