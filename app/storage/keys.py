@@ -7,7 +7,10 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; the only key that belongs to no cluster."""
+"""SET of cluster ids; with `WORKERS` the only keys that belong to no cluster."""
+
+WORKERS = "moeplace:workers"
+"""ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
 WAKE_PATTERN = "moeplace:*:wake"
 """Pattern of the channels on which changes are announced, one channel a cluster (`ClusterKeys.wake`)."""
@@ -92,7 +95,7 @@ class ClusterKeys:
 
     @property
     def folded(self) -> str:
-        """HASH: `last_id` of the stream folded so far, `windows_total`, `tokens_total`, `activations_total`."""
+        """HASH: `last_id` folded so far, `windows_total`, `tokens_total`, `activations_total`."""
         return self._key("folded")
 
     # --- who works on the cluster

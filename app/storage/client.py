@@ -1,0 +1,174 @@
+"""Connections to Redis or Valkey, and what a server must be for the service to work on it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+SCHEMES: Mapping[str, str] = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "unix": "unix",
+}
+"""Accepted URL schemes and the ones redis-py knows them by."""
+
+MINIMUM_REDIS = (7, 0)
+MINIMUM_VALKEY = (7, 2)
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+COMMAND_TIMEOUT_SECONDS = 5.0
+CONNECTIONS = 64
+"""Connections a process opens at most; commands beyond wait for one."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class StorageError(Exception):
+    """The server cannot be used; the message is one line for an operator and holds no password."""
+
+
+class StorageUnreachable(StorageError):
+    """The server does not answer now and may later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server says about itself."""
+
+    engine: str
+    version: str
+    eviction_policy: str
+
+
+def redacted(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def open_client(url: str, *, blocking: bool = False) -> Redis:
+    """A client that has not talked to the server yet; replies are bytes.
+
+    `blocking` is for connections that wait in a command (XREAD BLOCK, pub/sub): their reads never time out.
+
+    Commands are never repeated by the client: a command whose reply was lost may have been executed, and only
+    its caller knows whether to do it again.
+    """
+    parts = urlsplit(url)
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None:
+        raise StorageError(
+            "redis_url: expected redis://, rediss://, valkey://, valkeys:// or unix://, "
+            f"got {redacted(url)!r}"
+        )
+    options: dict[str, Any] = {
+        "max_connections": CONNECTIONS,
+        "timeout": None if blocking else COMMAND_TIMEOUT_SECONDS,
+        "socket_timeout": None if blocking else COMMAND_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "moeplace",
+        "decode_responses": False,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if scheme != "unix":
+        options["socket_keepalive"] = True
+    try:
+        pool = BlockingConnectionPool.from_url(urlunsplit(parts._replace(scheme=scheme)), **options)
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"redis_url: {error} in {redacted(url)!r}") from None
+    return Redis.from_pool(pool)
+
+
+async def connect(url: str, *, blocking: bool = False) -> Redis:
+    """A client whose server answered and can be used (`check_server`); raises `StorageError` otherwise."""
+    redis = open_client(url, blocking=blocking)
+    try:
+        await check_server(redis, url)
+    except BaseException:
+        await redis.aclose()
+        raise
+    return redis
+
+
+async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
+    """Raise `StorageError` unless this is a writable Redis >= 7.0 or Valkey >= 7.2; warn if it may evict."""
+    where = redacted(url)
+    try:
+        info = await redis.info()
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise StorageError(f"{where}: the server refuses the user name or password: {error}") from None
+    except BusyLoadingError:
+        raise StorageUnreachable(f"{where}: the server is still loading its data") from None
+    except (RedisTimeoutError, TimeoutError):
+        raise StorageUnreachable(
+            f"{where}: no answer within {COMMAND_TIMEOUT_SECONDS:g} s; is it a Redis or Valkey server?"
+        ) from None
+    except ResponseError as error:
+        if "NOAUTH" in str(error).upper() or "authentication required" in str(error).lower():
+            raise StorageError(f"{where}: the server wants a password: redis://:PASSWORD@HOST:PORT") from None
+        raise StorageError(f"{where}: the server answers {error}") from None
+    except (RedisError, OSError) as error:
+        raise StorageUnreachable(f"{where}: cannot be reached: {_words(error)}") from None
+    facts = _facts(info)
+    minimum = MINIMUM_VALKEY if facts.engine == "Valkey" else MINIMUM_REDIS
+    found = _version(facts.version)
+    if found < minimum:
+        raise StorageError(
+            f"{where}: {facts.engine} {facts.version} is too old, "
+            f"moeplace needs Redis {_dotted(MINIMUM_REDIS)} or Valkey {_dotted(MINIMUM_VALKEY)}, or newer"
+        )
+    if info.get("role") == "slave":
+        raise StorageError(f"{where}: the server is a read-only replica, give the address of its primary")
+    if facts.eviction_policy != "noeviction":
+        log.warning(
+            "the server may evict keys when it is full and lose state: set maxmemory-policy noeviction",
+            redis_url=where,
+            maxmemory_policy=facts.eviction_policy,
+        )
+    return facts
+
+
+def _facts(info: Mapping[str, Any]) -> ServerFacts:
+    if "valkey_version" in info:
+        engine, version = "Valkey", str(info["valkey_version"])
+    else:
+        engine, version = "Redis", str(info.get("redis_version", "of unknown version"))
+    return ServerFacts(engine, version, str(info.get("maxmemory_policy", "noeviction")))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong in one line, without redis-py's error numbers where the cause has plain words."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return " ".join(str(error).split()) or type(error).__name__
