@@ -7,7 +7,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One fault in a request: where (JSON pointer into the body, or `query:name`, `header:Name`, `path:name`)."""
+    """One fault and its place: a JSON pointer into the body, `query:name`, `header:Name`, `path:name`."""
 
     pointer: str
     detail: str

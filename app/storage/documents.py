@@ -7,7 +7,7 @@ anew), the placement generation it belongs to, and the digest of its JSON.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import zstandard
 from isal import igzip
@@ -16,8 +16,6 @@ from redis.asyncio.client import Pipeline
 
 IDENTITY_LIMIT = 1024
 """Bodies up to this many bytes are not worth compressing."""
-
-_FIELDS = ("json", "gzip", "zstd", "uid", "generation", "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +54,33 @@ def encode_document(body: bytes, *, uid: str, generation: int, digest: str | Non
 
 def queue_document(pipeline: Pipeline, key: str, document: EncodedDocument) -> None:
     """Queue the write of a whole document; it replaces what the key held."""
-    fields: dict[str, Any] = {name: getattr(document, name) for name in _FIELDS}
-    pipeline.hset(key, mapping=fields)
+    pipeline.hset(
+        key,
+        mapping={
+            "json": document.json,
+            "gzip": document.gzip,
+            "zstd": document.zstd,
+            "uid": document.uid,
+            "generation": document.generation,
+            "digest": document.digest,
+        },
+    )
 
 
 async def read_document(redis: Redis, key: str) -> EncodedDocument | None:
-    values = await redis.hmget(key, list(_FIELDS))
-    return _document(values)
+    values = cast(
+        "list[bytes | None]", await redis.hmget(key, ["json", "gzip", "zstd", "uid", "generation", "digest"])
+    )
+    body, gzip, zstd, uid, generation, digest = values
+    if body is None or gzip is None or zstd is None or uid is None or generation is None or digest is None:
+        return None
+    return EncodedDocument(body, gzip, zstd, uid.decode(), int(generation), digest.decode())
 
 
 async def read_version(redis: Redis, key: str) -> str | None:
     """Only the version: what a conditional request or a long poll compares."""
-    uid, generation, digest = await redis.hmget(key, ["uid", "generation", "digest"])
-    if uid is None:
+    values = cast("list[bytes | None]", await redis.hmget(key, ["uid", "generation", "digest"]))
+    uid, generation, digest = values
+    if uid is None or generation is None or digest is None:
         return None
     return f"{uid.decode()}.{int(generation)}.{digest.decode()}"
-
-
-def _document(values: list[Any]) -> EncodedDocument | None:
-    body, gzip, zstd, uid, generation, digest = values
-    if body is None:
-        return None
-    return EncodedDocument(
-        json=body, gzip=gzip, zstd=zstd, uid=uid.decode(), generation=int(generation), digest=digest.decode()
-    )

@@ -1,0 +1,58 @@
+"""How the fleet does under what its nodes hold now: what the console draws and dashboards don't carry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from app.schema import ExpertId, Identifier, Layer, Schema, Timestamp
+
+
+class TopExpert(Schema):
+    expert: ExpertId
+    share: Annotated[float, Field(description="Of the layer's activations at this node.")]
+    held: bool
+
+
+class LayerAnalysis(Schema):
+    """One layer at one node. Ratios are over the activations of the node's tokens in this layer."""
+
+    model_id: Identifier
+    layer: Layer
+    activations_per_second: float
+    local_hit_ratio: float | None
+    peer_ratio: float | None
+    origin_ratio: float | None
+    latency_seconds: Annotated[float | None, Field(description="Mean per token, under the coupling.")]
+    held_count: int
+    top_experts: list[TopExpert]
+
+
+class NodeAnalysis(Schema):
+    node_id: Identifier
+    live: bool
+    capacity_bytes: int
+    used_bytes: int
+    tokens_per_second: float
+    local_hit_ratio: float | None
+    peer_ratio: float | None
+    origin_ratio: float | None
+    mean_latency_seconds: Annotated[float | None, Field(description="Per token, over all MoE layers.")]
+    served_per_second: Annotated[float, Field(description="Activations this node serves, for all nodes.")]
+    layers: list[LayerAnalysis]
+
+
+class Analysis(Schema):
+    cluster_uid: str
+    generation: int | None
+    created_at: Timestamp
+    telemetry_until: Timestamp | None
+    objective: float | None
+    desired_objective: Annotated[
+        float | None, Field(description="Once every node holds what the generation in force gives it.")
+    ]
+    mean_latency_seconds: float | None
+    local_hit_ratio: float | None
+    balancedness: Annotated[
+        float | None, Field(description="Mean over maximum of served_per_second of the live nodes.")
+    ]
+    nodes: list[NodeAnalysis]

@@ -1,0 +1,73 @@
+"""A cluster: the nodes, models and rules that one placement covers."""
+
+from typing import Annotated
+
+from pydantic import Field
+from solvers.problem import Coupling
+
+from app.schema import BytesPerSecond, Identifier, Schema, Seconds, Timestamp
+
+
+class OriginSpec(Schema):
+    """The store that holds every expert; slow, and never full."""
+
+    base_url: Annotated[str | None, Field(max_length=2048)] = None
+    egress_bytes_per_second: BytesPerSecond = 1.25e8
+    latency_seconds: Annotated[Seconds, Field(description="For nodes that do not give their own.")] = 0.1
+
+
+class ClusterSettings(Schema):
+    """How placements of this cluster are computed. Every field has a default."""
+
+    coupling: Annotated[
+        Coupling, Field(description="How the latencies of a token's experts combine in one layer.")
+    ] = Coupling.SLOWEST
+    origin: OriginSpec | None = None
+    min_replicas: Annotated[int, Field(ge=0, le=64, description="Nodes that must hold each expert.")] = 1
+    default_latency_seconds: Annotated[
+        Seconds, Field(description="Between two nodes that have neither configured nor measured it.")
+    ] = 0.01
+    automatic: Annotated[bool, Field(description="Recompute on the interval and on events.")] = True
+    algorithm: Annotated[str, Field(min_length=1, max_length=64)] = "sgd"
+    optimization_interval_seconds: Annotated[float, Field(ge=0.5, le=86_400)] = 300.0
+    time_limit_seconds: Annotated[float, Field(ge=0.1, le=600)] = 30.0
+    horizon_seconds: Annotated[
+        float, Field(gt=0, le=1e7, description="How long statistics are expected to hold.")
+    ] = 600.0
+    min_improvement: Annotated[
+        float, Field(ge=0, lt=1, description="Relative gain below which nothing moves.")
+    ] = 0.02
+    statistics_window_seconds: Annotated[
+        float, Field(ge=1, le=604_800, description="Telemetry older than this is forgotten.")
+    ] = 1800.0
+    statistics_half_life_seconds: Annotated[
+        float | None, Field(gt=0, le=1e7, description="Age at which telemetry counts half; null: no decay.")
+    ] = 600.0
+    max_copies_per_node: Annotated[int, Field(ge=1, le=64, description="Released copies a node has.")] = 4
+    max_copies_per_cluster: Annotated[int, Field(ge=1, le=4096)] = 64
+    retained_generations: Annotated[int, Field(ge=2, le=1000)] = 50
+
+
+class ClusterRecord(Schema):
+    """As stored."""
+
+    cluster_id: Identifier
+    uid: str
+    created_at: Timestamp
+    updated_at: Timestamp
+    settings: ClusterSettings
+
+
+class ClusterResource(Schema):
+    cluster_id: Identifier
+    uid: Annotated[str, Field(description="Changes when the cluster was created anew: resynchronise.")]
+    created_at: Timestamp
+    updated_at: Timestamp
+    settings: ClusterSettings
+    models: list[Identifier]
+    nodes: list[Identifier]
+    generation: Annotated[int | None, Field(description="Of the placement in force.")]
+
+
+class ClusterList(Schema):
+    clusters: list[Identifier]

@@ -1,0 +1,76 @@
+"""Logs: readable lines for people, JSON lines for collectors; the standard library's loggers included.
+
+Whoever handles a request or works on a cluster binds `trace_id` and `cluster_id` with
+`structlog.contextvars.bind_contextvars`; every line logged below carries them.
+"""
+
+import logging
+import sys
+
+import orjson
+import structlog
+
+from app.config import LogFormat
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class LogLevelError(ValueError):
+    """The level is none of those known; one line."""
+
+
+def configure(log_format: LogFormat, level: str, *, process: str) -> None:
+    """Send all logs to stderr; `process` (serve, api, worker) is in every line."""
+    number = _LEVELS.get(level.lower())
+    if number is None:
+        raise LogLevelError(f"log_level: expected one of {', '.join(_LEVELS)}, got {level!r}")
+    as_json = log_format is LogFormat.JSON
+
+    def name_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["process"] = process
+        return event
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(allow=()),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        name_process,
+    ]
+    if as_json:
+        shared += [structlog.processors.EventRenamer("message"), structlog.processors.dict_tracebacks]
+        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(
+            serializer=lambda event, **_: orjson.dumps(event, default=repr).decode()
+        )
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    # uvicorn's own start and stop lines repeat what serve says; its errors matter. No access log: /metrics
+    # counts requests, and at thousands a second a line each costs more than the answers.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(max(number, logging.WARNING))
+    logging.getLogger("numba").setLevel(logging.WARNING)

@@ -1,0 +1,70 @@
+"""A registered model: what its MoE layers consist of."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from app.schema import Identifier, Layer, Schema, Timestamp
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Block(Schema):
+    """One MoE layer. All its experts have one size."""
+
+    layer: Annotated[Layer, Field(description="True layer number in the model.")]
+    experts: Annotated[int, Field(ge=1, le=4096)]
+    expert_bytes: Annotated[int, Field(ge=1, le=2**40)]
+    top_k: Annotated[int, Field(ge=1, le=64)]
+    expert_digests: Annotated[
+        list[Sha256] | None, Field(description="SHA-256 of each expert's bytes, to verify what is fetched.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k is {self.top_k}, more than the layer's {self.experts} experts")
+        if self.expert_digests is not None and len(self.expert_digests) != self.experts:
+            raise ValueError(f"{len(self.expert_digests)} expert_digests for {self.experts} experts")
+        return self
+
+
+class ModelSpec(Schema):
+    """Exactly one of `blocks`, `preset` and `huggingface_config`."""
+
+    blocks: Annotated[list[Block] | None, Field(min_length=1, max_length=256)] = None
+    preset: Annotated[str | None, Field(max_length=64, description="Name of a known architecture.")] = None
+    huggingface_config: Annotated[
+        dict[str, Any] | None, Field(description="The config.json of a Hugging Face checkpoint.")
+    ] = None
+    origin_url: Annotated[str | None, Field(max_length=2048, description="Where experts are fetched.")] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [
+            name for name in ("blocks", "preset", "huggingface_config") if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of blocks, preset, huggingface_config; found {given or 'none'}"
+            )
+        layers = [block.layer for block in self.blocks or ()]
+        if layers != sorted(set(layers)):
+            raise ValueError("blocks must be in ascending order of layer, each layer once")
+        return self
+
+
+class ModelRecord(Schema):
+    """As stored and as answered: presets and configurations are resolved into blocks."""
+
+    model_id: Identifier
+    digest: Annotated[str, Field(description="Of the blocks; telemetry statistics start anew with it.")]
+    created_at: Timestamp
+    updated_at: Timestamp
+    blocks: list[Block]
+    source: Annotated[str, Field(description="blocks, preset:NAME or huggingface_config:MODEL_TYPE.")]
+    origin_url: str | None
+
+
+class ModelList(Schema):
+    models: list[ModelRecord]

@@ -1,0 +1,174 @@
+"""Nodes: what they are, what they say of themselves, and what they are told."""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from app.schema import (
+    MAX_EXACT,
+    Bytes,
+    BytesPerSecond,
+    ExpertId,
+    Identifier,
+    InstanceUid,
+    Layer,
+    Schema,
+    Seconds,
+    Timestamp,
+)
+
+
+class Device(Schema):
+    device_id: Identifier
+    memory_bytes: Annotated[Bytes, Field(description="What experts may use of the device's memory.")]
+
+
+class LatencySpec(Schema):
+    """Seconds of one expert call raised at this node: hidden state there, expert, result back."""
+
+    local_seconds: Seconds = 0.0
+    peers_seconds: Annotated[dict[Identifier, Seconds], Field(max_length=4096)] = {}
+    origin_seconds: Seconds | None = None
+
+
+class NodeSpec(Schema):
+    instance_uid: Annotated[InstanceUid, Field(description="New for every start of the node's agent.")]
+    devices: Annotated[list[Device], Field(min_length=1, max_length=64)]
+    ingress_bytes_per_second: BytesPerSecond = 1.25e8
+    egress_bytes_per_second: BytesPerSecond = 1.25e8
+    base_url: Annotated[
+        str | None, Field(max_length=2048, description="Where peers call and fetch experts.")
+    ] = None
+    latency: LatencySpec = LatencySpec()
+    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @model_validator(mode="after")
+    def _devices_differ(self) -> Self:
+        ids = [device.device_id for device in self.devices]
+        if len(set(ids)) != len(ids):
+            raise ValueError("device_id must differ between the devices of a node")
+        return self
+
+
+class NodeRecord(Schema):
+    """As stored."""
+
+    node_id: Identifier
+    uid: str
+    created_at: Timestamp
+    updated_at: Timestamp
+    draining: bool = False
+    spec: NodeSpec
+
+
+class HeldExperts(Schema):
+    """Experts of one layer of one model."""
+
+    model_id: Identifier
+    layer: Layer
+    experts: Annotated[list[ExpertId], Field(max_length=4096)]
+
+
+class HoldsChange(Schema):
+    added: Annotated[list[HeldExperts], Field(max_length=4096)] = []
+    removed: Annotated[list[HeldExperts], Field(max_length=4096)] = []
+
+
+class ApplyState(StrEnum):
+    APPLYING = "APPLYING"
+    APPLIED = "APPLIED"
+    FAILED = "FAILED"
+
+
+class NodeStatusReport(Schema):
+    """A heartbeat. The latest replaces all before it; a gap in `sequence_number` asks for `holds` in full."""
+
+    instance_uid: InstanceUid
+    sequence_number: Annotated[int, Field(ge=1, le=MAX_EXACT)]
+    state: ApplyState = ApplyState.APPLIED
+    reason: Annotated[str | None, Field(max_length=1000, description="In words, where state is FAILED.")] = (
+        None
+    )
+    generation: Annotated[
+        int | None, Field(ge=0, le=MAX_EXACT, description="Placement generation last seen.")
+    ] = None
+    assignment_version: Annotated[
+        str | None, Field(max_length=200, description="Version of the assignment whose routes are in use.")
+    ] = None
+    holds: Annotated[
+        list[HeldExperts] | None, Field(max_length=4096, description="All it holds; null: see holds_changed.")
+    ] = None
+    holds_changed: HoldsChange | None = None
+    holds_digest: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9a-f]{64}$",
+            description="SHA-256 over the sorted lines `model_id/layer/expert`, joined by newlines.",
+        ),
+    ] = None
+    latency: Annotated[LatencySpec | None, Field(description="As measured; overrides the spec's.")] = None
+
+
+class NodeStatusRecord(Schema):
+    """The last heartbeat, as stored: the experts themselves are in the holdings."""
+
+    instance_uid: InstanceUid
+    sequence_number: int
+    received_at: Timestamp
+    state: ApplyState
+    reason: str | None
+    generation: int | None
+    assignment_version: str | None
+    holds_count: int
+    latency: LatencySpec | None
+
+
+class Directive(StrEnum):
+    REPORT_FULL_STATE = "REPORT_FULL_STATE"
+    """Send `holds` in the next heartbeat: a heartbeat was missed, or the digests differ."""
+    FETCH_ASSIGNMENT = "FETCH_ASSIGNMENT"
+    """The assignment has changed since the version reported."""
+
+
+class Intervals(Schema):
+    heartbeat_seconds: float
+    telemetry_seconds: float
+
+
+class NodeLease(Schema):
+    """Until when the node counts as alive without another heartbeat."""
+
+    expires_at: Timestamp
+    seconds: float
+
+
+class NodeStatusAnswer(Schema):
+    cluster_uid: str
+    generation: int | None
+    lease: NodeLease
+    intervals: Intervals
+    directives: list[Directive]
+
+
+class NodeCondition(StrEnum):
+    LIVE = "LIVE"
+    LOST = "LOST"
+    DRAINING = "DRAINING"
+
+
+class NodeResource(Schema):
+    node_id: Identifier
+    uid: str
+    cluster_uid: str
+    created_at: Timestamp
+    updated_at: Timestamp
+    condition: NodeCondition
+    spec: NodeSpec
+    status: NodeStatusRecord | None
+    lease: NodeLease | None
+    intervals: Intervals
+
+
+class NodeList(Schema):
+    nodes: list[NodeResource]

@@ -1,0 +1,75 @@
+"""A solve that somebody asked for: now, or what if."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+from solvers.problem import Coupling
+from solvers.result import SolveStatus
+
+from app.schema import Bytes, Identifier, Schema, Timestamp
+
+
+class Overrides(Schema):
+    """What to pretend."""
+
+    capacity_bytes: Annotated[dict[Identifier, Bytes], Field(max_length=4096)] = {}
+    remove_nodes: Annotated[list[Identifier], Field(max_length=4096)] = []
+    origin: Annotated[bool | None, Field(description="false: pretend there is none.")] = None
+    min_replicas: Annotated[int | None, Field(ge=0, le=64)] = None
+
+
+class OptimizationRequest(Schema):
+    algorithm: Annotated[str | None, Field(max_length=64, description="null: the cluster's.")] = None
+    params: Annotated[dict[str, Any], Field(max_length=32)] = {}
+    coupling: Coupling | None = None
+    time_limit_seconds: Annotated[float | None, Field(ge=0.1, le=600)] = None
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    validate_only: Annotated[bool, Field(description="Compute and tell; change nothing.")] = False
+    ignore_migration_cost: Annotated[bool, Field(description="Solve as if moving were free.")] = False
+    overrides: Annotated[
+        Overrides, Field(description="Only with validate_only: a pretended fleet can't be placed on.")
+    ] = Overrides()
+
+
+class OptimizationState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class OptimizationResult(Schema):
+    status: SolveStatus
+    algorithm: str
+    objective: float | None
+    lower_bound: float | None
+    gap_ratio: float | None
+    mean_latency_seconds: float | None
+    objective_before: Annotated[float | None, Field(description="Of the placement in force, same traffic.")]
+    runtime_seconds: float
+    copies: Annotated[int | None, Field(description="Experts that some node would have to receive.")]
+    migration_bytes: int | None
+    adopted: bool
+    generation: Annotated[int | None, Field(description="Published, where adopted.")]
+    detail: Annotated[str, Field(description="In words: why adopted or not, or what is short.")]
+
+
+class OptimizationRecord(Schema):
+    optimization_id: str
+    request: OptimizationRequest
+    state: OptimizationState
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    result: OptimizationResult | None
+    error: Annotated[str | None, Field(description="In words, where state is FAILED.")]
+
+
+class OptimizationList(Schema):
+    optimizations: Annotated[list[OptimizationRecord], Field(description="Newest first.")]
+
+
+MAX_RETAINED = 100
+MAX_QUEUED = 16

@@ -1,0 +1,157 @@
+"""Placements, what is known of how well they do, and what each node gets of them."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from app.nodes.schemas import ApplyState, HeldExperts
+from app.schema import MAX_EXACT, ExpertId, Identifier, Layer, Schema, Timestamp
+
+
+class PlacementMetadata(Schema):
+    uid: Annotated[str, Field(description="The cluster's uid.")]
+    generation: int
+    digest: Annotated[str, Field(description="SHA-256 of the placement (`spec.holds`), 16 hex digits.")]
+    created_at: Timestamp
+    supersedes: Annotated[int | None, Field(description="The generation in force before.")]
+
+
+class NodeHoldings(Schema):
+    node_id: Identifier
+    holds: list[HeldExperts]
+
+
+class PlacementSpec(Schema):
+    nodes: list[Identifier]
+    models: list[Identifier]
+    holds: list[NodeHoldings]
+
+
+class Evidence(Schema):
+    """Why this placement. The three figures of the certificate belong together: objective and lower bound are
+    in seconds of expert latency per second of traffic."""
+
+    algorithm: Annotated[str, Field(description="A solver's name, `operator` or `rollback`.")]
+    objective: float | None
+    lower_bound: float | None
+    gap_ratio: float | None
+    mean_latency_seconds: Annotated[float | None, Field(description="Expected expert latency per token.")]
+    objective_before: Annotated[
+        float | None, Field(description="Of the placement it supersedes, same traffic.")
+    ]
+    migration_bytes: int | None
+    runtime_seconds: float | None
+    telemetry_until: Timestamp | None
+    reason: Annotated[str, Field(description="What made the service look: INTERVAL, NODES_CHANGED, ...")]
+
+
+class PlacementDocument(Schema):
+    metadata: PlacementMetadata
+    spec: PlacementSpec
+    evidence: Evidence
+
+
+class PlacementSummary(Schema):
+    metadata: PlacementMetadata
+    evidence: Evidence
+
+
+class PlacementList(Schema):
+    placements: Annotated[list[PlacementSummary], Field(description="Newest first.")]
+
+
+class OperatorPlacement(Schema):
+    """A placement chosen by an operator. Nodes and layers not named hold nothing."""
+
+    holds: Annotated[list[NodeHoldings], Field(max_length=4096)]
+
+
+class RollbackRequest(Schema):
+    to_generation: Annotated[int, Field(ge=1, le=MAX_EXACT)]
+
+
+class AutomationState(Schema):
+    paused: bool
+
+
+class ConditionType(StrEnum):
+    AVAILABLE = "Available"
+    """Every expert of every model is served by a live node or by the origin."""
+    CONVERGED = "Converged"
+    """Every live node holds what the generation in force gives it, and routes accordingly."""
+    MIGRATING = "Migrating"
+    TELEMETRY_FRESH = "TelemetryFresh"
+
+
+class Condition(Schema):
+    type: ConditionType
+    status: bool
+    reason: Annotated[str, Field(description="In words, with the counts that decide it.")]
+    since: Timestamp
+
+
+class NodeProgress(Schema):
+    node_id: Identifier
+    live: bool
+    state: ApplyState | None
+    generation: Annotated[int | None, Field(description="Last generation it has seen.")]
+    routes_current: Annotated[bool, Field(description="It uses the newest routing table.")]
+    desired_count: int
+    held_count: int
+    missing_count: int
+    excess_count: int
+
+
+class PlacementStatus(Schema):
+    cluster_uid: str
+    generation: int | None
+    paused: bool
+    conditions: list[Condition]
+    nodes: list[NodeProgress]
+    active_plan: str | None
+
+
+class TargetKind(StrEnum):
+    NODE = "NODE"
+    ORIGIN = "ORIGIN"
+
+
+class RouteTarget(Schema):
+    """A place where experts are served, seen from the node that asks."""
+
+    kind: TargetKind
+    node_id: Identifier | None
+    base_url: str | None
+    latency_seconds: float
+
+
+class LayerRoutes(Schema):
+    """Where to call for the experts of a layer that the node does not hold."""
+
+    model_id: Identifier
+    layer: Layer
+    experts: list[ExpertId]
+    targets: Annotated[
+        list[list[int]],
+        Field(description="For each of `experts`: indices into the assignment's `targets`, best first."),
+    ]
+
+
+class DeviceAssignment(Schema):
+    device_id: Identifier
+    holds: list[HeldExperts]
+
+
+class AssignmentMetadata(Schema):
+    uid: str
+    generation: int
+    digest: Annotated[str, Field(description="Of devices, targets and routes.")]
+
+
+class Assignment(Schema):
+    metadata: AssignmentMetadata
+    node_id: Identifier
+    devices: Annotated[list[DeviceAssignment], Field(description="What the node is to hold in the end.")]
+    targets: list[RouteTarget]
+    routes: list[LayerRoutes]
