@@ -14,6 +14,11 @@ from app.config import LogFormat
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+# Without the values of local variables: a URL among them may hold a password.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 
 class LogLevelError(ValueError):
     """The level is none of those known; one line."""
@@ -40,12 +45,14 @@ def configure(log_format: LogFormat, level: str, *, process: str) -> None:
         name_process,
     ]
     if as_json:
-        shared += [structlog.processors.EventRenamer("message"), structlog.processors.dict_tracebacks]
+        shared += [structlog.processors.EventRenamer("message"), _TRACEBACKS]
         renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(
             serializer=lambda event, **_: orjson.dumps(event, default=repr).decode()
         )
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

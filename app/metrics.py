@@ -1,8 +1,8 @@
 """Every metric of the service, defined once.
 
 Several processes may share one set of values: the supervisor sets PROMETHEUS_MULTIPROC_DIR before it starts
-them, so every gauge says how the values of its processes combine. Labels are bounded: a route's template, never
-its path; a cluster's id (at most `max_clusters`), never that of an expert, a node, a plan or a move.
+them, so every gauge says how the values of its processes combine. Labels are bounded: a route's template,
+never its path; a cluster's id (at most `max_clusters`), never that of an expert, a node, a plan or a move.
 """
 
 import os
