@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field
-from solvers.problem import Coupling
 
 from app.schema import BytesPerSecond, Identifier, Schema, Seconds, Timestamp
+from solvers.problem import Coupling
 
 
 class OriginSpec(Schema):

@@ -4,10 +4,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field
-from solvers.problem import Coupling
-from solvers.result import SolveStatus
 
 from app.schema import Bytes, Identifier, Schema, Timestamp
+from solvers.problem import Coupling
+from solvers.result import SolveStatus
 
 
 class Overrides(Schema):
