@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,8 @@ class PlacementProblem:
     device_node int32[D]              node of the device, and its memory; absent: one device per node
     device_capacity_bytes int64[D]
 
-    The column of expert i of block b is block_offset[b] + i. Raises `ProblemError` with one line that names the key and
-    the index. Validation costs O(N^2 + N E + R Kmax log Kmax).
+    The column of expert i of block b is block_offset[b] + i. Raises `ProblemError` with one line that
+    names the key and the index. Validation costs O(N^2 + N E + R Kmax log Kmax).
     """
 
     expert_bytes: Int64
@@ -96,7 +96,7 @@ class PlacementProblem:
         self._check_devices()
 
     def replace(self, **changes: Any) -> Self:
-        """A new, validated problem with the named fields changed. Raises `ProblemError` on an unknown name."""
+        """A new, validated problem with the named fields changed; `ProblemError` on an unknown name."""
         known = {field.name for field in dataclasses.fields(self)}
         for key in changes:
             if key not in known:
@@ -169,9 +169,7 @@ class PlacementProblem:
         local = np.isfinite(np.diagonal(latency))
         if not local.all():
             n = int(np.argmin(local))
-            raise ProblemError(
-                f"latency_seconds[{n},{n}]: is {latency[n, n]}, expected a finite local latency"
-            )
+            raise ProblemError(f"latency_seconds[{n},{n}]: is {latency[n, n]}, expected a finite number")
         origin = self.origin_latency_seconds
         _shape("origin_latency_seconds", origin, (nodes,))
         _each("origin_latency_seconds", origin, origin >= 0, "at least 0, not NaN (inf = no origin)")
@@ -195,7 +193,8 @@ class PlacementProblem:
             r, k = np.unravel_index(int(np.argmin(inside)), inside.shape)
             last = int(limit[r, 0]) - 1
             raise ProblemError(
-                f"route_experts[{r},{k}]: is {experts[r, k]}, expected an expert of block {block[r]} in 0..{last}, or -1"
+                f"route_experts[{r},{k}]: is {experts[r, k]}, "
+                f"expected an expert of block {block[r]} in 0..{last}, or -1"
             )
         ordered = np.sort(experts, axis=1)
         if routes:
@@ -206,7 +205,7 @@ class PlacementProblem:
         if repeated.any():
             r, k = np.unravel_index(int(np.argmax(repeated)), repeated.shape)
             raise ProblemError(
-                f"route_experts[{r}]: names expert {ordered[r, k]} twice, expected different experts"
+                f"route_experts[{r}]: expert {ordered[r, k]} twice, expected different experts"
             )
 
     def _check_scalars(self) -> None:
@@ -214,7 +213,8 @@ class PlacementProblem:
             object.__setattr__(self, "coupling", Coupling(self.coupling))
         except ValueError:
             names = ", ".join(Coupling)
-            raise ProblemError(f"coupling: is {str(self.coupling)!r:.60}, expected one of {names}") from None
+            shown = f"{str(self.coupling)!r:.60}"
+            raise ProblemError(f"coupling: is {shown}, expected one of {names}") from None
         replicas: Any = self.min_replicas
         if (
             isinstance(replicas, bool)
@@ -305,7 +305,10 @@ _OPTIONAL = frozenset(
 _DIMENSIONS = {"latency_seconds": 2, "route_experts": 2, "current": 2, "pins": 2}
 
 
-def _frozen[Array: npt.NDArray[Any]](array: Array) -> Array:
+_AnyArray = TypeVar("_AnyArray", bound=npt.NDArray[Any])
+
+
+def _frozen(array: _AnyArray) -> _AnyArray:
     array.flags.writeable = False
     return array
 

@@ -9,8 +9,8 @@ from solvers.placement import Placement
 
 
 class SolveStatus(StrEnum):
-    """OPTIMAL: certified by the bound. FEASIBLE: the algorithm ended. TIME_LIMIT: it was stopped, with a feasible
-    placement in hand. INFEASIBLE: no placement, and the shortfall in words."""
+    """OPTIMAL: certified by the bound. FEASIBLE: the algorithm ended. TIME_LIMIT: it was stopped, with a
+    feasible placement in hand. INFEASIBLE: no placement, and the shortfall in words."""
 
     OPTIMAL = "OPTIMAL"
     FEASIBLE = "FEASIBLE"
@@ -22,10 +22,10 @@ class SolveStatus(StrEnum):
 class SolveResult:
     """The placement with its evidence.
 
-    objective is J(X) + M(X0, X) / H in seconds per second (J(X) where nothing is in force or no horizon is set), inf where
-    the placement leaves traffic that no reachable holder can serve; lower_bound bounds every feasible placement or is
-    absent; gap_ratio = (objective - lower_bound) / objective, absent without a bound or with an infinite objective.
-    INFEASIBLE has no placement and the shortfall in words.
+    objective is J(X) + M(X0, X) / H in seconds per second (J(X) where nothing is in force or no horizon is
+    set), inf where the placement leaves traffic that no reachable holder can serve; lower_bound bounds every
+    feasible placement or is absent; gap_ratio = (objective - lower_bound) / objective, absent without a bound
+    or with an infinite objective. INFEASIBLE has no placement and the shortfall in words.
     """
 
     placement: Placement | None
