@@ -1,0 +1,141 @@
+"""The one evaluator: J(X), M(X0, X) and the latencies behind them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from solvers.kernels import evaluation
+from solvers.problem import Coupling, Float64, Int64, PlacementProblem, ProblemError, UInt8
+
+COUPLING_CODE = {
+    Coupling.SUM: evaluation.SUM,
+    Coupling.SLOWEST: evaluation.SLOWEST,
+    Coupling.COLOCATED: evaluation.COLOCATED,
+}
+
+
+class Breakdown(NamedTuple):
+    """Per (node, block), float64[N, B] each; shares are of expert calls and NaN-free (0 where nothing is
+    called).
+
+    rate: routes per second; local_hit_ratio, remote_ratio, origin_ratio: shares of expert calls served by
+    the node itself, by another node (or, with an infinite cost, by nobody), by the origin; latency_seconds:
+    mean D of a route.
+    """
+
+    rate: Float64
+    local_hit_ratio: Float64
+    remote_ratio: Float64
+    origin_ratio: Float64
+    latency_seconds: Float64
+
+
+def checked_holds(problem: PlacementProblem, holds: UInt8) -> UInt8:
+    """`holds` as contiguous uint8[N, E]; `ProblemError` where the shape is not the problem's."""
+    expected = (problem.nodes, problem.experts)
+    if holds.shape != expected:
+        raise ProblemError(f"holds: has shape {holds.shape}, expected {expected}")
+    return np.ascontiguousarray(holds, dtype=np.uint8)
+
+
+def nearest_nodes(problem: PlacementProblem) -> Int64:
+    """int64[N, N]: row n lists the nodes by latency from n, the lower index first among equals."""
+    return np.argsort(problem.latency_seconds, axis=1, kind="stable").astype(np.int64)
+
+
+def serving_costs(problem: PlacementProblem, holds: UInt8) -> Float64:
+    """float64[N, E]: c(n, e; X) in seconds, inf where neither origin nor reachable holder serves. O(N^2
+    E)."""
+    held = checked_holds(problem, holds)
+    costs = np.empty((problem.nodes, problem.experts))
+    evaluation.serving_costs(
+        held, problem.latency_seconds, problem.origin_latency_seconds, -1, 0, problem.experts, costs
+    )
+    return costs
+
+
+def route_latencies(problem: PlacementProblem, holds: UInt8) -> Float64:
+    """float64[R]: D(n, S; X) in seconds of every route under the problem's coupling. O(N^2 E + R K), and
+    O(N^2 E + R N K) for `colocated`."""
+    held = checked_holds(problem, holds)
+    return _latencies(problem, held, serving_costs(problem, held))
+
+
+def evaluate(problem: PlacementProblem, holds: UInt8) -> float:
+    """J(X), seconds of expert latency per second of traffic; inf where traffic cannot be served. As
+    `route_latencies`."""
+    return float(evaluation.weighted_sum(problem.route_rate, route_latencies(problem, holds)))
+
+
+def migration_cost(problem: PlacementProblem, holds: UInt8) -> float:
+    """M(X0, X) in seconds: bytes each node must receive over its ingress bandwidth. 0 where the problem does
+    not say what is in force (`current`) or what moving costs (`ingress_bytes_per_second`). O(N E)."""
+    return float((opening_costs(problem) * checked_holds(problem, holds)).sum())
+
+
+def opening_costs(problem: PlacementProblem) -> Float64:
+    """float64[N, E]: seconds of M that holding the expert of a column at a node adds; zeros as for
+    `migration_cost`."""
+    if problem.current is None or problem.ingress_bytes_per_second is None:
+        return np.zeros((problem.nodes, problem.experts))
+    seconds = problem.column_bytes[None, :] / problem.ingress_bytes_per_second[:, None]
+    return np.where(problem.current == 0, seconds, 0.0)
+
+
+def total_cost(problem: PlacementProblem, holds: UInt8) -> float:
+    """What solvers minimise: J(X) + M(X0, X) / H; J(X) without `horizon_seconds`. As `evaluate`."""
+    cost = evaluate(problem, holds)
+    if problem.horizon_seconds is not None:
+        cost += migration_cost(problem, holds) / problem.horizon_seconds
+    return cost
+
+
+def mean_latency_seconds(problem: PlacementProblem, holds: UInt8, token_rate: float) -> float:
+    """J(X) per token, token_rate in tokens per second; 0 without tokens."""
+    return evaluate(problem, holds) / token_rate if token_rate > 0 else 0.0
+
+
+def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
+    """Rate, shares and latency per (node, block): what an analysis draws. As `route_latencies`."""
+    held = checked_holds(problem, holds)
+    costs = serving_costs(problem, held)
+    sums = np.zeros((problem.nodes, problem.blocks, 5))
+    evaluation.breakdown(
+        held,
+        problem.latency_seconds,
+        problem.origin_latency_seconds,
+        costs,
+        problem.block_offset,
+        problem.route_node,
+        problem.route_block,
+        problem.route_experts,
+        problem.route_rate,
+        _latencies(problem, held, costs),
+        sums,
+    )
+    rate, calls, local, origin, latency = (sums[:, :, i] for i in range(5))
+    per_call = np.divide(1.0, calls, out=np.zeros_like(calls), where=calls > 0)
+    per_route = np.divide(1.0, rate, out=np.zeros_like(rate), where=rate > 0)
+    mean = np.multiply(latency, per_route, out=np.zeros_like(rate), where=rate > 0)
+    remote = np.maximum(calls - local - origin, 0.0) * per_call
+    return Breakdown(rate.copy(), local * per_call, remote, origin * per_call, mean)
+
+
+def _latencies(problem: PlacementProblem, held: UInt8, costs: Float64) -> Float64:
+    out = np.empty(problem.routes)
+    evaluation.route_latencies(
+        COUPLING_CODE[problem.coupling],
+        held,
+        problem.latency_seconds,
+        nearest_nodes(problem),
+        problem.origin_latency_seconds,
+        costs,
+        problem.block_offset,
+        problem.route_node,
+        problem.route_block,
+        problem.route_experts,
+        out,
+    )
+    return out
