@@ -1,0 +1,85 @@
+"""Real servers and processes for tests: one Valkey per test process, and `moeplace serve` on demand.
+
+MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another server than the bundled one.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from app.storage.client import open_client
+from app.storage.embedded import EmbeddedServer
+from tests.service import Service, start_service
+
+_CONFIGURED = os.environ.get("MOEPLACE_TEST_SERVER")
+TEST_SERVER = Path(_CONFIGURED) if _CONFIGURED else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    """Whoever runs the tests may have MOEPLACE_ variables set; tests state what they need."""
+    for name in list(os.environ):
+        if name.startswith("MOEPLACE_"):
+            del os.environ[name]
+    if TEST_SERVER is not None:
+        os.environ["MOEPLACE_EMBEDDED_SERVER"] = str(TEST_SERVER)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(tmp_path_factory.mktemp("redis"), binary=TEST_SERVER)
+    server.spawn()
+    try:
+        asyncio.run(server.ready())
+        yield server
+    finally:
+        server.kill()
+        server.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedServer) -> str:
+    """URL of this process's server, emptied."""
+
+    async def empty() -> None:
+        async with open_client(redis_server.url) as client:
+            await client.flushall()
+
+    asyncio.run(empty())
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
+    """A client of this process's server, emptied. Needs `@pytest.mark.anyio`."""
+    async with open_client(redis_server.url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start real `moeplace serve` processes: `serve(*options, env={...})`; whatever is left is killed."""
+    started: list[Service] = []
+
+    def start(*options: str, env: dict[str, str] | None = None, data_dir: Path | None = None) -> Service:
+        service = start_service(*options, env=env or {}, data_dir=data_dir or tmp_path / "data")
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.kill_all()
