@@ -1,0 +1,220 @@
+"""Requests that wait for a change: who waits for which topic, and who wakes them.
+
+One pub/sub connection per process feeds all waiters. No wake-up is lost: a request registers first, looks at
+the resource then, and waits only if it has nothing to say; and everybody is woken to look again whenever the
+connection was made anew, since announcements may have passed meanwhile.
+"""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from app.errors import Unavailable
+from app.metrics import WAITERS
+from app.storage.keys import WAKE_PATTERN
+
+SILENCE_SECONDS = 5.0
+"""A silent connection is asked for a sign of life after this, and given up after as much again."""
+
+RECONNECT_SECONDS = 0.1, 2.0
+"""First and longest pause before the connection is made anew; full jitter."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Wake(Enum):
+    CHANGED = "CHANGED"
+    """Perhaps: look."""
+    ELAPSED = "ELAPSED"
+    RELEASED = "RELEASED"
+    """A newer request of the same holder took over, or the process drains: answer as things are."""
+
+
+class Waiter:
+    """One request waiting for one topic; registered from `__enter__` to `__exit__`."""
+
+    __slots__ = ("_event", "_released", "_waiters", "holder", "topic")
+
+    def __init__(self, waiters: "Waiters", topic: tuple[str, str], holder: str | None) -> None:
+        self._waiters = waiters
+        self._event = asyncio.Event()
+        self._released = False
+        self.topic = topic
+        self.holder = holder
+
+    def __enter__(self) -> Self:
+        self._waiters._add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiters._remove(self)
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def release(self) -> None:
+        self._released = True
+        self._event.set()
+
+    async def wait(self, seconds: float) -> Wake:
+        """Until something was announced since the last call, or since registration, or the time is up."""
+        if not self._event.is_set() and seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+            except TimeoutError:
+                pass
+        if self._released:
+            return Wake.RELEASED
+        if self._event.is_set():
+            self._event.clear()
+            return Wake.CHANGED
+        return Wake.ELAPSED
+
+
+class Waiters:
+    """All waiting requests of this process."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._draining = False
+        self._pause = RECONNECT_SECONDS[0]
+        self._waiting: defaultdict[tuple[str, str], set[Waiter]] = defaultdict(set)
+        self._holders: dict[tuple[tuple[str, str], str], Waiter] = {}
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def waiter(self, cluster_id: str, topic: str, *, holder: str | None = None) -> Waiter:
+        """A waiter to enter; `Unavailable` on entering when `limit` are waiting.
+
+        Of one `holder` (a node) only the newest waits for a topic: an older one is released.
+        """
+        return Waiter(self, (cluster_id, topic), holder)
+
+    def wake(self, cluster_id: str, topic: str) -> None:
+        for waiter in self._waiting.get((cluster_id, topic), ()):
+            waiter.wake()
+
+    def wake_all(self) -> None:
+        for waiting in self._waiting.values():
+            for waiter in waiting:
+                waiter.wake()
+
+    def drain(self) -> None:
+        """Release all, and from now on everybody at once: the process is about to end."""
+        self._draining = True
+        for waiting in self._waiting.values():
+            for waiter in waiting:
+                waiter.release()
+
+    async def listen(self, redis: Redis) -> None:
+        """Wake waiters on announcements, for ever; survives lost connections. Cancel it to end it."""
+        while True:
+            pubsub = redis.pubsub()
+            try:
+                await pubsub.psubscribe(WAKE_PATTERN)
+                await self._listen(pubsub)
+            except (RedisError, OSError) as error:
+                log.warning("wake-ups interrupted, connecting again", error=str(error))
+            finally:
+                await _close(pubsub)
+            await asyncio.sleep(random.uniform(0, self._pause))
+            self._pause = min(2 * self._pause, RECONNECT_SECONDS[1])
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        asked_at: float | None = None
+        while True:
+            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            if message is None:
+                if asked_at is not None and time.monotonic() - asked_at >= SILENCE_SECONDS:
+                    log.warning("wake-ups silent, connecting again")
+                    return
+                if asked_at is None:
+                    asked_at = time.monotonic()
+                    await pubsub.ping()
+                continue
+            asked_at = None
+            if message["type"] == "psubscribe":
+                self._pause = RECONNECT_SECONDS[0]
+                self.wake_all()
+            elif message["type"] == "pmessage":
+                self._announced(message)
+
+    def _announced(self, message: dict[str, Any]) -> None:
+        channel, topic = cast(bytes, message["channel"]), cast(bytes, message["data"])
+        start, end = channel.find(b"{"), channel.rfind(b"}")
+        self.wake(channel[start + 1 : end].decode(), topic.decode(errors="replace"))
+
+    def _add(self, waiter: Waiter) -> None:
+        if self._count >= self._limit:
+            raise Unavailable(f"{self._limit} requests are waiting already", retry_after_seconds=5)
+        if waiter.holder is not None:
+            older = self._holders.get((waiter.topic, waiter.holder))
+            if older is not None:
+                older.release()
+            self._holders[waiter.topic, waiter.holder] = waiter
+        self._waiting[waiter.topic].add(waiter)
+        self._count += 1
+        WAITERS.inc()
+        if self._draining:
+            waiter.release()
+
+    def _remove(self, waiter: Waiter) -> None:
+        waiting = self._waiting[waiter.topic]
+        waiting.discard(waiter)
+        if not waiting:
+            del self._waiting[waiter.topic]
+        if waiter.holder is not None and self._holders.get((waiter.topic, waiter.holder)) is waiter:
+            del self._holders[waiter.topic, waiter.holder]
+        self._count -= 1
+        WAITERS.dec()
+
+
+async def wait_until(
+    waiter: Waiter, seconds: float, read: Callable[[], Awaitable[T]], done: Callable[[T], bool]
+) -> T:
+    """What `read` gives as soon as `done` says yes, or when the time is up or the waiter is released.
+
+    The wait ends up to a sixteenth early, at random, so that requests which began together do not all come
+    back together.
+    """
+    with waiter:
+        ends = time.monotonic() + seconds * random.uniform(15 / 16, 1)
+        while True:
+            found = await read()
+            if done(found):
+                return found
+            woken = await waiter.wait(ends - time.monotonic())
+            if woken is Wake.RELEASED:
+                return found
+            if woken is Wake.ELAPSED:
+                # Announcements may be lost: the last look decides, not their absence.
+                return await read()
+
+
+async def _close(pubsub: PubSub) -> None:
+    try:
+        await pubsub.aclose()  # type: ignore[no-untyped-call]
+    except (RedisError, OSError) as error:
+        log.debug("closing a broken pub/sub connection", error=str(error))
