@@ -46,6 +46,10 @@ class MethodNotAllowed(ProblemError):
     status, slug, title = 405, "method-not-allowed", "The resource does not answer this method"
 
 
+class RequestTimedOut(ProblemError):
+    status, slug, title = 408, "request-timed-out", "The body came too slowly"
+
+
 class Conflict(ProblemError):
     status, slug, title = 409, "conflict", "The state of the resource does not allow this"
 
