@@ -27,6 +27,10 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("moeplace"),
         description="Where the embedded server keeps its append-only file.",
     )
+    embedded_server: Path | None = Field(
+        None,
+        description="Binary of the embedded server; None takes the bundled one, or one found on PATH.",
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
     api_workers: int = Field(1, ge=1, le=64, description="API processes.")

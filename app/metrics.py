@@ -135,7 +135,6 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def forget_process(pid: int) -> None:
-    """Drop the gauges of a process that ended; its counters stay."""
-    if MULTIPROCESS_DIRECTORY in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def forget_process(directory: str, pid: int) -> None:
+    """Drop the gauges of a process that ended from the values shared in `directory`; its counters stay."""
+    mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]

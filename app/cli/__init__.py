@@ -1,0 +1,164 @@
+"""The command line. Only the command that was asked for is imported: `moeplace --help` needs none of them."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: where its function is, what it does in a sentence, and examples that work."""
+
+    name: str
+    module: str
+    function: str
+    summary: str
+    examples: tuple[str, ...]
+    panel: str
+
+
+_SERVICE = "The service"
+_FILES = "Problems and plans in files"
+
+COMMANDS = (
+    Command(
+        "serve",
+        "app.cli.serve",
+        "serve_command",
+        "Run the whole service here: API, worker and, unless a Redis is given, a Valkey of its own.",
+        (
+            "moeplace serve",
+            "moeplace serve --port 0 --data-dir ./moeplace-data",
+            "moeplace serve --redis-url valkey://10.0.0.5:6379 --workers 4",
+        ),
+        _SERVICE,
+    ),
+    Command(
+        "api",
+        "app.cli.api",
+        "api_command",
+        "Run API processes only, on a Redis or Valkey that workers share.",
+        ("moeplace api --redis-url redis://10.0.0.5:6379 --port 8080",),
+        _SERVICE,
+    ),
+    Command(
+        "worker",
+        "app.cli.worker",
+        "worker_command",
+        "Run a worker only: it folds telemetry, solves and plans for the clusters whose lease it gets.",
+        ("moeplace worker --redis-url redis://10.0.0.5:6379 --metrics-port 9100",),
+        _SERVICE,
+    ),
+    Command(
+        "openapi",
+        "app.cli.openapi",
+        "openapi_command",
+        "Print the API's contract as OpenAPI.",
+        ("moeplace openapi > openapi.json",),
+        _SERVICE,
+    ),
+    Command(
+        "solve",
+        "app.cli.solve",
+        "solve_command",
+        "Compute a placement for a problem file.",
+        ("moeplace solve instance.npz --algorithm sgd --coupling sum --time-limit 10 --out placement.npz",),
+        _FILES,
+    ),
+    Command(
+        "evaluate",
+        "app.cli.evaluate",
+        "evaluate_command",
+        "Say what a placement costs, as JSON.",
+        ("moeplace evaluate instance.npz placement.npz",),
+        _FILES,
+    ),
+    Command(
+        "plan",
+        "app.cli.plan",
+        "plan_command",
+        "Plan the moves from a problem's current placement to a target.",
+        ("moeplace plan instance.npz target.npz --out plan.json",),
+        _FILES,
+    ),
+    Command(
+        "verify",
+        "app.cli.verify",
+        "verify_command",
+        "Check a plan move by move, independently of the planner.",
+        ("moeplace verify instance.npz target.npz plan.json",),
+        _FILES,
+    ),
+)
+
+_HELP = """Place the experts of Mixture-of-Experts models over a fleet of GPU nodes.
+
+Nodes post what their tokens activated; moeplace recomputes which experts each node should keep in memory,
+and orders the moves that take the fleet there.
+"""
+_EPILOG = (
+    "Start with: moeplace serve, then open http://127.0.0.1:8080/docs. Each command explains itself: --help."
+)
+
+
+def command_line(arguments: Sequence[str]) -> typer.Typer:
+    """The application that understands `arguments`; other commands than theirs are named but not loaded."""
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    root = typer.Typer(
+        name="moeplace",
+        help=_HELP,
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_root)
+    for command in COMMANDS:
+        loaded = command.name == wanted
+        root.command(
+            command.name,
+            help=None if loaded else command.summary,
+            short_help=command.summary,
+            epilog=_epilog(command),
+            rich_help_panel=command.panel,
+        )(_load(command) if loaded else _not_loaded)
+    return root
+
+
+def main() -> None:
+    command_line(sys.argv[1:])()
+
+
+def _load(command: Command) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(import_module(command.module), command.function)
+    return function
+
+
+def _not_loaded() -> None:
+    raise AssertionError("only the command named on the command line runs")
+
+
+def _epilog(command: Command) -> str:
+    lines = "\n\n".join(f"  [cyan]{example}[/cyan]" for example in command.examples)
+    return f"[bold]Examples[/bold]\n\n{lines}"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"moeplace {version('moeplace')}")
+        raise typer.Exit
+
+
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,42 @@
+"""Settings from the environment and the command line, which wins; faults are told in one line each."""
+
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from app.config import LogFormat, Settings
+
+
+def _about(name: str) -> str:
+    """Help of an option: the setting's own description and its variable."""
+    return f"{Settings.model_fields[name].description} Variable: MOEPLACE_{name.upper()}."
+
+
+RedisUrl = Annotated[str | None, typer.Option("--redis-url", metavar="URL", help=_about("redis_url"))]
+DataDir = Annotated[str | None, typer.Option("--data-dir", metavar="DIR", help=_about("data_dir"))]
+Host = Annotated[str | None, typer.Option("--host", help=_about("host"))]
+Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help=_about("port"))]
+ApiWorkers = Annotated[int | None, typer.Option("--workers", "-w", min=1, max=64, help=_about("api_workers"))]
+AllowUnauthenticated = Annotated[
+    bool | None, typer.Option("--allow-unauthenticated", help=_about("allow_unauthenticated"))
+]
+LogFormatOption = Annotated[LogFormat | None, typer.Option("--log-format", help=_about("log_format"))]
+LogLevel = Annotated[str | None, typer.Option("--log-level", help=_about("log_level"))]
+
+
+def settings_from(**options: Any) -> Settings:
+    """Settings with the options that were given; ends the program with status 2 when a value is wrong."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for fault in error.errors():
+            name = str(fault["loc"][0]) if fault["loc"] else "settings"
+            typer.echo(f"moeplace: {name}: {fault['msg']}, got {fault['input']!r}", err=True)
+        raise typer.Exit(2) from None
+
+
+def fail(message: object, status: int = 1) -> typer.Exit:
+    """Tell the operator in one line why this ends; raise what it returns."""
+    typer.echo(f"moeplace: {message}", err=True)
+    return typer.Exit(status)

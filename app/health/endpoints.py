@@ -1,0 +1,89 @@
+"""Whether the process lives, whether the service can work, and what it measures."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from app.errors import FieldError, Unavailable
+from app.http.problem import MEDIA_TYPE, Problem
+from app.http.state import redis_of, waiters_of
+from app.metrics import CONTENT_TYPE, exposition
+from app.schema import Schema
+from app.storage import workers
+
+CHECK_SECONDS = 1.0
+
+router = APIRouter(tags=["health"])
+
+
+class Health(Schema):
+    status: Literal["ALIVE"] = "ALIVE"
+
+
+class ReadinessChecks(Schema):
+    redis: Literal["OK"] = Field("OK", description="Redis answers.")
+    worker: Literal["OK"] = Field("OK", description="A worker lives, which holds or can take every lease.")
+    draining: Literal["NO"] = Field("NO", description="This process is not about to end.")
+
+
+class Readiness(Schema):
+    status: Literal["READY"] = "READY"
+    checks: ReadinessChecks = ReadinessChecks()
+    live_workers: int = Field(ge=1)
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process lives and its event loop turns; says nothing about Redis or workers."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    responses={
+        503: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "Not ready; `errors` says why."}
+    },
+)
+async def readyz(request: Request) -> Readiness:
+    """Redis answers, a worker lives that holds or can take the leases of all clusters, and this process is
+    not draining. Otherwise 503, each failed check in `errors`."""
+    failed: list[FieldError] = []
+    redis = redis_of(request)
+    live = 0
+    if waiters_of(request).draining:
+        failed.append(FieldError("/checks/draining", "this process is about to end", "DRAINING"))
+    try:
+        live = await _within_time(workers.alive(redis))
+    except (RedisError, OSError, TimeoutError):
+        failed.append(FieldError("/checks/redis", "Redis does not answer", "UNREACHABLE"))
+    else:
+        if live == 0:
+            failed.append(
+                FieldError("/checks/worker", "no worker lives that could take a cluster's lease", "NO_WORKER")
+            )
+    if failed:
+        raise Unavailable("; ".join(fault.detail for fault in failed), retry_after_seconds=1, errors=failed)
+    return Readiness(live_workers=live)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics() -> Response:
+    """Metrics of all processes of this service, in Prometheus' text format."""
+    return Response(
+        await run_in_threadpool(exposition), media_type=None, headers={"Content-Type": CONTENT_TYPE}
+    )
+
+
+async def _within_time(answer: Awaitable[int]) -> int:
+    async with asyncio.timeout(CHECK_SECONDS):
+        return await answer

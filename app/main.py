@@ -1,0 +1,86 @@
+"""The API as an ASGI application."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette_compress import CompressMiddleware
+
+from app import metrics
+from app.config import Settings
+from app.health.measuring import MeasuringMiddleware
+from app.http import problem
+from app.http.trace import TraceMiddleware
+from app.http.waiting import Waiters
+from app.routes import include_routes
+from app.storage.client import open_client
+
+COMPRESS_FROM_BYTES = 1024
+
+GARBAGE_THRESHOLDS = 50_000, 20, 50
+"""Young objects between collections: requests make few cycles, and a collection at the default threshold of
+700 stops the loop for tens of milliseconds now and then."""
+
+DESCRIPTION = """Decides which experts of Mixture-of-Experts models each node of a fleet keeps in its memory.
+
+Nodes post what their tokens activated, poll the placement and report the moves they make. Errors are problems
+(RFC 9457); documents carry entity tags; `Prefer: wait=N` with `If-None-Match` holds a request until the
+document changes.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; it opens its connections to `settings.redis_url` when it starts."""
+    app = FastAPI(
+        title="moeplace",
+        version=version("moeplace"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redoc_url=None,
+        middleware=[
+            Middleware(TraceMiddleware),
+            Middleware(problem.UnexpectedErrorMiddleware),
+            Middleware(MeasuringMiddleware),
+            Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
+        ],
+    )
+    app.state.settings = settings
+    app.state.waiters = Waiters(settings.max_waiters)
+    problem.install(app)
+    include_routes(app)
+    app.add_route("/", _to_docs, include_in_schema=False)
+    return app
+
+
+async def _to_docs(_: Request) -> RedirectResponse:
+    return RedirectResponse("docs")
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    if settings.redis_url is None:
+        raise RuntimeError(
+            "redis_url: the API needs one; `moeplace serve` passes that of its embedded server"
+        )
+    metrics.announce_build()
+    async with (
+        open_client(settings.redis_url) as redis,
+        open_client(settings.redis_url, blocking=True) as ears,
+    ):
+        app.state.redis = redis
+        listening = asyncio.create_task(app.state.waiters.listen(ears))
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        try:
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)

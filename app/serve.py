@@ -1,0 +1,312 @@
+"""`moeplace serve`: one process that starts the others, again when they die, and ends them in order.
+
+It does nothing else, so it is the one process that hardly can die. All children are tied to it (`app.tied`).
+"""
+
+import asyncio
+import http.client
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from app.child import ended, ended_within
+from app.config import Settings
+from app.listening import open_listener, refuse_open_host, url_of
+from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
+from app.storage.client import connect
+from app.storage.embedded import EmbeddedServer, EmbeddedServerError, private_runtime_base
+from app.tied import tied_command
+
+RESTART_SECONDS = 0.1, 10.0
+"""First and longest pause before a child is started again; doubled each time, full jitter."""
+
+STEADY_SECONDS = 30.0
+"""A child that lived this long had nothing wrong with it from the start: its pauses begin anew."""
+
+EARLY_DEATHS = 3
+"""How often a child may die before the service was ever ready."""
+
+WORKER_SECONDS = 1.0
+SERVER_SECONDS = 0.8
+"""What the worker and then the server have to end, after `drain_seconds`; all within 10 s by default."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class SupervisorError(Exception):
+    """The service cannot start; the message is one line for an operator."""
+
+
+class Supervisor:
+    """The processes of one service. `api_only` leaves the worker to others and needs a configured Redis."""
+
+    def __init__(self, settings: Settings, *, api_only: bool = False) -> None:
+        self._settings = settings
+        self._api_only = api_only
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._ready = False
+        self._failure: asyncio.Future[None] | None = None
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; the exit status."""
+        settings = self._settings
+        refuse_open_host(settings.host, allowed=settings.allow_unauthenticated)
+        listener = open_listener(settings.host, settings.port)
+        loop = asyncio.get_running_loop()
+        self._failure = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_end)
+        server: EmbeddedServer | None = None
+        own_runtime: Path | None = None
+        keepers: list[asyncio.Task[None]] = []
+
+        def keep(work: Coroutine[Any, Any, None]) -> None:
+            task = asyncio.create_task(work)
+            task.add_done_callback(self._keeper_ended)
+            keepers.append(task)
+
+        try:
+            if settings.redis_url is None:
+                server = EmbeddedServer(settings.data_dir, binary=settings.embedded_server)
+                server.lock()
+                server.spawn()
+                if not await self._unless_asked_to_end(server.ready()):
+                    return self._status()
+                redis_url, runtime = server.url, server.runtime_dir
+                keep(self._keep_server(server))
+            else:
+                redis_url = settings.redis_url
+                await (await connect(redis_url)).aclose()
+                runtime = own_runtime = Path(tempfile.mkdtemp(prefix="moeplace-", dir=private_runtime_base()))
+            environment = self._environment(redis_url, runtime)
+            for index in range(settings.api_workers):
+                name = "api" if settings.api_workers == 1 else f"api {index + 1}"
+                arguments = ["api", "--listen-fd", str(listener.fileno())]
+                keep(self._keep(name, arguments, environment, (listener.fileno(),)))
+            if not self._api_only:
+                keep(self._keep("worker", ["worker"], environment, ()))
+            await self._serve(url_of(listener))
+        finally:
+            self._stopping.set()
+            await self._end(server, listener, keepers)
+            if own_runtime is not None:
+                shutil.rmtree(own_runtime, ignore_errors=True)
+        return self._status()
+
+    def _status(self) -> int:
+        return 1 if self._hurry.is_set() else 0
+
+    def _keeper_ended(self, task: asyncio.Task[None]) -> None:
+        """A keeper that fails would leave its process unwatched: better to end than to pretend."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the supervisor failed", exc_info=error)
+            self._give_up("the supervisor failed, see above")
+
+    async def _unless_asked_to_end(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether `work` was done before we were asked to end; raises what made it, or the service, fail."""
+        assert self._failure is not None
+        task = asyncio.create_task(work)
+        asked = asyncio.create_task(_wait(self._stopping))
+        try:
+            await asyncio.wait([task, asked, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            if task.done():
+                task.result()
+            return task.done()
+        finally:
+            task.cancel()
+            asked.cancel()
+            await asyncio.gather(task, asked, return_exceptions=True)
+
+    async def _serve(self, url: str) -> None:
+        """Announce the service once it is ready; return when asked to end, raise what makes it hopeless."""
+
+        async def announce_and_wait() -> None:
+            await self._wait_until_ready(url)
+            self._ready = True
+            verb = "api is listening" if self._api_only else "is serving"
+            print(f"moeplace {verb} on {url}", flush=True)
+            await asyncio.Event().wait()
+
+        await self._unless_asked_to_end(announce_and_wait())
+
+    async def _wait_until_ready(self, url: str) -> None:
+        path = "/healthz" if self._api_only else "/readyz"
+        said_at = time.monotonic()
+        while not await asyncio.to_thread(_answers_ok, url, path):
+            await asyncio.sleep(0.05)
+            if time.monotonic() - said_at >= 10:
+                said_at = time.monotonic()
+                log.info("waiting for the service to become ready", url=url)
+
+    def _asked_to_end(self) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def _environment(self, redis_url: str, runtime: Path) -> Mapping[str, str]:
+        """What children are told: our settings, and where all of them keep their metrics."""
+        told = self._settings.model_dump(mode="json", exclude_none=True) | {"redis_url": redis_url}
+        shared = runtime / "metrics"
+        shared.mkdir(mode=0o700)
+        return (
+            dict(os.environ)
+            | {f"MOEPLACE_{name.upper()}": str(value) for name, value in told.items()}
+            | {MULTIPROCESS_DIRECTORY: str(shared)}
+        )
+
+    async def _keep(
+        self, name: str, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]
+    ) -> None:
+        """Run `moeplace ARGUMENTS` again and again until we are stopping."""
+        # -P: a directory named app below the working directory must not hide ours.
+        command = [sys.executable, "-P", "-m", "app", *arguments]
+
+        def spawn() -> None:
+            self._processes[name] = subprocess.Popen(
+                tied_command(command, parent_death_signal=signal.SIGKILL),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
+
+        async def start() -> None:
+            spawn()
+
+        async def wait() -> int:
+            process = self._processes[name]
+            status = await ended(process)
+            forget_process(environment[MULTIPROCESS_DIRECTORY], process.pid)
+            return status
+
+        await start()
+        await self._restart(name, start, wait)
+
+    async def _keep_server(self, server: EmbeddedServer) -> None:
+        async def start() -> None:
+            server.spawn()
+            await server.ready()
+
+        await self._restart("embedded server", start, server.ended)
+
+    async def _restart(
+        self, name: str, start: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[int]]
+    ) -> None:
+        first, longest = RESTART_SECONDS
+        pause, deaths = first, 0
+        while True:
+            began = time.monotonic()
+            status = await wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began >= STEADY_SECONDS:
+                pause = first
+            deaths += 1
+            if deaths >= EARLY_DEATHS and not self._ready:
+                self._give_up(f"the {name} process ended {deaths} times while starting, see above")
+                return
+            while True:
+                delay = random.uniform(0, pause)
+                pause = min(2 * pause, longest)
+                log.warning(
+                    "a process ended unexpectedly and is started again",
+                    name=name,
+                    status=_status_words(status),
+                    in_seconds=round(delay, 2),
+                )
+                await asyncio.sleep(delay)
+                if self._stopping.is_set():
+                    return
+                try:
+                    await start()
+                    break
+                except (EmbeddedServerError, OSError) as error:
+                    log.error("a process cannot be started again", name=name, error=str(error))
+
+    def _give_up(self, reason: str) -> None:
+        assert self._failure is not None
+        if not self._failure.done():
+            self._failure.set_exception(SupervisorError(reason))
+
+    async def _end(
+        self,
+        server: EmbeddedServer | None,
+        listener: socket.socket,
+        keepers: list[asyncio.Task[None]],
+    ) -> None:
+        """API first, so that nothing comes in any more; then the worker; then the server under both."""
+        end = time.monotonic() + self._settings.drain_seconds
+        # Ours is closed too, or connections made from now on would wait for somebody to accept them.
+        listener.close()
+        await self._end_processes([name for name in self._processes if name.startswith("api")], end)
+        await self._end_processes(["worker"], max(end, time.monotonic() + WORKER_SECONDS))
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        if server is not None:
+            if self._hurry.is_set():
+                server.kill()
+            await server.stop(SERVER_SECONDS)
+
+    async def _end_processes(self, names: list[str], deadline: float) -> None:
+        processes = [self._processes[name] for name in names if name in self._processes]
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        waits = [
+            asyncio.create_task(ended_within(process, deadline - time.monotonic())) for process in processes
+        ]
+        hurry = asyncio.create_task(_wait(self._hurry))
+        while any(not task.done() for task in waits) and not hurry.done():
+            await asyncio.wait([hurry, *waits], return_when=asyncio.FIRST_COMPLETED)
+            waits = [task for task in waits if not task.done()]
+        for task in (hurry, *waits):
+            task.cancel()
+        await asyncio.gather(hurry, *waits, return_exceptions=True)
+        for process in processes:
+            if process.poll() is None:
+                log.warning("a process is killed", pid=process.pid)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _answers_ok(url: str, path: str) -> bool:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _status_words(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

@@ -1,0 +1,70 @@
+"""One API process: uvicorn, which on SIGTERM first tells everybody that it is going."""
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from app.config import Settings
+from app.listening import BACKLOG
+
+NOTICE_SECONDS = 0.5
+"""How long a draining process still takes connections, so that load balancers see it is not ready."""
+
+KILL_MARGIN_SECONDS = 1.0
+"""How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn waits for open requests before it tells the application to end, so long polls would hold it up
+    for their whole wait: this one has them released first, and readiness withdrawn."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._asked_at: float | None = None
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked_at is not None:
+            if not self._draining:
+                self._draining = True
+                self._drain()
+            if time.monotonic() - self._asked_at >= NOTICE_SECONDS:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def run_api(settings: Settings, listener: socket.socket) -> None:
+    """Serve on the socket until SIGTERM or SIGINT; returns once all requests are answered or cut off."""
+    from app.main import create_app
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.drain_seconds - KILL_MARGIN_SECONDS)),
+        timeout_keep_alive=75,
+    )
+    DrainingServer(config, lambda: _drain(app)).run(sockets=[listener])
+
+
+def _drain(app: Starlette) -> None:
+    app.state.waiters.drain()
