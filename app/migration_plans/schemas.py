@@ -56,7 +56,7 @@ class PlanRecord(Schema):
     state: PlanState
     reason: Annotated[str | None, Field(description="In words: why it failed, was cancelled or superseded.")]
     validate_only: bool
-    estimate: PlanEstimate
+    estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
     moves: list[PlannedMove]
 
@@ -70,7 +70,7 @@ class PlanSummary(Schema):
     state: PlanState
     reason: str | None
     validate_only: bool
-    estimate: PlanEstimate
+    estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
 
 

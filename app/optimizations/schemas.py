@@ -72,4 +72,3 @@ class OptimizationList(Schema):
 
 
 MAX_RETAINED = 100
-MAX_QUEUED = 16
