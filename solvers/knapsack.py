@@ -77,8 +77,7 @@ def _greedy_bounds(gain: Float64, start: Int64, size: Int64, least: Int64, room:
                 hull.pop()
             hull.append(point)
         steps.extend(
-            (_slope(low, high), high[1] - low[1], high[0] - low[0])
-            for low, high in itertools.pairwise(hull)
+            (_slope(low, high), high[1] - low[1], high[0] - low[0]) for low, high in itertools.pairwise(hull)
         )
     steps.sort(key=lambda step: -step[0])
     reached = 0.0

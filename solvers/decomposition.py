@@ -1,0 +1,263 @@
+"""`sgd`: successive greedy decomposition with dynamic programming (algorithms of SlimCaching, arXiv
+2507.06567).
+
+*Paper*: decompose the placement into one subproblem per node, each solved by dynamic programming. *Ours*:
+the tables V_b(k), the knapsack over blocks, sweeps as best responses under coverage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from solvers.coverage import allowance, finite_fallback, make_feasible
+from solvers.kernels import evaluation, tables, terms
+from solvers.knapsack import choose_counts
+from solvers.objective import COUPLING_CODE, nearest_nodes, opening_costs, total_cost
+from solvers.packing import pack, packable_bytes, packs_within_bytes
+from solvers.params import SgdParams
+from solvers.problem import Float64, Int8, Int32, PlacementProblem, UInt8
+from solvers.stopping import Stopping
+from solvers.traffic import Traffic
+
+_IMPROVEMENT = 1e-12  # relative; a response must beat the set in force by more than rounding
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """V_b(k) of one node and block, valid while no other node changes in the block."""
+
+    made_at: int
+    enforced: bool
+    values: Float64
+    sets: UInt8  # packed bits, [E_b + 1, ceil(E_b / 8)]
+
+
+class BestResponse:
+    """The best set of one node with the other nodes fixed: tables per block, then a knapsack over blocks.
+
+    For `colocated` with an origin, and for `sum`, a sweep over all nodes from the empty placement reaches
+    alpha / (1 + alpha) of the optimal saving where every subproblem is solved within alpha: 1/2 with exact
+    tables (blocks of at most `exact_limit` experts), (1 - eps) / (2 - eps) with the value-scaled knapsack;
+    coverage, which binds only after that sweep, can take part of it away. For `slowest` no constant exists.
+    """
+
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, params: SgdParams) -> None:
+        self._problem = problem
+        self._traffic = traffic
+        self._params = params
+        self._coupling = COUPLING_CODE[problem.coupling]
+        self._allowed: Int8 = allowance(problem)
+        self._fallback = finite_fallback(problem)
+        self._nearest = nearest_nodes(problem)
+        self._capacity = packable_bytes(problem)
+        self._always_packs = packs_within_bytes(problem)
+        self._opening = opening_costs(problem)
+        if problem.horizon_seconds is None:
+            self._opening[:] = 0.0
+        else:
+            self._opening /= problem.horizon_seconds
+        width = max(1, traffic.experts.shape[1])
+        most_routes = int(np.diff(traffic.start).max(initial=0))
+        most_terms = 0 if self._coupling == evaluation.SUM else most_routes
+        if self._coupling == evaluation.SLOWEST:
+            most_terms *= width
+        self._term_experts: Int32 = np.empty((most_terms, width), np.int32)
+        self._term_size: Int32 = np.empty(most_terms, np.int32)
+        self._term_weight: Float64 = np.empty(most_terms)
+        largest = int(problem.experts_per_block.max(initial=0))
+        self._costs: Float64 = np.empty((problem.nodes, largest))
+        small = problem.experts_per_block[problem.experts_per_block <= params.exact_limit]
+        self._scratch: Float64 = np.empty(2 ** int(small.max(initial=0)))
+        self._values_start = np.zeros(problem.blocks + 1, np.int64)
+        np.cumsum(problem.experts_per_block + 1, out=self._values_start[1:])
+        self._tables: dict[tuple[int, int], _Table] = {}
+        self._own_value: dict[tuple[int, int], float] = {}
+        self._changed_at = np.zeros((problem.nodes, problem.blocks), np.int64)
+        self._clock = 1
+
+    def restart(self) -> None:
+        """Forgets what it knows about the placement it was last called with."""
+        self._clock += 1
+        self._changed_at[:] = self._clock
+        self._tables.clear()
+        self._own_value.clear()
+
+    def respond(self, node: int, holds: UInt8, enforce: bool, stopping: Stopping) -> bool:
+        """Replaces row `node` of holds uint8[N, E] by a better one; False where it stays or `stopping` came
+        first.
+
+        With `enforce`, experts whose other replicas are fewer than `min_replicas` stay where they are. The
+        row is replaced only where the saving less the cost of moving grows; O(N^2 E + routes K^2 + tables +
+        knapsack).
+        """
+        problem = self._problem
+        state = self._allowed[node].copy()
+        if enforce:
+            others = holds.sum(axis=0, dtype=np.int64) - holds[node]
+            state[(others < problem.min_replicas) & (holds[node] == 1)] = 1
+        values = np.empty(int(self._values_start[-1]))
+        found: list[_Table] = []
+        own = np.empty(problem.blocks)
+        for b in range(problem.blocks):
+            if stopping():
+                return False
+            table, own[b] = self._table(node, b, holds, state, enforce)
+            values[self._values_start[b] : self._values_start[b + 1]] = table.values
+            found.append(table)
+        row = self._best_row(node, holds[node], values, own, found)
+        if row is None or (row == holds[node]).all():
+            return False
+        old, new = float(own.sum()), 0.0
+        changed: list[int] = []
+        reached = own.copy()
+        for b in range(problem.blocks):
+            first, last = problem.block_offset[b : b + 2].tolist()
+            if (row[first:last] != holds[node, first:last]).any():
+                changed.append(b)
+                reached[b] = found[b].values[int(row[first:last].sum())]
+        new = float(reached.sum())
+        respects = bool(((state <= 0) | (holds[node] == 1)).all()) and not (holds[node] & (state < 0)).any()
+        if respects and new <= old + _IMPROVEMENT * max(abs(old), abs(new)):
+            return False
+        holds[node] = row
+        self._clock += 1
+        for b in changed:
+            self._changed_at[node, b] = self._clock
+            self._own_value[node, b] = float(reached[b])
+        return True
+
+    def _best_row(
+        self, node: int, row: UInt8, values: Float64, own: Float64, found: list[_Table]
+    ) -> UInt8 | None:
+        problem = self._problem
+        capacity = int(self._capacity[node])
+        while True:
+            counts = choose_counts(
+                values, self._values_start, problem.expert_bytes, capacity, self._params.eps
+            )
+            if counts is None:
+                return None
+            new = row.copy()
+            for b, count in enumerate(counts.tolist()):
+                first, last = problem.block_offset[b : b + 2].tolist()
+                value = values[self._values_start[b] + count]
+                kept = int(row[first:last].sum()) == count
+                if kept and own[b] >= value - _IMPROVEMENT * abs(value):
+                    continue  # an equally good set moves nothing
+                new[first:last] = np.unpackbits(found[b].sets[count], count=last - first)
+            if self._always_packs:
+                return new
+            columns = np.flatnonzero(new).astype(np.int64)
+            if pack(problem, node, columns) is not None:
+                return new
+            used = int(problem.column_bytes[columns].sum())
+            capacity = min(used - 1, int(capacity * 0.98))
+
+    def _table(self, node: int, block: int, holds: UInt8, state: Int8, enforce: bool) -> tuple[_Table, float]:
+        key = (node, block)
+        known = self._tables.get(key)
+        if known is not None and known.enforced == enforce:
+            changed = self._changed_at[:, block]
+            latest = max(changed[:node].max(initial=0), changed[node + 1 :].max(initial=0))
+            if latest <= known.made_at:
+                return known, self._own_value[key]
+        problem, traffic = self._problem, self._traffic
+        first, last = problem.block_offset[block : block + 2].tolist()
+        experts = last - first
+        evaluation.serving_costs(
+            holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
+        )
+        modular = -self._opening[node, first:last]
+        count = terms.build_terms(
+            self._coupling,
+            node,
+            int(traffic.start[block]),
+            int(traffic.start[block + 1]),
+            traffic.node,
+            traffic.experts,
+            traffic.rate,
+            self._costs,
+            problem.latency_seconds,
+            self._nearest,
+            problem.origin_latency_seconds,
+            first,
+            holds,
+            modular,
+            self._term_experts,
+            self._term_size,
+            self._term_weight,
+        )
+        subsets = (self._term_experts, self._term_size, self._term_weight, count)
+        values = np.empty(experts + 1)
+        sets = np.zeros((experts + 1, experts), np.uint8)
+        block_state = state[first:last]
+        if count > 0 and experts <= self._params.exact_limit:
+            tables.exact_table(block_state, modular, *subsets, self._scratch, values, sets)
+        else:
+            steps = self._params.exchange_steps if experts <= self._params.exchange_limit else 0
+            tables.greedy_table(block_state, modular, *subsets, steps, values, sets)
+        table = _Table(self._clock, enforce, values, np.packbits(sets, axis=1))
+        own = float(tables.value_of(np.ascontiguousarray(holds[node, first:last]), modular, *subsets))
+        self._tables[key] = table
+        self._own_value[key] = own
+        return table, own
+
+
+def sgd(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    params: SgdParams,
+    generator: np.random.Generator,
+    start: UInt8 | None,
+    stopping: Stopping,
+    report: Callable[[str, UInt8], None],
+) -> UInt8:
+    """A feasible placement by sweeps of best responses over the nodes.
+
+    Starts from the empty placement (first sweep without coverage, then made feasible), from `start` and,
+    where moving costs, from the placement in force; sweeps each until nothing changes or `rounds` is
+    reached; returns the best. Every sweep after the first keeps the placement feasible and lowers the cost
+    with every change. Raises `Uncoverable`.
+    """
+    nodes = problem.nodes
+    order = np.arange(nodes)
+    if params.order == "capacity":
+        order = np.argsort(-problem.capacity_bytes, kind="stable")
+    elif params.order == "random":
+        order = generator.permutation(nodes)
+    response = BestResponse(problem, traffic, params)
+    best: UInt8 | None = None
+    best_cost = np.inf
+    origins: list[tuple[str, UInt8 | None]] = []
+    if start is not None:
+        origins.append(("start", start))
+    if problem.current is not None and (problem.horizon_seconds is not None or start is None):
+        origins.append(("current", problem.current))
+    origins.append(("empty", None))
+    for name, given in origins:
+        if best is not None and stopping():
+            break
+        response.restart()
+        rounds = params.rounds
+        if given is None:
+            holds = (allowance(problem) == 1).astype(np.uint8)
+            for node in order.tolist():
+                response.respond(node, holds, False, stopping)
+            holds = make_feasible(problem, traffic, holds)
+            response.restart()
+            rounds -= 1
+        else:
+            holds = make_feasible(problem, traffic, given)
+        for _ in range(rounds):
+            moved = [response.respond(node, holds, True, stopping) for node in order.tolist()]
+            if stopping() or not any(moved):
+                break
+        cost = total_cost(problem, holds)
+        if best is None or cost < best_cost * (1.0 - _IMPROVEMENT):
+            best, best_cost = holds, cost
+            report(name, holds)
+    assert best is not None
+    return best

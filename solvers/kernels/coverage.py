@@ -1,0 +1,68 @@
+"""Kernel that gives every expert its replicas at the least loss."""
+
+import numpy as np
+from numba import njit
+
+from solvers.problem import Float64, Int8, Int64, UInt8
+
+
+@njit(cache=True, nogil=True)
+def cover(
+    holds: UInt8,
+    allowed: Int8,
+    replicas_wanted: int,
+    size: Int64,
+    order: Int64,
+    evictable: Int64,
+    benefit: Float64,
+    loss: Float64,
+    free: Int64,
+    replicas: Int64,
+) -> bool:
+    """Adds replicas of the experts `order` int64[E] until each has `replicas_wanted`; False where it gets
+    stuck.
+
+    An expert goes to the node where benefit[n, e] less the loss of what must leave for it is largest. Only
+    experts with replicas to spare leave, in the order of evictable int64[N, E] (columns, -1 pads). allowed
+    int8[N, E]: -1 must not be held, 1 must stay. Modifies holds uint8[N, E], free int64[N] (bytes), replicas
+    int64[E]. O(E N + evictions), and O(E N E) at worst.
+    """
+    nodes = holds.shape[0]
+    experts = holds.shape[1]
+    cursor = np.zeros(nodes, np.int64)
+    for position in range(order.shape[0]):
+        e = order[position]
+        while replicas[e] < replicas_wanted:
+            target = -1
+            best = -np.inf
+            for n in range(nodes):
+                if holds[n, e] != 0 or allowed[n, e] < 0:
+                    continue
+                score = benefit[n, e]
+                room = free[n]
+                c = cursor[n]
+                while room < size[e] and c < experts and evictable[n, c] >= 0:
+                    f = evictable[n, c]
+                    if holds[n, f] != 0 and allowed[n, f] <= 0 and replicas[f] > replicas_wanted:
+                        room += size[f]
+                        score -= loss[n, f]
+                    elif c == cursor[n]:
+                        cursor[n] += 1  # an expert without a replica to spare never gets one again
+                    c += 1
+                if room >= size[e] and score > best:
+                    best = score
+                    target = n
+            if target < 0:
+                return False
+            c = cursor[target]
+            while free[target] < size[e]:
+                f = evictable[target, c]
+                if holds[target, f] != 0 and allowed[target, f] <= 0 and replicas[f] > replicas_wanted:
+                    holds[target, f] = 0
+                    replicas[f] -= 1
+                    free[target] += size[f]
+                c += 1
+            holds[target, e] = 1
+            replicas[e] += 1
+            free[target] -= size[e]
+    return True

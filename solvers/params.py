@@ -1,0 +1,84 @@
+"""Parameters of the algorithms, one range-checked dataclass each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+
+class ParamsError(ValueError):
+    """A parameter that is unknown or out of range; one line that names it."""
+
+
+@dataclass(frozen=True)
+class BoundParams:
+    """The lower bound: at most `bound_share` of the solve's time (of its time limit where one is given,
+    never less than 0.05 s) and at most `bound_steps` steps; 0 steps = no bound."""
+
+    bound_share: float = 0.5
+    bound_steps: int = 400
+
+    def __post_init__(self) -> None:
+        _check("bound_share", self.bound_share, float, 0.0, 10.0)
+        _check("bound_steps", self.bound_steps, int, 0, 1_000_000)
+
+
+@dataclass(frozen=True)
+class BaselineParams(BoundParams):
+    """Baselines have no parameters of their own."""
+
+
+@dataclass(frozen=True)
+class SgdParams(BoundParams):
+    """Successive greedy decomposition.
+
+    order: of the nodes: "capacity" (descending), "index", or "random" (by seed); rounds: sweeps over all
+    nodes, the first included; exact_limit: blocks of up to so many experts get exact tables; exchange_limit:
+    larger blocks than this get no one-exchange improvement; exchange_steps: exchanges per table entry; eps:
+    of the value-scaled knapsack, used only where the capacity in units of the sizes' greatest common divisor
+    is too large for the exact one.
+    """
+
+    order: str = "capacity"
+    rounds: int = 8
+    exact_limit: int = 16
+    exchange_limit: int = 64
+    exchange_steps: int = 4
+    eps: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in ("capacity", "index", "random"):
+            raise ParamsError(f"order: is {self.order!r:.60}, expected capacity, index or random")
+        _check("rounds", self.rounds, int, 1, 1_000_000)
+        _check("exact_limit", self.exact_limit, int, 0, 20)
+        _check("exchange_limit", self.exchange_limit, int, 0, 1_000_000)
+        _check("exchange_steps", self.exchange_steps, int, 0, 1_000_000)
+        _check("eps", self.eps, float, 1e-4, 0.5)
+
+
+Params = TypeVar("Params", bound=BoundParams)
+
+
+def read_params(kind: type[Params], given: Mapping[str, Any] | BoundParams | None) -> Params:
+    """The parameters of an algorithm from a mapping or from its own dataclass. Raises `ParamsError`."""
+    if given is None:
+        return kind()
+    if isinstance(given, BoundParams):
+        if not isinstance(given, kind):
+            raise ParamsError(f"params: are {type(given).__name__}, expected {kind.__name__}")
+        return given
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            raise ParamsError(f"{str(key)!r:.60}: unknown parameter, expected one of {', '.join(known)}")
+    return kind(**given)
+
+
+def _check(key: str, value: Any, kind: type, low: float, high: float) -> None:
+    accepted = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, accepted) or not low <= value <= high:
+        what = "a number" if kind is float else "a whole number"
+        raise ParamsError(f"{key}: is {value!r:.60}, expected {what} in {low}..{high}")
