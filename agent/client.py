@@ -1,0 +1,251 @@
+"""HTTP to the service, with the rules every client of it follows.
+
+Sent again: 429, 502, 503, 504 and lost connections, nothing else; and nothing at all once an answer of
+success has begun, even where its body was lost on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import stamina
+
+from agent.messages import (
+    Assignment,
+    Orders,
+    Problem,
+    Registration,
+    ReportAnswer,
+    StatusAnswer,
+    TelemetryAnswer,
+)
+from agent.retrying import RETRIED_STATUSES, RetryPolicy, retry_after_seconds
+
+logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+_READ_SLACK_SECONDS = 10.0
+
+
+class ServiceError(Exception):
+    """The service could not be asked, or said no."""
+
+
+class ServiceProblem(ServiceError):
+    """The service answered with an error, in its words."""
+
+    def __init__(self, status: int, problem: Problem, retry_after: float | None) -> None:
+        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in problem.errors[:3])
+        words = problem.detail or problem.title or "no explanation given"
+        super().__init__(f"{status}: {words}{f' ({faults})' if faults else ''}")
+        self.status = status
+        self.problem = problem
+        self.retry_after_seconds = retry_after
+
+
+class ServiceUnreachable(ServiceError):
+    """The connection could not be made, or was lost before an answer began."""
+
+
+class AnswerLost(ServiceError):
+    """The request succeeded, and its answer was lost: it must not be sent again."""
+
+
+class AnswerNotUnderstood(ServiceError):
+    """A body that does not follow the contract: something else answers at this address."""
+
+
+class ServiceClient:
+    """One cluster of one service. Use it as an asynchronous context manager, or call `aclose`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        cluster_id: str,
+        *,
+        retry: RetryPolicy | None = None,
+        token: str | None = None,
+        timeout_seconds: float = 15.0,
+        use_environment: bool = True,
+    ) -> None:
+        """`use_environment`: whether proxies named in the environment are used."""
+        self._retry = retry or RetryPolicy()
+        self._timeout = timeout_seconds
+        self._cluster = f"/v1/clusters/{quote(cluster_id, safe='')}"
+        headers = {"User-Agent": "moeplace-agent", "Accept": JSON}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx.AsyncClient(
+            base_url=base_url, headers=headers, timeout=timeout_seconds, trust_env=use_environment
+        )
+        self.retries = 0
+        """Requests sent again so far."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    # --- what a node says
+    async def register(self, node_id: str, spec: Mapping[str, Any]) -> Registration:
+        """Register, or register anew; raises `ServiceError`."""
+        return _decode(
+            await self._send("PUT", self._node(node_id), msgspec.json.encode(spec), JSON), Registration
+        )
+
+    async def report_status(self, node_id: str, status: Mapping[str, Any]) -> StatusAnswer:
+        """One heartbeat, never sent again: the next one says all that this one did, and more recently."""
+        path = f"{self._node(node_id)}/status"
+        return _decode(await self._once("PUT", path, msgspec.json.encode(status), JSON), StatusAnswer)
+
+    async def post_telemetry(
+        self, node_id: str, body: bytes, *, coding: str | None = None
+    ) -> TelemetryAnswer:
+        """One window in MessagePack. A repeat carries the same sequence number, so it counts once."""
+        path = f"{self._node(node_id)}/telemetry"
+        return _decode(await self._send("POST", path, body, MSGPACK, coding=coding), TelemetryAnswer)
+
+    async def report_moves(self, node_id: str, reports: Sequence[Mapping[str, Any]]) -> ReportAnswer:
+        """Full states of moves, never sent again: newer states may have come meanwhile."""
+        path = f"{self._node(node_id)}/move_reports"
+        body = msgspec.json.encode({"reports": reports})
+        return _decode(await self._once("POST", path, body, JSON), ReportAnswer)
+
+    # --- what a node is told
+    async def wait_for_assignment(
+        self, node_id: str, known_version: str | None, wait_seconds: int
+    ) -> Assignment | None:
+        """The assignment once it is another than `known_version`; None when the wait ended without one."""
+        response = await self._poll(f"{self._node(node_id)}/assignment", known_version, wait_seconds)
+        return None if response is None else _decode(response, Assignment)
+
+    async def wait_for_moves(
+        self, node_id: str, known_version: str | None, wait_seconds: int
+    ) -> Orders | None:
+        """The released moves once they are others than `known_version`; None when the wait ended first."""
+        response = await self._poll(f"{self._node(node_id)}/moves", known_version, wait_seconds)
+        return None if response is None else _decode(response, Orders)
+
+    # --- the rest of the API, for tools
+    async def get(self, path: str) -> Any:
+        """GET a resource below the cluster ("" is the cluster itself), decoded."""
+        return _decode(await self._send("GET", self._cluster + path), Any)
+
+    async def put(self, path: str, body: Any) -> Any:
+        """PUT a resource below the cluster, decoded answer."""
+        return _decode(await self._send("PUT", self._cluster + path, msgspec.json.encode(body), JSON), Any)
+
+    # --- how
+    def _node(self, node_id: str) -> str:
+        return f"{self._cluster}/nodes/{quote(node_id, safe='')}"
+
+    async def _poll(self, path: str, known: str | None, wait_seconds: int) -> httpx.Response | None:
+        """One long poll, sent once: whoever polls in a loop waits between failures anyway."""
+        headers = {"Prefer": f"wait={wait_seconds}"}
+        if known is not None:
+            headers["If-None-Match"] = f'"{known}"'
+        try:
+            response = await self._once(
+                "GET", path, headers=headers, read_seconds=wait_seconds + _READ_SLACK_SECONDS
+            )
+        except ServiceProblem as problem:
+            if problem.status == 404 and problem.problem.type != "about:blank":
+                return None
+            raise
+        return None if response.status_code == 304 else response
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        media_type: str | None = None,
+        *,
+        coding: str | None = None,
+    ) -> httpx.Response:
+        failures = 0
+
+        def wait_before_retry(error: Exception) -> float | bool:
+            nonlocal failures
+            failures += 1
+            if isinstance(error, ServiceProblem) and error.status in RETRIED_STATUSES:
+                asked = error.retry_after_seconds
+            elif isinstance(error, ServiceUnreachable):
+                asked = None
+            else:
+                return False
+            self.retries += 1
+            return self._retry.wait_seconds(failures, asked)
+
+        async for attempt in stamina.retry_context(
+            on=wait_before_retry, attempts=self._retry.attempts, timeout=self._retry.timeout_seconds
+        ):
+            with attempt:
+                return await self._once(method, path, content, media_type, coding=coding)
+        raise AssertionError("a retry context ends by an answer or by its last error")
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        media_type: str | None = None,
+        *,
+        coding: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        read_seconds: float | None = None,
+    ) -> httpx.Response:
+        sent = dict(headers or {})
+        if media_type is not None:
+            sent["Content-Type"] = media_type
+        if coding is not None:
+            sent["Content-Encoding"] = coding
+        timeout = httpx.Timeout(self._timeout, read=read_seconds or self._timeout)
+        begun: int | None = None
+        try:
+            async with self._http.stream(
+                method, path, content=content, headers=sent, timeout=timeout
+            ) as response:
+                begun = response.status_code
+                await response.aread()
+        except httpx.TransportError as error:
+            words = f"{method} {path}: {type(error).__name__}{f': {error}' if str(error) else ''}"
+            if begun is not None and 200 <= begun < 300 and method != "GET":
+                raise AnswerLost(f"{words} after the answer {begun} had begun") from error
+            raise ServiceUnreachable(words) from error
+        if response.is_success or response.status_code == 304:
+            return response
+        raise ServiceProblem(
+            response.status_code, _problem(response), retry_after_seconds(response.headers.get("Retry-After"))
+        )
+
+
+def _decode(response: httpx.Response, kind: type[_Answer] | Any) -> _Answer | Any:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AnswerNotUnderstood(f"{response.request.method} {response.request.url}: {error}") from error
+
+
+def _problem(response: httpx.Response) -> Problem:
+    if response.headers.get("Content-Type", "").startswith("application/problem+json"):
+        try:
+            return msgspec.json.decode(response.content, type=Problem)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            logger.debug("a problem that cannot be decoded: %s", error)
+    return Problem(title=response.reason_phrase or "an error without a problem document")

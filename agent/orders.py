@@ -1,0 +1,164 @@
+"""Executing what the service orders, after checking that it can be done here.
+
+Two rules hold whatever the orders say: an expert is loaded before it counts as held, and it is evicted only
+when the routing table in use sends its calls elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from agent.holdings import ExpertKey, Holdings, NoRoom
+from agent.messages import MoveKind, MoveOrder, Orders
+from agent.reports import MoveReport, ReportBox, ReportedState
+from agent.routing import RoutingTable
+from agent.storage import FetchFailed, Storage
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_SECONDS = 1.0
+
+
+class OrderRefused(Exception):
+    """The order cannot be followed here; in words."""
+
+
+class OrderExecutor:
+    """Executes released moves one after another, in their order: a node takes part in one incoming copy at a
+    time. Each attempt at a move is executed once, however often it is delivered."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        storage: Storage,
+        reports: ReportBox,
+        *,
+        routing: Callable[[], RoutingTable | None],
+        changed: Callable[[], None] = lambda: None,
+        switch_seconds: float = 10.0,
+    ) -> None:
+        """`routing`: the table in use. `changed`: called after what the node holds has changed.
+        `switch_seconds`: how long a drop waits for a table that serves its expert elsewhere."""
+        self._holdings = holdings
+        self._storage = storage
+        self._reports = reports
+        self._routing = routing
+        self._changed = changed
+        self._switch_seconds = switch_seconds
+        self._orders: Orders | None = None
+        self._arrived = asyncio.Event()
+        self._switched = asyncio.Event()
+        self._done: dict[tuple[str, str], MoveReport] = {}
+        self.failures = 0
+        """Moves refused or failed so far."""
+
+    @property
+    def busy(self) -> bool:
+        """True while there is a released move that has not been executed."""
+        return self._next() is not None
+
+    def accept(self, orders: Orders) -> None:
+        """The newest orders replace all before; a move that has begun is finished first."""
+        self._orders = orders
+        listed = {(order.plan_id, order.move_id) for order in orders.moves}
+        for order in orders.moves:
+            # Listed although done: the service has not got the report, or lost it.
+            report = self._done.get((order.plan_id, order.move_id))
+            if report is not None and report.attempt == order.attempt:
+                self._reports.put(report)
+        self._done = {key: report for key, report in self._done.items() if key in listed}
+        self._arrived.set()
+
+    def routes_switched(self) -> None:
+        """A new routing table is in use."""
+        self._switched.set()
+
+    async def run(self) -> None:
+        """Execute orders as they come, for ever."""
+        while True:
+            order = self._next()
+            if order is None:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._execute(order)
+
+    def _next(self) -> MoveOrder | None:
+        for order in self._orders.moves if self._orders else ():
+            done = self._done.get((order.plan_id, order.move_id))
+            if done is None or done.attempt < order.attempt:
+                return order
+        return None
+
+    async def _execute(self, order: MoveOrder) -> None:
+        assert self._orders is not None
+        generation = self._orders.metadata.generation
+        key = ExpertKey(order.model_id, order.layer, order.expert)
+        try:
+            if order.kind is MoveKind.COPY:
+                digest = await self._copy(order, key, generation)
+            else:
+                digest = None
+                await self._drop(order, key)
+        except (OrderRefused, FetchFailed, OSError) as error:
+            self.failures += 1
+            logger.warning("move %s (%s %s) failed: %s", order.move_id, order.kind, key, error)
+            report = MoveReport.of(order, generation, ReportedState.FAILED, reason=str(error) or "no reason")
+        else:
+            done = order.bytes if order.kind is MoveKind.COPY else 0
+            report = MoveReport.of(order, generation, ReportedState.SUCCEEDED, bytes_done=done, digest=digest)
+        self._done[order.plan_id, order.move_id] = report
+        self._reports.put(report)
+
+    async def _copy(self, order: MoveOrder, key: ExpertKey, generation: int) -> str | None:
+        if key in self._holdings:
+            return None
+        try:
+            placed = self._holdings.reserve(key, order.bytes, order.device_id)
+        except NoRoom as error:
+            raise OrderRefused(str(error)) from error
+        last = time.monotonic()
+
+        def progress(done: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PROGRESS_INTERVAL_SECONDS:
+                last = time.monotonic()
+                self._reports.put(
+                    MoveReport.of(order, generation, ReportedState.IN_PROGRESS, bytes_done=done)
+                )
+
+        try:
+            digest = await self._storage.fetch(order, placed.device_id, progress)
+        except BaseException:
+            self._holdings.abandon(key)
+            raise
+        if order.expert_digest is not None and digest is not None and digest != order.expert_digest:
+            await self._storage.evict(order, placed.device_id)
+            self._holdings.abandon(key)
+            raise FetchFailed(f"{key}: its bytes have SHA-256 {digest}, expected {order.expert_digest}")
+        self._holdings.complete(key)
+        self._changed()
+        return digest
+
+    async def _drop(self, order: MoveOrder, key: ExpertKey) -> None:
+        if key not in self._holdings:
+            return
+        await self._wait_until_served_elsewhere(key)
+        device_id = self._holdings.remove(key).device_id
+        await self._storage.evict(order, device_id)
+        self._changed()
+
+    async def _wait_until_served_elsewhere(self, key: ExpertKey) -> None:
+        try:
+            async with asyncio.timeout(self._switch_seconds):
+                while True:
+                    table = self._routing()
+                    if table is not None and table.served_elsewhere(key):
+                        return
+                    self._switched.clear()
+                    await self._switched.wait()
+        except TimeoutError:
+            raise OrderRefused(f"{key}: the routing table in use still serves it here") from None

@@ -1,0 +1,26 @@
+"""What an agent needs of the place where a node keeps its experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.messages import MoveOrder
+
+
+class FetchFailed(Exception):
+    """The expert could not be had whole; in words."""
+
+
+class Storage(Protocol):
+    """Brings experts into a node's memory and removes them. `fetch` returns only when the expert is whole,
+    verified and loaded, and leaves nothing behind when it fails or is cancelled."""
+
+    async def fetch(self, order: MoveOrder, device_id: str, progress: Callable[[int], None]) -> str | None:
+        """Copy `order`'s expert onto the device; tells `progress` the bytes done so far. The SHA-256 of the
+        bytes, in hex, or None where the storage moves none it could digest. Raises `FetchFailed`."""
+        ...
+
+    async def evict(self, order: MoveOrder, device_id: str) -> None:
+        """Give the expert's memory back."""
+        ...
