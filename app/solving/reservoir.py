@@ -1,0 +1,122 @@
+"""A bounded, unbiased sample of weighted routes, per block.
+
+Priority sampling (Duffield, Lund, Thorup: Priority sampling for estimation of arbitrary subset sums, JACM
+54(6), 2007): an item of weight w gets the priority w / u, u uniform in (0, 1]; the m highest priorities of
+a block stay, and the (m + 1)-th is the block's threshold t. max(w, t) is then an unbiased estimate of the
+weight of each kept item, the sum over any subset of them included. A sample that never overflowed has t = 0
+and is exact.
+
+u is a hash of the item's identity, so samples do not depend on the order in which items came, nor on how
+often folding was begun anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.telemetry.packed import NO_EXPERT
+
+ROUTES_PER_BLOCK = 512
+"""Routes kept of one block in one time bucket of one node."""
+
+ROUTES_PER_BUCKET = 16_384
+"""Routes kept in one time bucket of one node, over all blocks of a model."""
+
+_MIN_ROUTES_PER_BLOCK = 32
+
+
+def capacity_per_block(blocks: int) -> int:
+    """How many routes a bucket of a model with that many blocks keeps of each."""
+    return min(ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, ROUTES_PER_BUCKET // max(1, blocks)))
+
+
+@dataclass(frozen=True, eq=False)
+class Reservoir:
+    """n kept routes of B blocks, in order of block and then of falling priority.
+
+    block int32[n]; experts uint16[n, K], `NO_EXPERT` pads; weight, priority float64[n]; threshold float64[B]
+    """
+
+    block: npt.NDArray[np.int32]
+    experts: npt.NDArray[np.uint16]
+    weight: npt.NDArray[np.float64]
+    priority: npt.NDArray[np.float64]
+    threshold: npt.NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, blocks: int) -> "Reservoir":
+        return cls(
+            np.zeros(0, np.int32),
+            np.zeros((0, 1), np.uint16),
+            np.zeros(0),
+            np.zeros(0),
+            np.zeros(blocks),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        blocks: int,
+        block: npt.NDArray[np.int32],
+        experts: npt.NDArray[np.uint16],
+        weight: npt.NDArray[np.float64],
+        uniform: npt.NDArray[np.float64],
+    ) -> "Reservoir":
+        """Unsampled items (a reservoir of unbounded capacity); items without weight are left out."""
+        some = weight > 0
+        block, experts, weight, uniform = block[some], experts[some], weight[some], uniform[some]
+        return cls(block, experts, weight, weight / uniform, np.zeros(blocks))
+
+    def estimates(self) -> npt.NDArray[np.float64]:
+        """float64[n]: unbiased estimate of each kept route's weight."""
+        return np.maximum(self.weight, self.threshold[self.block])
+
+
+def merge(parts: Sequence[Reservoir], capacity: int) -> Reservoir:
+    """The sample of all items of all parts together, `capacity` per block. Commutative and associative.
+
+    The (m+1)-th highest priority of all items is the highest of the parts' thresholds and of the kept items
+    beyond the m-th: whatever a part dropped lies at or below its threshold. O(n log n).
+    """
+    width = max(part.experts.shape[1] for part in parts)
+    block = np.concatenate([part.block for part in parts])
+    experts = np.concatenate([_widened(part.experts, width) for part in parts])
+    weight = np.concatenate([part.weight for part in parts])
+    priority = np.concatenate([part.priority for part in parts])
+    threshold = np.max(np.stack([part.threshold for part in parts]), axis=0)
+
+    order = np.lexsort((-priority, block))
+    block, experts, weight, priority = block[order], experts[order], weight[order], priority[order]
+    first = np.searchsorted(block, np.arange(len(threshold)))
+    rank = np.arange(len(block)) - first[block]
+    beyond = rank == capacity
+    threshold[block[beyond]] = np.maximum(threshold[block[beyond]], priority[beyond])
+    kept = priority > threshold[block]
+    return Reservoir(block[kept], experts[kept], weight[kept], priority[kept], threshold)
+
+
+def _widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint16]:
+    if experts.shape[1] == width:
+        return experts
+    wide = np.full((len(experts), width), NO_EXPERT, np.uint16)
+    wide[:, : experts.shape[1]] = experts
+    return wide
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
+    """float64[count] in (0, 1]: item i of the stream entry `seed` (splitmix64 of both)."""
+    with np.errstate(over="ignore"):
+        base = _mixed(np.asarray([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64))
+        hashed = _mixed(base + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+    return ((hashed >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
+
+
+def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

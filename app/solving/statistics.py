@@ -1,0 +1,320 @@
+"""What a cluster's tokens activated lately: exact counts in time buckets, and rates read off them.
+
+Nothing is decayed where it is stored. A bucket holds whole numbers and a sample of routes, so folding
+windows in any order gives the same bucket, and totals can be checked to the last activation. Age comes in
+when rates are read: a bucket counts 2^(-age / half-life), its age measured from the end of the cluster's
+newest window, so that the same data give the same rates at any time of day.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from app.clusters.schemas import ClusterSettings
+from app.models.schemas import ModelRecord
+from app.solving.reservoir import Reservoir, capacity_per_block, merge, uniforms
+from app.telemetry.packed import NO_EXPERT, PackedWindow
+
+BUCKETS_PER_WINDOW = 12
+"""Time buckets in `statistics_window_seconds`."""
+
+MICROSECONDS = 1_000_000
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+NodeModel = tuple[str, str]
+"""(node_id, model_id)"""
+
+
+def bucket_us(settings: ClusterSettings) -> int:
+    return max(1, round(settings.statistics_window_seconds * MICROSECONDS) // BUCKETS_PER_WINDOW)
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
+
+    observed_us int64[B]: how long each block was observed; counts int64[E], block after block
+    """
+
+    digest: str
+    start_us: int
+    newest_us: int
+    windows: int
+    tokens: int
+    duration_us: int
+    observed_us: Int64
+    counts: Int64
+    routes: Reservoir
+
+    @classmethod
+    def of(cls, window: PackedWindow, model: ModelRecord, seed: int, span_us: int) -> "Bucket":
+        """The bucket of one window; raises ValueError or IndexError where the two do not fit.
+
+        `seed` names the stream entry. A block without counts in a window that has tokens was not observed
+        (its counts were refused); in a window without tokens all were, and idle.
+        """
+        duration = window.end_us - window.start_us
+        blocks = {block.layer: index for index, block in enumerate(model.blocks)}
+        offset = np.zeros(len(blocks) + 1, np.int64)
+        np.cumsum([block.experts for block in model.blocks], out=offset[1:])
+        counts = np.zeros(offset[-1], np.int64)
+        observed = np.full(len(blocks), 0 if window.tokens else duration, np.int64)
+        for layer in window.layers:
+            index = _index(blocks, layer.layer)
+            layer.add_to(counts[offset[index] : offset[index + 1]])
+            observed[index] = duration
+        parts = [(_index(blocks, routes.layer), *routes.rows()) for routes in window.routes]
+        reservoir = Reservoir.empty(len(blocks))
+        if parts:
+            width = max(experts.shape[1] for _, experts, _ in parts)
+            rows = sum(len(experts) for _, experts, _ in parts)
+            experts = np.full((rows, width), NO_EXPERT, np.uint16)
+            at = 0
+            for index, sets, _ in parts:
+                if ((sets >= model.blocks[index].experts) & (sets != NO_EXPERT)).any():
+                    raise ValueError(f"a route of layer {model.blocks[index].layer} names an unknown expert")
+                experts[at : at + len(sets), : sets.shape[1]] = sets
+                at += len(sets)
+            reservoir = Reservoir.of(
+                len(blocks),
+                np.repeat(
+                    np.asarray([index for index, _, _ in parts], np.int32),
+                    [len(sets) for _, sets, _ in parts],
+                ),
+                experts,
+                np.concatenate([weights for _, _, weights in parts]),
+                uniforms(seed, rows),
+            )
+        return cls(
+            model.digest,
+            window.end_us // span_us * span_us,
+            window.end_us,
+            1,
+            window.tokens,
+            duration,
+            observed,
+            counts,
+            reservoir,
+        )
+
+    @property
+    def activations(self) -> int:
+        return int(self.counts.sum())
+
+
+def _index(blocks: Mapping[int, int], layer: int) -> int:
+    index = blocks.get(layer)
+    if index is None:
+        raise ValueError(f"the model has no layer {layer}")
+    return index
+
+
+def merge_buckets(parts: list[Bucket]) -> Bucket:
+    """All windows of all parts, which are of one node, model, digest and span."""
+    first = parts[0]
+    blocks = len(first.observed_us)
+    return Bucket(
+        first.digest,
+        first.start_us,
+        max(part.newest_us for part in parts),
+        sum(part.windows for part in parts),
+        sum(part.tokens for part in parts),
+        sum(part.duration_us for part in parts),
+        np.sum([part.observed_us for part in parts], axis=0),
+        np.sum([part.counts for part in parts], axis=0),
+        merge([part.routes for part in parts], capacity_per_block(blocks)),
+    )
+
+
+class _StoredBucket(msgspec.Struct, array_like=True, frozen=True):
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    digest: str
+    start_us: int
+    newest_us: int
+    windows: int
+    tokens: int
+    duration_us: int
+    observed_us: bytes
+    counts: bytes
+    route_block: bytes
+    route_k: Annotated[int, msgspec.Meta(ge=1)]
+    route_experts: bytes
+    route_weight: bytes
+    route_priority: bytes
+    route_threshold: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_StoredBucket)
+
+
+def encode_bucket(bucket: Bucket) -> bytes:
+    """MessagePack, arrays packed little-endian."""
+    routes = bucket.routes
+    return _encoder.encode(
+        _StoredBucket(
+            1,
+            bucket.digest,
+            bucket.start_us,
+            bucket.newest_us,
+            bucket.windows,
+            bucket.tokens,
+            bucket.duration_us,
+            bucket.observed_us.astype("<i8").tobytes(),
+            bucket.counts.astype("<i8").tobytes(),
+            routes.block.astype("<i4").tobytes(),
+            routes.experts.shape[1],
+            routes.experts.astype("<u2").tobytes(),
+            routes.weight.astype("<f8").tobytes(),
+            routes.priority.astype("<f8").tobytes(),
+            routes.threshold.astype("<f8").tobytes(),
+        )
+    )
+
+
+def decode_bucket(stored: bytes) -> Bucket:
+    """Raises ValueError on bytes that `encode_bucket` did not write."""
+    try:
+        it = _decoder.decode(stored)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a bucket of statistics: {error}") from None
+    return Bucket(
+        it.digest,
+        it.start_us,
+        it.newest_us,
+        it.windows,
+        it.tokens,
+        it.duration_us,
+        np.frombuffer(it.observed_us, "<i8").astype(np.int64),
+        np.frombuffer(it.counts, "<i8").astype(np.int64),
+        Reservoir(
+            np.frombuffer(it.route_block, "<i4").astype(np.int32),
+            np.frombuffer(it.route_experts, "<u2").astype(np.uint16).reshape(-1, it.route_k),
+            np.frombuffer(it.route_weight, "<f8").astype(np.float64),
+            np.frombuffer(it.route_priority, "<f8").astype(np.float64),
+            np.frombuffer(it.route_threshold, "<f8").astype(np.float64),
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """Rates of one model at one node. B blocks, E experts of the model, R different routes.
+
+    activations_per_second float64[E]
+    route_block int32[R], in order; route_experts int32[R, K], each route ascending, -1 pads
+    route_weight float64[R]: relative within a block, since only some tokens are sampled
+    """
+
+    digest: str
+    tokens_per_second: float
+    activations_per_second: Float64
+    route_block: Int32
+    route_experts: Int32
+    route_weight: Float64
+    windows: int
+    newest_us: int
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    traffic: Mapping[NodeModel, Traffic]
+    until_us: int | None
+    """End of the newest window of the cluster; None while there is none."""
+
+    @property
+    def until(self) -> datetime | None:
+        if self.until_us is None:
+            return None
+        return datetime.fromtimestamp(self.until_us / MICROSECONDS, UTC)
+
+
+def combine(
+    buckets: Mapping[NodeModel, Iterable[Bucket]],
+    models: Mapping[str, ModelRecord],
+    settings: ClusterSettings,
+    until_us: int | None,
+) -> Statistics:
+    """Rates over the statistics window, recent buckets weighing more. CPU-bound: call it in a thread.
+
+    What was recorded of other models, or of models since registered with other blocks, is left out.
+    """
+    traffic = {}
+    if until_us is not None:
+        oldest = until_us - round(settings.statistics_window_seconds * MICROSECONDS)
+        for node_id, model_id in sorted(buckets):
+            model = models.get(model_id)
+            recent = sorted(
+                (
+                    bucket
+                    for bucket in buckets[node_id, model_id]
+                    if model is not None and bucket.digest == model.digest and bucket.newest_us > oldest
+                ),
+                key=lambda bucket: (bucket.start_us, bucket.newest_us),
+            )
+            if model is not None and recent:
+                traffic[node_id, model_id] = _traffic(recent, model, settings.statistics_half_life_seconds)
+    return Statistics(traffic, until_us)
+
+
+def _traffic(buckets: list[Bucket], model: ModelRecord, half_life_seconds: float | None) -> Traffic:
+    # A rate is a quotient, so only ages relative to each other matter: taken from the newest bucket of this
+    # node, they cannot underflow where the node has long been silent.
+    newest_us = max(bucket.newest_us for bucket in buckets)
+    weights = [
+        1.0
+        if half_life_seconds is None
+        else 2.0 ** (-(newest_us - bucket.newest_us) / MICROSECONDS / half_life_seconds)
+        for bucket in buckets
+    ]
+    observed = np.zeros(len(model.blocks))
+    counts = np.zeros(len(buckets[0].counts))
+    seconds = tokens = 0.0
+    for bucket, weight in zip(buckets, weights, strict=True):
+        observed += bucket.observed_us * (weight / MICROSECONDS)
+        counts += bucket.counts * weight
+        seconds += bucket.duration_us * (weight / MICROSECONDS)
+        tokens += bucket.tokens * weight
+    per_expert = np.repeat(observed, [block.experts for block in model.blocks])
+    rates = np.divide(counts, per_expert, out=np.zeros_like(counts), where=per_expert > 0)
+    return Traffic(
+        buckets[0].digest,
+        tokens / seconds if seconds > 0 else 0.0,
+        rates,
+        *_different_routes([bucket.routes for bucket in buckets], weights),
+        sum(bucket.windows for bucket in buckets),
+        newest_us,
+    )
+
+
+def _different_routes(parts: list[Reservoir], weights: list[float]) -> tuple[Int32, Int32, Float64]:
+    """Each different route once, with the sum of its estimates; in order of block, then of experts."""
+    width = max(part.experts.shape[1] for part in parts)
+    rows = sum(len(part.block) for part in parts)
+    key = np.full((rows, 1 + width), NO_EXPERT, np.int32)
+    estimate = np.zeros(rows)
+    at = 0
+    for part, weight in zip(parts, weights, strict=True):
+        end = at + len(part.block)
+        key[at:end, 0] = part.block
+        key[at:end, 1 : 1 + part.experts.shape[1]] = part.experts
+        estimate[at:end] = part.estimates() * weight
+        at = end
+    key[:, 1:].sort(axis=1)
+    order = np.lexsort(key.T[::-1])
+    key, estimate = key[order], estimate[order]
+    first = np.ones(rows, np.bool_)
+    first[1:] = (key[1:] != key[:-1]).any(axis=1)
+    starts = np.flatnonzero(first)
+    experts = key[starts, 1:]
+    experts[experts == NO_EXPERT] = -1
+    totals = np.add.reduceat(estimate, starts) if rows else estimate
+    return key[starts, 0], experts, totals
