@@ -14,14 +14,16 @@ class ParamsError(ValueError):
 
 @dataclass(frozen=True)
 class BoundParams:
-    """The lower bound: at most `bound_share` of the solve's time (of its time limit where one is given,
-    never less than 0.05 s) and at most `bound_steps` steps; 0 steps = no bound."""
+    """The lower bound: `bound_steps` steps at most (0 = no bound), in at most `bound_share` of the time
+    limit, which the algorithm leaves free for it. Without a limit the algorithm's own time counts instead,
+    and never less than 1 s.
+    """
 
-    bound_share: float = 0.5
+    bound_share: float = 0.3
     bound_steps: int = 400
 
     def __post_init__(self) -> None:
-        _check("bound_share", self.bound_share, float, 0.0, 10.0)
+        _check("bound_share", self.bound_share, float, 0.0, 0.9)
         _check("bound_steps", self.bound_steps, int, 0, 1_000_000)
 
 

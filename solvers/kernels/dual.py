@@ -1,0 +1,119 @@
+"""Kernels of the Lagrangian dual; see `solvers.bounds`."""
+
+import numpy as np
+from numba import njit
+
+from solvers.problem import Float64, Int32, Int64
+
+
+@njit(cache=True, nogil=True)
+def demand(
+    start: Int64,
+    node: Int32,
+    experts: Int32,
+    rate: Float64,
+    share: Float64,
+    block_offset: Int64,
+    out: Float64,
+) -> None:
+    """out[n, e] = sum over routes of rate * share of the expert. share float64[R, K]; writes out float64[N,
+    E]."""
+    out[:] = 0.0
+    for b in range(start.shape[0] - 1):
+        first = block_offset[b]
+        for r in range(start[b], start[b + 1]):
+            for k in range(experts.shape[1]):
+                if experts[r, k] >= 0:
+                    out[node[r], first + experts[r, k]] += rate[r] * share[r, k]
+
+
+@njit(cache=True, nogil=True)
+def critical_shares(
+    start: Int64,
+    node: Int32,
+    experts: Int32,
+    costs: Float64,
+    block_offset: Int64,
+    sharpness: float,
+    out: Float64,
+) -> None:
+    """Multiplies each route's row of out float64[R, K] by exp(sharpness * (cost - dearest) / dearest) and
+    scales it to sum to 1: weight moves to the experts with the largest costs float64[N, E]. O(R K)."""
+    for b in range(start.shape[0] - 1):
+        first = block_offset[b]
+        for r in range(start[b], start[b + 1]):
+            n = node[r]
+            dearest = 0.0
+            for k in range(experts.shape[1]):
+                if experts[r, k] >= 0:
+                    dearest = max(dearest, costs[n, first + experts[r, k]])
+            if dearest <= 0.0:
+                continue
+            total = 0.0
+            for k in range(experts.shape[1]):
+                if experts[r, k] >= 0:
+                    cost = costs[n, first + experts[r, k]]
+                    out[r, k] *= np.exp(sharpness * (cost - dearest) / dearest)
+                    total += out[r, k]
+            for k in range(experts.shape[1]):
+                if experts[r, k] >= 0:
+                    # the floor keeps every expert able to come back
+                    out[r, k] = max(out[r, k] / total, 1e-9)
+            total = 0.0
+            for k in range(experts.shape[1]):
+                total += out[r, k]
+            for k in range(experts.shape[1]):
+                out[r, k] /= total
+
+
+@njit(cache=True, nogil=True)
+def profits(weight: Float64, price: Float64, latency: Float64, out: Float64) -> None:
+    """out[m, e] += sum over n of weight[n, e] * max(0, price[n, e] - latency[n, m]); all float64[N, E].
+    O(N^2 E)."""
+    nodes = weight.shape[0]
+    for m in range(nodes):
+        for n in range(nodes):
+            served = latency[n, m]
+            if served == np.inf:
+                continue
+            for e in range(weight.shape[1]):
+                saving = price[n, e] - served
+                if saving > 0.0:
+                    out[m, e] += weight[n, e] * saving
+
+
+@njit(cache=True, nogil=True)
+def service(opened: Float64, price: Float64, latency: Float64, served: Float64, cost: Float64) -> None:
+    """How the relaxed servers opened float64[N, E] (0..1) serve: served[n, e] = how many of them n would
+    use, and cost[n, e] = price[n, e] less what they save. Writes served and cost float64[N, E]. O(N^2 E)."""
+    nodes = opened.shape[0]
+    for n in range(nodes):
+        for e in range(opened.shape[1]):
+            served[n, e] = 0.0
+            cost[n, e] = price[n, e]
+    for m in range(nodes):
+        for e in range(opened.shape[1]):
+            if opened[m, e] <= 0.0:
+                continue
+            for n in range(nodes):
+                saving = price[n, e] - latency[n, m]
+                if saving > 0.0:
+                    served[n, e] += opened[m, e]
+                    cost[n, e] -= opened[m, e] * saving
+
+
+@njit(cache=True, nogil=True)
+def fill(profit: Float64, order: Int64, size: Float64, capacity: float, opened: Float64) -> float:
+    """Fractional knapsack: takes the positive profits float64[E] in `order` int64[E] (by profit per size)
+    while the capacity lasts, the last one in part. Adds to opened float64[E]; returns the profit taken.
+    O(E)."""
+    total = 0.0
+    for position in range(order.shape[0]):
+        e = order[position]
+        if profit[e] <= 0.0 or capacity <= 0.0:
+            break
+        part = min(1.0, capacity / size[e])
+        opened[e] += part
+        total += part * profit[e]
+        capacity -= part * size[e]
+    return total

@@ -1,0 +1,169 @@
+"""`solve`: the one place that wires an algorithm, its parameters, the bound and the evidence together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from solvers import baselines
+from solvers.bounds import lagrangian_bound
+from solvers.coverage import Uncoverable
+from solvers.decomposition import sgd
+from solvers.feasibility import shortfalls
+from solvers.files import gap_ratio
+from solvers.objective import checked_holds, total_cost
+from solvers.params import BaselineParams, BoundParams, SgdParams, read_params
+from solvers.placement import Placement
+from solvers.problem import PlacementProblem, UInt8
+from solvers.result import Progress, SolveResult, SolveStatus
+from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.traffic import Traffic, compile_traffic
+
+DEFAULT_ALGORITHM = "sgd"
+OPTIMALITY_TOLERANCE = 1e-6  # relative gap at which the bound certifies the placement as optimal
+_LEAST_BOUND_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an algorithm is given. `report` takes a step's name and the best feasible placement so far."""
+
+    problem: PlacementProblem
+    traffic: Traffic
+    params: Any
+    generator: np.random.Generator
+    start: UInt8 | None
+    stopping: Stopping
+    report: Callable[[str, UInt8], None]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A named algorithm. `run` returns a feasible placement uint8[N, E] or raises `Uncoverable`."""
+
+    name: str
+    summary: str
+    params: type[BoundParams]
+    run: Callable[[Task], UInt8]
+
+
+def _sgd(task: Task) -> UInt8:
+    return sgd(
+        task.problem,
+        task.traffic,
+        task.params,
+        task.generator,
+        task.start,
+        task.stopping,
+        task.report,
+    )
+
+
+ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        algorithm.name: algorithm
+        for algorithm in (
+            Algorithm("sgd", "successive greedy decomposition with dynamic programming", SgdParams, _sgd),
+            Algorithm(
+                "local_popularity",
+                "each node holds the experts its own tokens call most",
+                BaselineParams,
+                lambda task: baselines.local_popularity(task.problem, task.traffic),
+            ),
+            Algorithm(
+                "uniform",
+                "round robin, every expert min_replicas times",
+                BaselineParams,
+                lambda task: baselines.uniform(task.problem, task.traffic),
+            ),
+            Algorithm(
+                "eplb",
+                "expert-parallel load balancing with replicas, blind to locality",
+                BaselineParams,
+                lambda task: baselines.eplb(task.problem, task.traffic),
+            ),
+        )
+    }
+)
+
+
+def solve(
+    problem: PlacementProblem,
+    algorithm: str = DEFAULT_ALGORITHM,
+    *,
+    params: Mapping[str, Any] | BoundParams | None = None,
+    seed: int = 0,
+    time_limit_seconds: float | None = None,
+    start: Placement | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stopping: Stopping = never,
+) -> SolveResult:
+    """Places the experts of `problem`.
+
+    Minimises J(X) + M(X0, X) / H subject to memory, packing, coverage, pins and drained nodes. The placement
+    returned is feasible whatever stopped the search: `time_limit_seconds` (which covers the bound too; a
+    first feasible placement is made even where that takes longer) or `stopping`, which is asked often and
+    must be cheap. `start`, a placement of the problem's shape, need not be feasible; the baselines make no
+    use of it, nor of the limit. `progress` is called with each better placement. The same seed gives the
+    same placement where no limit cuts the search short.
+
+    Raises `ValueError` for an unknown algorithm, a negative seed or limit, `ParamsError` for a bad parameter,
+    `ProblemError` for a `start` of another shape. Infeasibility is a status, with the shortfall in words.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: is {algorithm!r:.60}, expected one of {', '.join(ALGORITHMS)}")
+    if seed < 0:
+        raise ValueError(f"seed: is {seed}, expected at least 0")
+    if time_limit_seconds is not None and not time_limit_seconds >= 0:
+        raise ValueError(f"time_limit_seconds: is {time_limit_seconds}, expected at least 0")
+    chosen = ALGORITHMS[algorithm]
+    settings = read_params(chosen.params, params)
+    first = None if start is None else checked_holds(problem, start.holds)
+    began = time.monotonic()
+    whole = never if time_limit_seconds is None else MaxRuntime(time_limit_seconds)
+    share = settings.bound_share if settings.bound_steps else 0.0
+    search = never if time_limit_seconds is None else MaxRuntime(time_limit_seconds * (1.0 - share))
+
+    def tell(step: str, objective: float | None, bound: float | None) -> None:
+        if progress is not None:
+            progress(Progress(algorithm, step, objective, bound, time.monotonic() - began))
+
+    def report(step: str, holds: UInt8) -> None:
+        if progress is not None:
+            tell(step, total_cost(problem, holds), None)
+
+    traffic = compile_traffic(problem)
+    limit = FirstOf((stopping, search))
+    generator = np.random.default_rng(seed)
+    try:
+        holds = chosen.run(Task(problem, traffic, settings, generator, first, limit, report))
+    except Uncoverable as reason:
+        runtime = time.monotonic() - began
+        return SolveResult(None, SolveStatus.INFEASIBLE, algorithm, None, None, None, runtime, str(reason))
+    cut_short = limit()
+    broken = shortfalls(problem, holds)
+    if broken:
+        raise RuntimeError(f"{algorithm} broke a constraint: {broken[0]}")
+    objective = total_cost(problem, holds)
+    tell("bound", objective, None)
+    bound = None
+    if settings.bound_steps:
+        used = time.monotonic() - began
+        least = max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share))
+        bounding: Stopping = MaxRuntime(least) if time_limit_seconds is None else whole
+        bound = lagrangian_bound(
+            problem, traffic, holds, objective, settings.bound_steps, FirstOf((stopping, bounding))
+        ).bound
+    gap = gap_ratio(objective, bound)
+    if gap is not None and gap <= OPTIMALITY_TOLERANCE:
+        status = SolveStatus.OPTIMAL
+    else:
+        status = SolveStatus.TIME_LIMIT if cut_short else SolveStatus.FEASIBLE
+    tell("done", objective, bound)
+    runtime = time.monotonic() - began
+    return SolveResult(Placement(holds), status, algorithm, objective, bound, gap, runtime)
