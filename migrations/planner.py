@@ -1,0 +1,209 @@
+"""The way from one placement to another."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from migrations.capacity import SEARCH_STATES, Eviction, Relief, Searched, search
+from migrations.cluster import Cluster, Step
+from migrations.diff import Difference, difference
+from migrations.estimate import lower_bound_seconds
+from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
+from migrations.schedule import Policy, Schedule
+from migrations.timing import copy_rates
+from migrations.value import holding_gain
+from solvers.feasibility import expert_name
+from solvers.packing import pack
+from solvers.problem import PlacementProblem, UInt8
+
+_DEFAULT_LIMITS: Final = Limits()
+
+
+def plan(
+    problem: PlacementProblem,
+    source_holds: UInt8,
+    target_holds: UInt8,
+    *,
+    limits: Limits = _DEFAULT_LIMITS,
+) -> Plan:
+    """An ordered plan from one placement to another, uint8[N, E] each, under the timing model and `limits`.
+
+    Every prefix of the plan keeps memory, sources and serving copies, in the order of its times and in any
+    other that respects `depends_on`. The schedule is a list schedule (no guarantee; compare
+    `estimate.seconds` with `estimate.lower_bound_seconds`). The devices of one node may be laid out anew at
+    any time, as that costs no network: what a node holds must pack on them at every instant.
+
+    INFEASIBLE, with the nodes and the bytes they lack, where the target does not fit, where an expert has no
+    source, and where full nodes wait for each other: the reason says whether every order of moves was tried
+    (small clusters) or the search gave up after `SEARCH_STATES` states, in which case a plan may exist.
+    Raises `PlanError` naming source_holds or target_holds where they are no placements of the problem.
+    O(N^2 E + R K) for the values, then O(moves (N + candidates)).
+    """
+    change = difference(problem, source_holds, target_holds)
+    reason = _impossible(problem, change, limits)
+    if reason is not None:
+        return _infeasible(change, reason)
+    bound = lower_bound_seconds(problem, change, limits)
+    cluster = Cluster(problem, change, limits)
+    schedule = Schedule(
+        cluster,
+        holding_gain(problem, change.source.holds),
+        holding_gain(problem, change.target.holds),
+        bound,
+        Policy(),
+    )
+    reason = _carry_out(problem, cluster, schedule)
+    if reason is not None:
+        return _infeasible(change, reason)
+    cluster.drop_leftovers()
+    moves = _moves(problem, cluster)
+    copied = sum(move.bytes for move in moves if move.kind is MoveKind.COPY)
+    seconds = max((move.end_seconds for move in moves), default=0.0)
+    return Plan(
+        PlanStatus.OK,
+        None,
+        change.source.digest,
+        change.target.digest,
+        moves,
+        Estimate(copied, seconds, min(bound, seconds)),
+    )
+
+
+def _carry_out(problem: PlacementProblem, cluster: Cluster, schedule: Schedule) -> str | None:
+    """Run the schedule to its end, through standstills; the reason where there is no way on."""
+    relief = Relief(cluster)
+    while True:
+        schedule.run()
+        if schedule.done:
+            return None
+        way = relief.next(schedule)
+        if way is None:
+            found = search(problem, cluster, SEARCH_STATES)
+            if not found.steps:
+                return _standstill(cluster, schedule, found)
+            for source, node, column in found.steps:
+                _step(schedule, source, node, column)
+        elif isinstance(way, Eviction):
+            for column in way.columns:
+                schedule.drop(way.node, column)
+            if schedule.make_room(way.node, way.column):
+                schedule.start(_fastest(cluster, way.node, way.column), way.node, way.column)
+        elif schedule.make_room(way.place, way.column):
+            cluster.parked.add((way.place, way.column))
+            schedule.start(_fastest(cluster, way.place, way.column), way.place, way.column)
+
+
+def _step(schedule: Schedule, source: int | None, node: int, column: int) -> None:
+    """Carry out one step of a searched way by itself, so that nothing else takes its room."""
+    if source is None:
+        schedule.drop(node, column)
+        return
+    if not schedule.lay_out_for(node, column):
+        raise RuntimeError(f"node {node} has no room for a copy that the search made room for")
+    schedule.start(source, node, column)
+    while not schedule.idle:
+        schedule.step()
+
+
+def _fastest(cluster: Cluster, node: int, column: int) -> int:
+    sources = (cluster.serving[column] | 1 << cluster.origin) & cluster.reach[node]
+    return max(
+        (m for m in range(cluster.nodes + 1) if sources >> m & 1), key=lambda m: (cluster.rate[m][node], -m)
+    )
+
+
+def _impossible(problem: PlacementProblem, change: Difference, limits: Limits) -> str | None:
+    """Why no order of moves can exist: memory of the target, or an expert without a source."""
+    used = change.target.used_bytes(problem)
+    lacking = [
+        f"node {n} lacks {used[n] - problem.capacity_bytes[n]} bytes"
+        for n in np.flatnonzero(used > problem.capacity_bytes)
+    ]
+    if lacking:
+        return "the target exceeds the memory: " + _listed(lacking)
+    for n in range(problem.nodes):
+        columns = np.flatnonzero(change.target.holds[n]).astype(np.int64)
+        if change.missing[n].any() and pack(problem, n, columns) is None:
+            return f"the target's experts of node {n} cannot be packed on its devices"
+    orphans = [
+        f"{expert_name(problem, column)} (node {n})" for n, column in _without_source(problem, change, limits)
+    ]
+    if orphans:
+        return "no node that can be reached holds, and no origin gives: " + _listed(orphans)
+    return None
+
+
+def _without_source(problem: PlacementProblem, change: Difference, limits: Limits) -> list[tuple[int, int]]:
+    """(node, column) of missing experts that no chain of copies can bring from a holder or the origin."""
+    rates = copy_rates(problem, limits) > 0
+    link, origin = rates[: problem.nodes], rates[problem.nodes]
+    has = change.source.holds.astype(bool) | origin[:, None]
+    for _ in range(problem.nodes):
+        grown = has | (link.T.astype(np.int64) @ has.astype(np.int64) > 0)
+        if (grown == has).all():
+            break
+        has = grown
+    return [(int(n), int(c)) for n, c in np.argwhere(change.missing & ~has)]
+
+
+def _standstill(cluster: Cluster, schedule: Schedule, found: Searched) -> str:
+    lacking = []
+    for node in range(cluster.nodes):
+        waiting = schedule.waiting(node)
+        if waiting:
+            room = sum(cluster.rooms[node].free.values())
+            room += sum(cluster.size[c] for c in cluster.droppable(node))
+            least = min(cluster.size[c] for c in waiting)
+            lacking.append(
+                f"node {node} lacks {max(least - room, 0)} bytes for the next of {len(waiting)} experts"
+            )
+    how = (
+        "no order of moves exists"
+        if found.exhausted
+        else f"none was found among {SEARCH_STATES} states, though one may exist"
+    )
+    return f"full nodes wait for each other, {how}: " + _listed(lacking)
+
+
+def _listed(items: list[str]) -> str:
+    shown = ", ".join(items[:8])
+    return shown if len(items) <= 8 else f"{shown} and {len(items) - 8} more"
+
+
+def _infeasible(change: Difference, reason: str) -> Plan:
+    return Plan(
+        PlanStatus.INFEASIBLE,
+        reason,
+        change.source.digest,
+        change.target.digest,
+        (),
+        Estimate(0, 0.0, 0.0),
+    )
+
+
+def _moves(problem: PlacementProblem, cluster: Cluster) -> tuple[Move, ...]:
+    order = sorted(range(len(cluster.steps)), key=lambda i: (cluster.steps[i].start, i))
+    name = {index: f"m{position:05d}" for position, index in enumerate(order)}
+    moves: list[Move] = []
+    offset = problem.block_offset
+    for index in order:
+        step: Step = cluster.steps[index]
+        block = int(problem.column_block[step.column])
+        source = ORIGIN if step.source == cluster.origin else step.source
+        moves.append(
+            Move(
+                move_id=name[index],
+                kind=MoveKind.DROP if step.source is None else MoveKind.COPY,
+                block=block,
+                expert=step.column - int(offset[block]),
+                source=source,
+                destination=step.node,
+                bytes=cluster.size[step.column],
+                depends_on=tuple(name[i] for i in sorted(set(step.after), key=lambda i: name[i])),
+                start_seconds=step.start,
+                end_seconds=step.end,
+            )
+        )
+    return tuple(moves)
