@@ -25,7 +25,8 @@ from app.child import ended, ended_within
 from app.config import Settings
 from app.listening import open_listener, refuse_open_host, url_of
 from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
-from app.storage.client import connect
+from app.storage import workers
+from app.storage.client import connect, open_client
 from app.storage.embedded import EmbeddedServer, EmbeddedServerError, private_runtime_base
 from app.tied import tied_command
 
@@ -87,6 +88,8 @@ class Supervisor:
                 if not await self._unless_asked_to_end(server.ready()):
                     return self._status()
                 redis_url, runtime = server.url, server.runtime_dir
+                async with open_client(redis_url) as redis:
+                    await workers.forget_all(redis)
                 keep(self._keep_server(server))
             else:
                 redis_url = settings.redis_url

@@ -5,13 +5,9 @@ MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another serve
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from redis.asyncio import Redis
 

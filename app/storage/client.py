@@ -14,7 +14,6 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
-    NoPermissionError,
     RedisError,
     ResponseError,
 )
@@ -117,20 +116,14 @@ async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
     where = redacted(url)
     try:
         info = await redis.info()
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise StorageError(f"{where}: the server refuses the user name or password: {error}") from None
     except BusyLoadingError:
         raise StorageUnreachable(f"{where}: the server is still loading its data") from None
     except (RedisTimeoutError, TimeoutError):
         raise StorageUnreachable(
             f"{where}: no answer within {COMMAND_TIMEOUT_SECONDS:g} s; is it a Redis or Valkey server?"
         ) from None
-    except ResponseError as error:
-        if "NOAUTH" in str(error).upper() or "authentication required" in str(error).lower():
-            raise StorageError(f"{where}: the server wants a password: redis://:PASSWORD@HOST:PORT") from None
-        raise StorageError(f"{where}: the server answers {error}") from None
     except (RedisError, OSError) as error:
-        raise StorageUnreachable(f"{where}: cannot be reached: {_words(error)}") from None
+        raise _refusal(where, error) from None
     facts = _facts(info)
     minimum = MINIMUM_VALKEY if facts.engine == "Valkey" else MINIMUM_REDIS
     found = _version(facts.version)
@@ -148,6 +141,22 @@ async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
             maxmemory_policy=facts.eviction_policy,
         )
     return facts
+
+
+# What servers answer while a connection is made reaches us as a plain connection error, so the text decides.
+_NO_PASSWORD = re.compile("already authenticated|authentication required", re.IGNORECASE)
+_WRONG_PASSWORD = re.compile("invalid username-password|invalid password|without any password", re.IGNORECASE)
+
+
+def _refusal(where: str, error: Exception) -> StorageError:
+    text = str(error)
+    if _NO_PASSWORD.search(text):
+        return StorageError(f"{where}: the server wants a password: redis://:PASSWORD@HOST:PORT")
+    if _WRONG_PASSWORD.search(text) or isinstance(error, AuthenticationError | AuthorizationError):
+        return StorageError(f"{where}: the server refuses the user name or password: {text}")
+    if isinstance(error, ResponseError):
+        return StorageError(f"{where}: the server answers {text}")
+    return StorageUnreachable(f"{where}: cannot be reached: {_words(error)}")
 
 
 def _facts(info: Mapping[str, Any]) -> ServerFacts:

@@ -33,3 +33,8 @@ async def leave(redis: Redis, worker_id: str) -> None:
 async def alive(redis: Redis) -> int:
     """How many workers live."""
     return int(await redis.eval(_COUNT, 1, WORKERS))
+
+
+async def forget_all(redis: Redis) -> None:
+    """For whoever knows that no worker can live: its server was down, and starts none but its own."""
+    await redis.delete(WORKERS)
