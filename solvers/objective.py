@@ -33,11 +33,14 @@ class Breakdown(NamedTuple):
 
 
 def checked_holds(problem: PlacementProblem, holds: UInt8) -> UInt8:
-    """`holds` as contiguous uint8[N, E]; `ProblemError` where the shape is not the problem's."""
+    """A read-only contiguous view of `holds` uint8[N, E]; `ProblemError` where the shape is not the
+    problem's."""
     expected = (problem.nodes, problem.experts)
     if holds.shape != expected:
         raise ProblemError(f"holds: has shape {holds.shape}, expected {expected}")
-    return np.ascontiguousarray(holds, dtype=np.uint8)
+    held = np.ascontiguousarray(holds, dtype=np.uint8).view()
+    held.flags.writeable = False  # one type for the kernels, whoever made the array
+    return held
 
 
 def nearest_nodes(problem: PlacementProblem) -> Int64:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,11 @@ class Placement:
         holds = np.array(given, dtype=np.uint8, order="C")
         holds.flags.writeable = False
         object.__setattr__(self, "holds", holds)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pickles forget which arrays are read-only."""
+        state["holds"].flags.writeable = False
+        self.__dict__.update(state)
 
     @cached_property
     def digest(self) -> str:

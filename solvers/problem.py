@@ -103,6 +103,13 @@ class PlacementProblem:
                 raise ProblemError(f"{key}: not a key of a problem")
         return dataclasses.replace(self, **changes)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pickles forget which arrays are read-only."""
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        self.__dict__.update(state)
+
     @property
     def nodes(self) -> int:
         return int(self.capacity_bytes.shape[0])

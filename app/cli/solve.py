@@ -1,0 +1,158 @@
+"""`moeplace solve`: an instance file in, a placement file out."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from solvers.files import load_problem, save_placement
+from solvers.params import ParamsError
+from solvers.problem import Coupling, PlacementProblem, ProblemError
+from solvers.result import Progress, SolveResult, SolveStatus
+from solvers.solve import ALGORITHMS, DEFAULT_ALGORITHM, solve
+
+EXIT_INFEASIBLE = 1
+EXIT_MALFORMED = 2
+
+
+def solve_command(
+    instance: Annotated[Path, typer.Argument(help="Instance file (.npz).")],
+    algorithm: Annotated[
+        str, typer.Option("--algorithm", "-a", help=f"One of: {', '.join(ALGORITHMS)}.")
+    ] = DEFAULT_ALGORITHM,
+    coupling: Annotated[
+        Coupling | None, typer.Option("--coupling", help="Instead of the one the instance names.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0.0, help="Seconds, the bound included.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Placement file to write (.npz).")] = None,
+    params: Annotated[
+        str | None, typer.Option("--params", help='The algorithm\'s parameters in JSON, e.g. {"rounds": 2}.')
+    ] = None,
+) -> None:
+    """Place the experts of an instance and print a JSON summary.
+
+    Ctrl-C ends the search and keeps the best placement found. Exit status: 0 a feasible placement, 1
+    infeasible (the summary names the shortfall), 2 a malformed file or a bad option.
+    """
+    problem = read_instance(instance, coupling)
+    if algorithm not in ALGORITHMS:
+        refuse(f"--algorithm: is {algorithm!r:.60}, expected one of {', '.join(ALGORITHMS)}")
+    with _interrupts() as interrupted, _progress() as report:
+        try:
+            result = solve(
+                problem,
+                algorithm,
+                params=_params(params),
+                seed=seed,
+                time_limit_seconds=time_limit,
+                progress=report,
+                stopping=interrupted,
+            )
+        except ParamsError as error:
+            refuse(f"--params: {error}")
+    if out is not None:
+        try:
+            save_placement(out, result)
+        except OSError as error:
+            refuse(f"{out}: {error.strerror or error}")
+    typer.echo(json.dumps(_summary(problem, result), indent=2))
+    if result.status is SolveStatus.INFEASIBLE:
+        raise typer.Exit(EXIT_INFEASIBLE)
+
+
+def read_instance(path: Path, coupling: Coupling | None = None) -> PlacementProblem:
+    """The problem of a file; ends the process with one line and status 2 where it cannot be read."""
+    try:
+        problem = load_problem(path)
+    except ProblemError as error:
+        refuse(f"{path}: {error}")
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}")
+    return problem if coupling is None else problem.replace(coupling=coupling)
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the process with one line on stderr and exit status 2."""
+    typer.echo(message, err=True)
+    raise typer.Exit(EXIT_MALFORMED)
+
+
+def number(value: float | None) -> float | None:
+    """`value` as JSON can say it: null for what is absent or not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _summary(problem: PlacementProblem, result: SolveResult) -> dict[str, Any]:
+    placement = result.placement
+    return {
+        "status": str(result.status),
+        "algorithm": result.algorithm,
+        "coupling": str(problem.coupling),
+        "objective": number(result.objective),
+        "lower_bound": number(result.lower_bound),
+        "gap_ratio": number(result.gap_ratio),
+        "runtime_seconds": result.runtime_seconds,
+        "replicas": None if placement is None else int(placement.holds.sum()),
+        "digest": None if placement is None else placement.digest,
+        "shortfall": result.shortfall,
+    }
+
+
+def _params(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        refuse("--params: not JSON")
+    if not isinstance(value, dict):
+        refuse("--params: expected a JSON object")
+    return value
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a stopping criterion; a second one ends the process as usual."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None] | None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("reading the routes") as status:
+
+        def show(progress: Progress) -> None:
+            found = "" if progress.objective is None else f", {progress.objective:.6g} s/s"
+            status.update(f"{progress.algorithm}: {progress.step}{found}, {progress.runtime_seconds:.1f} s")
+
+        yield show

@@ -1,0 +1,42 @@
+"""Compiles, or loads from numba's cache, every kernel with the types it is used with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.kernels import knapsack
+from solvers.objective import breakdown, mean_latency_seconds
+from solvers.problem import Coupling, PlacementProblem
+from solvers.solve import ALGORITHMS, solve
+
+
+def warm() -> None:
+    """Runs every algorithm under every coupling on a tiny instance, so that no later solve waits for a
+    compiler.
+
+    About half a second with a warm cache, up to a minute without. numba keeps its cache beside the kernels
+    or, where that is not writable, in the user's cache directory or in NUMBA_CACHE_DIR.
+    """
+    for coupling in Coupling:
+        problem = PlacementProblem(
+            expert_bytes=np.array([1]),
+            experts_per_block=np.array([3]),
+            capacity_bytes=np.array([2, 2]),
+            latency_seconds=np.array([[0.001, 0.01], [0.01, 0.001]]),
+            origin_latency_seconds=np.array([0.1, 0.1]),
+            route_node=np.array([0, 1], np.int32),
+            route_block=np.array([0, 0], np.int32),
+            route_experts=np.array([[0, 1], [1, 2]], np.int32),
+            route_rate=np.array([1.0, 2.0]),
+            coupling=coupling,
+        )
+        for algorithm in ALGORITHMS:
+            result = solve(problem, algorithm)
+            assert result.placement is not None
+            breakdown(problem, result.placement.holds)
+            mean_latency_seconds(problem, result.placement.holds, 3.0)
+        # the greedy tables, which blocks this small don't use by themselves
+        solve(problem, "sgd", params={"exact_limit": 0})
+    start = np.array([0, 2], np.int64)
+    one = np.ones(1, np.int64)
+    knapsack.group_knapsack_by_value(np.array([0, 1]), start, one, 1, 2, np.zeros(1, np.int32))
