@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -22,10 +21,6 @@ from app.routes import include_routes
 from app.storage.client import open_client
 
 COMPRESS_FROM_BYTES = 1024
-
-GARBAGE_THRESHOLDS = 50_000, 20, 50
-"""Young objects between collections: requests make few cycles, and a collection at the default threshold of
-700 stops the loop for tens of milliseconds now and then."""
 
 DESCRIPTION = """Decides which experts of Mixture-of-Experts models each node of a fleet keeps in its memory.
 
@@ -76,9 +71,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ):
         app.state.redis = redis
         listening = asyncio.create_task(app.state.waiters.listen(ears))
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
         try:
             yield
         finally:

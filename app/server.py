@@ -1,5 +1,6 @@
 """One API process: uvicorn, which on SIGTERM first tells everybody that it is going."""
 
+import gc
 import socket
 import sys
 import time
@@ -19,6 +20,11 @@ KILL_MARGIN_SECONDS = 1.0
 """How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
 
 
+GARBAGE_THRESHOLDS = 50_000, 20, 50
+"""Young objects between collections: requests make few cycles, and a collection at the default threshold of
+700 stops the loop for tens of milliseconds now and then."""
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn waits for open requests before it tells the application to end, so long polls would hold it up
     for their whole wait: this one has them released first, and readiness withdrawn."""
@@ -28,6 +34,12 @@ class DrainingServer(uvicorn.Server):
         self._drain = drain
         self._asked_at: float | None = None
         self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._asked_at is None:

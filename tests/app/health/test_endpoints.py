@@ -1,0 +1,141 @@
+"""Liveness says the process turns, readiness that it can work, metrics what it did."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+from redis.asyncio import Redis
+
+from app.config import Settings
+from app.main import create_app
+from app.storage import workers
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def running(redis_url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    app = create_app(Settings(redis_url=redis_url))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        yield app, client
+
+
+def codes(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) >= 1
+    return [fault["code"] for fault in answer.json()["errors"]]
+
+
+async def test_ready_while_a_worker_lives(redis_url: str, redis: Redis) -> None:
+    """Not ready without a worker, ready with one, and not any more when it fell silent or left."""
+    async with running(redis_url) as (_, client):
+        assert codes(await client.get("/readyz")) == ["NO_WORKER"]
+        await workers.beat(redis, "w1", 0.3)
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["live_workers"]) == (200, 1)
+        await asyncio.sleep(0.4)
+        assert codes(await client.get("/readyz")) == ["NO_WORKER"]
+        await workers.beat(redis, "w2", 30)
+        assert (await client.get("/readyz")).status_code == 200
+        await workers.leave(redis, "w2")
+        assert codes(await client.get("/readyz")) == ["NO_WORKER"]
+
+
+async def test_silent_workers_are_forgotten(redis: Redis) -> None:
+    """Workers that died leave nothing behind: the next heartbeat of any worker removes them."""
+    for index in range(5):
+        await workers.beat(redis, f"dead{index}", 0.05)
+    await asyncio.sleep(0.1)
+    await workers.beat(redis, "alive", 30)
+    assert await workers.alive(redis) == 1
+    assert await redis.zcard("moeplace:workers") == 1
+
+
+async def test_not_ready_without_redis_but_alive() -> None:
+    """A lost server takes readiness away, and nothing else: restarting the API would not help."""
+    async with running("unix:///nonexistent/valkey.sock") as (_, client):
+        assert codes(await client.get("/readyz")) == ["UNREACHABLE"]
+        assert (await client.get("/healthz")).json() == {"status": "ALIVE"}
+
+
+async def test_not_ready_while_draining(redis_url: str, redis: Redis) -> None:
+    """A process about to end says so although it could still work."""
+    await workers.beat(redis, "w1", 30)
+    async with running(redis_url) as (app, client):
+        app.state.waiters.drain()
+        assert codes(await client.get("/readyz")) == ["DRAINING"]
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_requests_are_counted_by_route_template(redis_url: str, redis: Redis) -> None:
+    """Counts carry method, template and class of status; unknown paths and methods make no new series."""
+
+    async def count(client: httpx.AsyncClient, **labels: str) -> float:
+        text = (await client.get("/metrics")).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "moeplace_http_requests_total"
+            and all(sample.labels[name] == value for name, value in labels.items())
+        )
+
+    await workers.beat(redis, "w1", 30)
+    async with running(redis_url) as (_, client):
+        ready = await count(client, route="/readyz", method="GET", status="2xx")
+        unrouted = await count(client, route="unrouted", status="4xx")
+        for path in ("/readyz", "/no/such/route", "/no/other/route"):
+            await client.get(path)
+        await client.request("BREW", "/pot")
+        assert await count(client, route="/readyz", method="GET", status="2xx") == ready + 1
+        assert await count(client, route="unrouted", status="4xx") == unrouted + 3
+        assert await count(client, method="BREW") == 0
+        assert await count(client, route="/no/such/route") == 0
+
+
+async def test_metrics_are_valid_and_in_base_units(redis_url: str) -> None:
+    """The exposition parses, and each name of ours ends in a unit or says what it counts."""
+    async with running(redis_url) as (_, client):
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(answer.text)
+        if family.name.startswith("moeplace_")
+    }
+    assert len(families) > 20
+    for name, family in families.items():
+        assert family.documentation.endswith(".") or name == "moeplace_build_info"
+        if family.type == "histogram":
+            assert name.endswith("_seconds"), name
+        if (
+            name
+            not in {
+                "moeplace_build_info",
+                "moeplace_waiters",
+                "moeplace_http_requests_in_flight",
+                "moeplace_placement_generation",
+                "moeplace_worker_clusters",
+            }
+            and family.type == "gauge"
+        ):
+            assert name.endswith(("_seconds", "_bytes", "_ratio")), name
+    build = families["moeplace_build_info"].samples[0]
+    assert build.value == 1
+    assert build.labels["version"]
+
+
+async def test_root_leads_to_the_documentation(redis_url: str) -> None:
+    """Whoever opens the address in a browser finds the API's pages."""
+    async with running(redis_url) as (_, client):
+        answer = await client.get("/", follow_redirects=True)
+    assert answer.status_code == 200
+    assert "swagger" in answer.text
