@@ -156,6 +156,10 @@ def search(problem: PlacementProblem, cluster: Cluster, states: int) -> Searched
         if whole or cluster.missing[c] or any(c in cluster.superfluous[n] for n in range(nodes))
     )
     target = [sum(1 << c for c in range(experts) if cluster.target[c] >> n & 1) for n in range(nodes)]
+    welcome = [
+        before | after | parked
+        for before, after, parked in zip(cluster.source, cluster.target, cluster.allowed, strict=True)
+    ]
     used_limit = problem.capacity_bytes.tolist()
     several = [room.several_devices for room in cluster.rooms]
 
@@ -187,11 +191,7 @@ def search(problem: PlacementProblem, cluster: Cluster, states: int) -> Searched
                     after, cost = mask & ~(1 << column), spent
                 else:
                     after, cost = mask | 1 << column, spent + size
-                    if (
-                        not (cluster.source[column] | cluster.target[column] | cluster.allowed[column])
-                        >> node
-                        & 1
-                    ):
+                    if not welcome[column] >> node & 1:
                         continue
                     sources = sum(1 << m for m, other in enumerate(state) if other >> column & 1)
                     sources = (sources | 1 << cluster.origin) & cluster.reach[node]

@@ -1,4 +1,4 @@
-"""Whether a plan keeps its rules in every order its dependencies allow, for an executor that knows no times."""
+"""Whether a plan keeps its rules in every order its dependencies allow, whatever the times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reordering:
     Memory of a node, in the worst order, is the heaviest set of moves that is closed under dependencies, a
     copy counting its bytes and a drop minus its bytes. By duality it stays within the capacity exactly if
     the bytes of the copies, less what is free at the start, can be drawn from drops each copy depends on, no
-    byte twice: a flow from drops to copies. The same with copies and drops exchanged bounds the serving copies.
+    byte twice: a flow from drops to copies. The same, copies and drops exchanged, bounds the serving copies.
     """
 
     def __init__(self, problem: PlacementProblem, change: Difference, plan: Plan, order: list[Move]) -> None:
@@ -40,8 +40,8 @@ class Reordering:
         self._column = [int(problem.block_offset[move.block]) + move.expert for move in order]
 
     def errors(self) -> Iterator[tuple[str | None, str]]:
-        """(move, what may go wrong) in some order the dependencies allow. O(moves^2 / 64), and a flow where the
-        direct dependencies alone do not show that memory and serving copies hold."""
+        """(move, what may go wrong) in some order the dependencies allow. O(moves^2 / 64), and a flow where
+        the direct dependencies alone do not show that memory and serving copies hold."""
         yield from self._held_errors()
         yield from self._memory_errors()
         yield from self._serving_errors()
@@ -72,7 +72,7 @@ class Reordering:
                 if brought is not None and not self._precedes(brought, i):
                     yield (
                         move.move_id,
-                        f"may come before {self._order[brought].move_id} brought what it copies",
+                        f"may come before {self._order[brought].move_id} is over, which it copies from",
                     )
                 readers[origin].append(i)
 
@@ -115,7 +115,7 @@ class Reordering:
         return bool(self._before[second] >> first & 1)
 
     def _unmet(self, wanted: _Weighted, given: _Weighted, enough: int) -> int:
-        """The least total of `wanted` that cannot be drawn from `given` moves before it; stops at `enough`."""
+        """The least total of `wanted` that cannot be drawn from `given` moves before it, or `enough`."""
         left = {i: amount for i, amount, _ in given}
         drawn: dict[int, dict[int, int]] = {i: {} for i, _, _ in given}
         unmet = 0

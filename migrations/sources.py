@@ -28,9 +28,10 @@ def choose_source(
     """The sender from which the copy ends first; None where none that the node reaches has the expert.
 
     `idle` is the mask of senders to choose from, `busy` of those without a free slot. Among equally fast
-    ones the one with the least `load` (seconds of copies it is needed for), so that scarce senders stay free, and peers before the origin.
-    A busy sender is worth waiting for where its present copy, the seconds others already claimed of it in
-    `claims`, and then this copy end before an idle sender would end it. O(senders that have the expert).
+    ones the one with the least `load` (seconds of copies it is needed for), so that scarce senders stay
+    free, and peers before the origin. A busy sender is worth waiting for where its present copy, the seconds
+    others already claimed of it in `claims`, and then this copy end before an idle sender would end it.
+    O(senders that have the expert).
     """
     holders = (cluster.serving[column] | 1 << cluster.origin) & cluster.reach[node]
     size = cluster.size[column]

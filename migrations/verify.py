@@ -63,12 +63,12 @@ def verify(
     """Every rule of a plan from one placement to another, uint8[N, E], that it breaks; empty: it is right.
 
     Replays the plan event by event: at one instant copies end first, then drops and starts come in the
-    order of their dependencies. Checks ids, bytes, durations, dependencies (known, acyclic, over before), caps,
-    memory and packing, sources, serving copies, the end state and the estimate; then that memory, sources
-    and serving copies also hold in every other order that `depends_on` allows (`Reordering`; packing on several
-    devices is checked in the order of the times only). A placement in force may exceed a node's memory; no copy
-    may start there until it does not. An INFEASIBLE plan breaks STATUS.
-    Raises `PlanError` where a placement is none of the problem's. O(moves^2 / 64 + moves log moves + N E).
+    order of their dependencies. Checks ids, bytes, durations, dependencies (known, acyclic, over before),
+    caps, memory and packing, sources, serving copies, the end state and the estimate; then that memory,
+    sources and serving copies also hold in every other order that `depends_on` allows (`Reordering`; packing
+    on several devices is checked in the order of the times only). A placement in force may exceed a node's
+    memory; no copy may start there until it does not. An INFEASIBLE plan breaks STATUS.
+    Raises `PlanError` where a placement is not one of the problem's. O(moves^2 / 64 + moves log moves + N E).
     """
     change = difference(problem, source_holds, target_holds)
     if plan.status is PlanStatus.INFEASIBLE:
