@@ -19,8 +19,10 @@ from app.http.trace import TraceMiddleware
 from app.http.waiting import Waiters
 from app.routes import include_routes
 from app.storage.client import open_client
+from app.storage.documents import IDENTITY_LIMIT
 
-COMPRESS_FROM_BYTES = 1024
+COMPRESS_FROM_BYTES = IDENTITY_LIMIT + 1
+"""Documents bring their codings along, each with its own entity tag; up to the limit they stay as they are."""
 
 DESCRIPTION = """Decides which experts of Mixture-of-Experts models each node of a fleet keeps in its memory.
 

@@ -67,4 +67,5 @@ class ModelRecord(Schema):
 
 
 class ModelList(Schema):
-    models: list[ModelRecord]
+    models: Annotated[list[ModelRecord], Field(description="In order of model_id.")]
+    next_after: Annotated[Identifier | None, Field(description="`after` of the next page; null: the last.")]

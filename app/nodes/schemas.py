@@ -121,6 +121,8 @@ class NodeStatusRecord(Schema):
     generation: int | None
     assignment_version: str | None
     holds_count: int
+    holds_digest: Annotated[str | None, Field(description="As last reported.")]
+    full_state_due: Annotated[bool, Field(description="What it holds is uncertain until it reports `holds`.")]
     latency: LatencySpec | None
 
 
@@ -171,4 +173,5 @@ class NodeResource(Schema):
 
 
 class NodeList(Schema):
-    nodes: list[NodeResource]
+    nodes: Annotated[list[NodeResource], Field(description="In order of node_id.")]
+    next_after: Annotated[Identifier | None, Field(description="`after` of the next page; null: the last.")]

@@ -13,10 +13,11 @@ from app.errors import Unavailable
 ATTEMPTS = 32
 
 T = TypeVar("T")
+Queue = Callable[[], None]
 
 
 async def optimistic(
-    redis: Redis, watch: Sequence[str], decide: Callable[[Pipeline], Awaitable[tuple[T, Callable[[], None]]]]
+    redis: Redis, watch: Sequence[str], decide: Callable[[Pipeline], Awaitable[tuple[T, Queue]]]
 ) -> T:
     """Commit what `decide` queues if the keys in `watch` are as it read them.
 

@@ -1,0 +1,135 @@
+"""Clusters in Redis."""
+
+import secrets
+from datetime import UTC, datetime
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.clusters.schemas import ClusterRecord, ClusterSettings
+from app.errors import Conflict, NotFound
+from app.storage import topics
+from app.storage.keys import CLUSTERS, ClusterKeys
+from app.storage.optimistic import Queue, optimistic
+
+KEPT = ("fence", "revision")
+"""Of a deleted cluster, so that tokens and revisions of one created anew under its id are higher: nobody
+who missed the deletion takes an old one for a new one."""
+
+
+async def read_cluster(redis: Redis, cluster_id: str) -> ClusterRecord | None:
+    record = await redis.get(ClusterKeys(cluster_id).cluster)
+    return None if record is None else ClusterRecord.model_validate_json(record)
+
+
+async def require_cluster(redis: Redis, cluster_id: str) -> ClusterRecord:
+    """The cluster, or `NotFound`."""
+    record = await read_cluster(redis, cluster_id)
+    if record is None:
+        raise NotFound(f"there is no cluster {cluster_id}: register a model or a node to create it")
+    return record
+
+
+async def list_clusters(redis: Redis) -> list[str]:
+    """Ids in order. A cluster is there while its record is; the set may name one about to come or go."""
+    ids = sorted(member.decode() for member in cast("set[bytes]", await redis.smembers(CLUSTERS)))
+    async with redis.pipeline(transaction=False) as pipe:
+        for cluster_id in ids:
+            pipe.exists(ClusterKeys(cluster_id).cluster)
+        found = await pipe.execute()
+    return [cluster_id for cluster_id, exists in zip(ids, found, strict=True) if exists]
+
+
+async def ensure_cluster(redis: Redis, cluster_id: str, *, limit: int) -> ClusterRecord:
+    """The cluster, created with default settings where there is none."""
+    record = await read_cluster(redis, cluster_id)
+    if record is not None:
+        return record
+    record, _ = await write_settings(redis, cluster_id, None, limit=limit)
+    return record
+
+
+async def write_settings(
+    redis: Redis, cluster_id: str, settings: ClusterSettings | None, *, limit: int
+) -> tuple[ClusterRecord, bool]:
+    """Create the cluster, or replace its settings (None: leave them); the record, and whether it is new.
+
+    `limit` bounds the number of clusters, but for what several processes create at the same instant: the
+    count is not in the cluster's slot.
+    """
+    keys = ClusterKeys(cluster_id)
+    if not await redis.sismember(CLUSTERS, cluster_id):
+        if await redis.scard(CLUSTERS) >= limit:
+            raise Conflict(f"there are {limit} clusters already, as many as max_clusters allows")
+        # First: a worker that finds no record waits for it, but a cluster nobody lists is never worked on.
+        await redis.sadd(CLUSTERS, cluster_id)
+
+    async def decide(pipe: Pipeline) -> tuple[tuple[ClusterRecord, bool], Queue]:
+        stored = cast("bytes | None", await pipe.get(keys.cluster))
+        now = datetime.now(UTC)
+        if stored is None:
+            record = ClusterRecord(
+                cluster_id=cluster_id,
+                uid=secrets.token_hex(8),
+                created_at=now,
+                updated_at=now,
+                settings=settings or ClusterSettings(),
+            )
+        else:
+            record = ClusterRecord.model_validate_json(stored)
+            if settings is None or settings == record.settings:
+                return (record, False), lambda: None
+            record = record.model_copy(update={"settings": settings, "updated_at": now})
+
+        def queue() -> None:
+            pipe.set(keys.cluster, record.model_dump_json())
+            pipe.incr(keys.revision)
+            topics.announce(pipe, keys, topics.WORK)
+
+        return (record, stored is None), queue
+
+    return await optimistic(redis, (keys.cluster,), decide)
+
+
+async def read_members(redis: Redis, cluster_id: str) -> tuple[list[str], list[str], int | None]:
+    """Ids of models, ids of nodes, generation in force."""
+    keys = ClusterKeys(cluster_id)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hkeys(keys.models)
+        pipe.hkeys(keys.nodes)
+        pipe.hget(keys.placement, "generation")
+        models, nodes, generation = await pipe.execute()
+    return (
+        sorted(name.decode() for name in models),
+        sorted(name.decode() for name in nodes),
+        None if generation is None else int(generation),
+    )
+
+
+async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: float) -> bool:
+    """Forget all of the cluster; False where there is none, `Conflict` while one of its nodes lives."""
+    keys = ClusterKeys(cluster_id)
+    kept = {getattr(keys, name) for name in KEPT}
+    # Neither ids nor braces have a meaning in patterns.
+    pattern = f"moeplace:{{{cluster_id}}}:*"
+    found = {key.decode() async for key in redis.scan_iter(match=pattern, count=1000)} - kept
+
+    async def decide(pipe: Pipeline) -> tuple[bool, Queue]:
+        if not await pipe.exists(keys.cluster):
+            return False, lambda: None
+        alive = await pipe.zcount(keys.node_leases, now_milliseconds, "+inf")
+        if alive:
+            raise Conflict(f"{alive} nodes of cluster {cluster_id} are alive: stop them first")
+
+        def queue() -> None:
+            pipe.unlink(keys.cluster, *found)
+            pipe.incr(keys.revision)
+            topics.announce(pipe, keys, topics.WORK, topics.PLACEMENT)
+
+        return True, queue
+
+    deleted = await optimistic(redis, (keys.cluster, keys.node_leases, keys.revision), decide)
+    if deleted:
+        await redis.srem(CLUSTERS, cluster_id)
+    return deleted

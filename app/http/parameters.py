@@ -1,0 +1,30 @@
+"""Parameters that many routes share."""
+
+import re
+from typing import Annotated
+
+from fastapi import Path, Query
+from starlette.requests import Request
+
+from app.errors import FieldError, InvalidRequest
+from app.schema import ID_PATTERN
+
+ClusterId = Annotated[str, Path(pattern=ID_PATTERN, description="The fleet that one placement covers.")]
+NodeId = Annotated[str, Path(pattern=ID_PATTERN)]
+ModelId = Annotated[str, Path(pattern=ID_PATTERN)]
+RecordId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at most.")]
+
+_ID = re.compile(ID_PATTERN)
+
+
+def path_id(request: Request, name: str) -> str:
+    """For plain routes: the id in the path, judged as FastAPI does in the others."""
+    value: str = request.path_params[name]
+    # `$` would accept a newline at the end.
+    if _ID.fullmatch(value) is None:
+        detail = f"expected an id that matches {ID_PATTERN}"
+        raise InvalidRequest(
+            f"path:{name}: {detail}", errors=[FieldError(f"path:{name}", detail, "STRING_PATTERN_MISMATCH")]
+        )
+    return value
