@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -157,8 +159,18 @@ def decode_plan(document: bytes) -> Plan:
 
 
 def save_plan(path: Path, plan: Plan) -> None:
-    """Write the plan to `path` as moeplace-plan/1. Raises OSError."""
-    path.write_bytes(encode_plan(plan))
+    """Write the plan to `path` as moeplace-plan/1, whole or not at all. Raises OSError."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        written = Path(temporary.name)
+        try:
+            temporary.write(encode_plan(plan))
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            written.chmod(0o644)
+            written.replace(path)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
 
 
 def load_plan(path: Path) -> Plan:
