@@ -1,5 +1,6 @@
 """Connections to Redis or Valkey, and what a server must be for the service to work on it."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -178,6 +179,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _words(error: BaseException) -> str:
     """What went wrong in one line, without redis-py's error numbers where the cause has plain words."""
     cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+    if isinstance(cause, OSError) and cause.errno:
+        # asyncio puts its own words where the system's would be; name look-ups have negative numbers.
+        return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
     return " ".join(str(error).split()) or type(error).__name__

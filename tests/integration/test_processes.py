@@ -1,0 +1,351 @@
+"""`moeplace serve` with real processes: it starts only when it can, survives the death of any child, and ends
+in order."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.listening import open_listener
+from app.storage.embedded import EmbeddedServer
+from tests.conftest import TEST_SERVER
+from tests.service import Service
+
+Serve = Callable[..., Service]
+
+MOEPLACE = [sys.executable, "-P", "-m", "app"]
+
+
+def refused(*arguments: str, env: dict[str, str] | None = None, within_seconds: float = 30.0) -> str:
+    """What a command says that ends with status 1: one line on stderr, nothing on stdout."""
+    ended = subprocess.run(
+        [*MOEPLACE, *arguments],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=within_seconds,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("moeplace: ")
+    return ended.stderr
+
+
+def eventually(happened: Callable[[], bool], within_seconds: float, what: str) -> None:
+    deadline = time.monotonic() + within_seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {within_seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+def answers(url: str, status: int = 200) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == status
+    except httpx.TransportError:
+        return False
+
+
+def put_cluster(service: Service, cluster_id: str) -> None:
+    """Create a cluster, sent again while the service cannot answer, as clients do."""
+
+    def sent() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.put(f"{service.base_url}/v1/clusters/{cluster_id}", json={}, timeout=5)
+            assert answer.status_code in {200, 201, 503}, answer.text
+            return answer.status_code != 503
+        return False
+
+    eventually(sent, 20, f"cluster {cluster_id} is stored")
+
+
+def has_cluster(service: Service, cluster_id: str) -> bool:
+    return answers(f"{service.base_url}/v1/clusters/{cluster_id}")
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def orphans_end(service: Service, within_seconds: float) -> None:
+    eventually(lambda: service.survivors() == [], within_seconds, f"{service.survivors()} end")
+
+
+def test_serves_and_ends_in_order(serve: Serve) -> None:
+    """The URL is printed once the service is ready; SIGTERM ends all of it with status 0, leaving no process,
+    no runtime directory and the data."""
+    service = serve()
+    assert answers(f"{service.base_url}/readyz")
+    put_cluster(service, "east")
+    sockets = [part for part in service.child("server").cmdline() if "valkey.sock" in part]
+    runtime = Path(re.sub(r"^unixsocket:", "", sockets[0].split()[-1])).parent
+    assert runtime.is_dir()
+    assert service.terminate(within_seconds=10) == 0
+    orphans_end(service, 1)
+    assert not runtime.exists()
+    again = serve(data_dir=service.data_dir)
+    assert has_cluster(again, "east")
+
+
+def test_metrics_of_all_processes_are_in_one_place(serve: Serve) -> None:
+    """/metrics shows series of the API processes and of the worker, also after one of them was replaced."""
+    service = serve("--workers", "2")
+
+    def value(name: str) -> float:
+        text = httpx.get(f"{service.base_url}/metrics", timeout=5).text
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    for _ in range(20):
+        assert answers(f"{service.base_url}/healthz")
+    assert value("moeplace_http_requests_total") >= 20
+    put_cluster(service, "east")
+    eventually(lambda: value("moeplace_worker_clusters") == 1, 20, "the worker's gauge counts the cluster")
+    acquired = value("moeplace_lease_changes_total")
+    assert acquired >= 1
+    worker = service.child("worker")
+    service.kill_child("worker")
+    eventually(lambda: gone(worker), 5, "the worker is dead")
+    eventually(lambda: value("moeplace_worker_clusters") == 1, 40, "the next worker alone is counted")
+    assert value("moeplace_lease_changes_total") >= acquired
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "server"])
+def test_killed_child_is_replaced(serve: Serve, name: str) -> None:
+    """SIGKILL to API, worker or Valkey: another one is started, and what was acknowledged is there."""
+    service = serve(env={"MOEPLACE_WORKER_LEASE_SECONDS": "1"})
+    put_cluster(service, "before")
+    killed = service.child(name)
+    service.kill_child(name)
+    eventually(lambda: gone(killed), 5, "the child is dead")
+    put_cluster(service, "after")
+    eventually(lambda: answers(f"{service.base_url}/readyz"), 40, "the service is ready again")
+    assert service.child(name).pid != killed.pid
+    assert has_cluster(service, "before")
+    assert has_cluster(service, "after")
+    assert "ended unexpectedly" in service.logs()
+    assert "SIGKILL" in service.logs()
+    assert service.terminate() == 0
+    orphans_end(service, 1)
+
+
+def test_killed_supervisor_leaves_no_orphan(serve: Serve) -> None:
+    """SIGKILL to `moeplace serve` itself: its processes end, and the same directory serves again."""
+    service = serve()
+    put_cluster(service, "east")
+    assert {service.child(name).pid for name in ("api", "worker", "server")}
+    service.children()
+    service.process.kill()
+    service.process.wait()
+    orphans_end(service, 5)
+    again = serve(data_dir=service.data_dir)
+    assert has_cluster(again, "east")
+
+
+def test_second_signal_ends_at_once(serve: Serve) -> None:
+    """While an open request holds the drain up, a second signal ends everything without waiting for it."""
+    service = serve(env={"MOEPLACE_DRAIN_SECONDS": "50"})
+    with slow_request(service):
+        service.children()
+        service.process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        assert service.process.poll() is None
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(5) == 1
+    orphans_end(service, 1)
+
+
+def test_request_that_never_ends_is_cut_off(serve: Serve) -> None:
+    """A client that never finishes its body cannot hold SIGTERM up for more than 10 s."""
+    service = serve()
+    with slow_request(service):
+        began = time.monotonic()
+        assert service.terminate(within_seconds=15) == 0
+        assert time.monotonic() - began < 10
+    orphans_end(service, 1)
+
+
+def test_long_poll_is_released_by_sigterm(serve: Serve) -> None:
+    """A request that waits for a change is answered with 304 as soon as the service is told to end, and
+    readiness goes down first."""
+    service = serve()
+    put_cluster(service, "east")
+    url = f"{service.base_url}/v1/clusters/east/placement/status"
+    with httpx.Client(timeout=40) as client:
+        first = client.get(url)
+        assert first.status_code == 200, first.text
+        tag = first.headers["etag"]
+        # The status settles in the first moments: ask until a wait really waits.
+        while (
+            answer := client.get(url, headers={"If-None-Match": tag, "Prefer": "wait=1"})
+        ).status_code == 200:
+            tag = answer.headers["etag"]
+        began = time.monotonic()
+        request = client.build_request("GET", url, headers={"If-None-Match": tag, "Prefer": "wait=30"})
+        with terminated_after(service, 0.5):
+            answer = client.send(request)
+    assert answer.status_code == 304
+    assert time.monotonic() - began < 8
+    assert service.process.wait(10) == 0
+
+
+def test_readiness_goes_down_before_connections_are_refused(serve: Serve) -> None:
+    """Load balancers get 503 from /readyz for a moment before the port closes."""
+    service = serve()
+    seen: list[int] = []
+    service.children()
+    service.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            seen.append(httpx.get(f"{service.base_url}/readyz", timeout=5).status_code)
+        except httpx.TransportError:
+            break
+    assert 503 in seen
+    assert set(seen) <= {200, 503}
+    assert service.process.wait(10) == 0
+
+
+def test_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """One line with the port; the data directory is not even made."""
+    with open_listener("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+        assert f"port: {port}" in said
+        assert f"port: {port}" in refused("api", "--port", port, "--redis-url", "redis://127.0.0.1:1")
+    assert not (tmp_path / "data").exists()
+
+
+def test_second_service_on_the_same_directory(serve: Serve) -> None:
+    """The second is told who uses the directory; the first goes on."""
+    service = serve()
+    said = refused("serve", "--port", "0", "--data-dir", str(service.data_dir))
+    assert f"another moeplace serve uses {service.data_dir}, pid {service.process.pid}" in said
+    assert answers(f"{service.base_url}/readyz")
+
+
+def test_unwritable_directory(tmp_path: Path) -> None:
+    """One line that names the directory and the option."""
+    (tmp_path / "file").touch()
+    said = refused("serve", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
+    assert "data_dir: cannot write to" in said
+    assert "--data-dir" in said
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+def test_unreachable_redis(command: str) -> None:
+    """Each command that needs a server says in one line that it is not there, without the password."""
+    options = [] if command == "worker" else ["--port", "0"]
+    said = refused(command, *options, env={"MOEPLACE_REDIS_URL": "valkey://:secret@127.0.0.1:1"})
+    assert "valkey://:***@127.0.0.1:1: cannot be reached: Connection refused" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_redis_is_needed(command: str) -> None:
+    """Alone, API and worker have no server of their own: they name the option."""
+    ended = subprocess.run([*MOEPLACE, command], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert "--redis-url" in ended.stderr
+
+
+def test_open_address_is_refused(tmp_path: Path) -> None:
+    """Without tokens, an address others reach has to be allowed by name."""
+    said = refused("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert "--allow-unauthenticated" in said
+
+
+def test_broken_installation_is_given_up(tmp_path: Path) -> None:
+    """A worker that cannot start ends `serve` with status 1 instead of being restarted for ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif sys.argv[-1:] == ['worker'] or 'worker' in sys.orig_argv: sys.exit('broken')\n"
+    )
+    ended = subprocess.run(
+        [*MOEPLACE, "serve", "--port", "0", "--data-dir", str(tmp_path / "data")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "the worker process ended 3 times while starting" in ended.stderr
+
+
+def test_api_and_worker_run_apart(tmp_path: Path) -> None:
+    """`moeplace api` and `moeplace worker` on a server of somebody else work together and end in order."""
+    server = EmbeddedServer(tmp_path / "redis", binary=TEST_SERVER)
+    server.spawn()
+    environment = {**os.environ, "MOEPLACE_REDIS_URL": server.url}
+    with open_listener("127.0.0.1", 0) as probe:
+        metrics_port = str(probe.getsockname()[1])
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*MOEPLACE, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process
+
+    try:
+        eventually(lambda: Path(server.url.removeprefix("unix://")).is_socket(), 10, "the server listens")
+        api = start("api", "--port", "0")
+        assert api.stdout is not None
+        line = api.stdout.readline()
+        url = line.split()[-1]
+        eventually(lambda: answers(f"{url}/readyz", 503), 20, "the API says that there is no worker")
+        worker = start("worker", "--metrics-port", metrics_port)
+        eventually(lambda: answers(f"{url}/readyz"), 60, "the API is ready")
+        said = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5).text
+        assert "moeplace_worker_clusters" in said
+        worker.terminate()
+        assert worker.wait(10) == 0
+        eventually(lambda: answers(f"{url}/readyz", 503), 5, "the worker has said good-bye")
+        api.terminate()
+        assert api.wait(10) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        server.kill()
+        server.close()
+
+
+@contextlib.contextmanager
+def slow_request(service: Service) -> Iterator[socket.socket]:
+    """A connection whose request has begun and does not end."""
+    url = httpx.URL(service.base_url)
+    assert url.port is not None
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(
+            b"PUT /v1/clusters/slow HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        time.sleep(0.3)
+        yield connection
+
+
+@contextlib.contextmanager
+def terminated_after(service: Service, seconds: float) -> Iterator[None]:
+    """SIGTERM to the service while the body runs."""
+    service.children()
+    with subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -TERM {service.process.pid}"]):
+        yield
