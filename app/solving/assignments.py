@@ -1,0 +1,181 @@
+"""What an agent polls: the experts its node is to hold, and where to call for all others.
+
+Pure and vectorised: for the largest models a cluster has hundreds of thousands of routes, so lists are made
+by numpy and equal lists are shared, and the JSON is written by orjson without a model object per expert. The
+result conforms to `app.placements.schemas.Assignment`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from app.placements.schemas import TargetKind
+from app.solving.fleet import Fleet
+from app.storage.documents import EncodedDocument, encode_document
+from solvers.packing import pack
+from solvers.problem import Float64, Int64, PlacementProblem, UInt8
+
+MAX_TARGETS = 4
+"""Places named for one expert; the origin is among them where it is one of the nearest."""
+
+ORIGIN_ROW = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What all assignments of a cluster are made from.
+
+    desired uint8[N, E]: what the generation in force gives; serving uint8[N, E]: copies that may be called.
+    """
+
+    fleet: Fleet
+    problem: PlacementProblem
+    desired: UInt8
+    serving: UInt8
+    origin_url: str | None
+    uid: str
+    generation: int
+
+
+def assignment_contents(tables: Tables) -> dict[str, bytes]:
+    """node_id -> JSON of devices, targets and routes, for every node. O(N^2 E)."""
+    return {
+        node_id: orjson.dumps(
+            {"devices": _devices(tables, row), **_routes(tables, row)}, option=orjson.OPT_SERIALIZE_NUMPY
+        )
+        for row, node_id in enumerate(tables.fleet.node_ids)
+    }
+
+
+def assignment_digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def assignment_version(tables: Tables, content: bytes) -> str:
+    return f"{tables.uid}.{tables.generation}.{assignment_digest(content)}"
+
+
+def encode_assignments(tables: Tables, contents: Mapping[str, bytes]) -> dict[str, EncodedDocument]:
+    """The documents of the nodes in `contents`."""
+    documents = {}
+    for node_id, content in contents.items():
+        digest = assignment_digest(content)
+        head = {
+            "metadata": {"uid": tables.uid, "generation": tables.generation, "digest": digest},
+            "node_id": node_id,
+        }
+        body = orjson.dumps(head)[:-1] + b"," + content[1:]
+        documents[node_id] = encode_document(
+            body, uid=tables.uid, generation=tables.generation, digest=digest
+        )
+    return documents
+
+
+def device_of_columns(problem: PlacementProblem, fleet: Fleet, row: int, held: UInt8) -> dict[int, str]:
+    """column -> device_id for the experts of uint8[E] `held` at a node; empty where they don't fit."""
+    columns: Int64 = np.flatnonzero(held).astype(np.int64)
+    devices = pack(problem, row, columns)
+    if devices is None:
+        return {}
+    first = int(np.searchsorted(problem.devices[0], row))
+    names = [device.device_id for device in fleet.nodes[row].spec.devices]
+    return {
+        column: names[device - first]
+        for column, device in zip(columns.tolist(), devices.tolist(), strict=True)
+    }
+
+
+def _devices(tables: Tables, row: int) -> list[dict[str, object]]:
+    fleet = tables.fleet
+    columns: Int64 = np.flatnonzero(tables.desired[row]).astype(np.int64)
+    packed = pack(tables.problem, row, columns)
+    devices = fleet.nodes[row].spec.devices
+    first = int(np.searchsorted(tables.problem.devices[0], row))
+    # A placement that does not pack is refused before it comes into force; should the node's devices have
+    # changed since, its agent checks the order against what it has.
+    at = np.zeros(len(columns), np.int64) if packed is None else packed.astype(np.int64) - first
+    return [
+        {"device_id": device.device_id, "holds": _held(fleet, columns[at == index])}
+        for index, device in enumerate(devices)
+    ]
+
+
+def _held(fleet: Fleet, columns: Int64) -> list[dict[str, object]]:
+    cuts = np.searchsorted(columns, fleet.block_offset)
+    return [
+        {
+            "model_id": fleet.blocks[block][0],
+            "layer": fleet.blocks[block][1],
+            "experts": columns[cuts[block] : cuts[block + 1]] - fleet.block_offset[block],
+        }
+        for block in np.flatnonzero(np.diff(cuts)).tolist()
+    ]
+
+
+def _routes(tables: Tables, row: int) -> dict[str, object]:
+    fleet, problem = tables.fleet, tables.problem
+    order = _by_latency(tables, row)
+    elsewhere: Int64 = np.flatnonzero(tables.serving[row] == 0).astype(np.int64)
+    lists = _target_lists(tables.serving, order, elsewhere)
+    cuts = np.searchsorted(elsewhere, fleet.block_offset)
+    routes = []
+    for block in np.flatnonzero(np.diff(cuts)).tolist():
+        here = slice(int(cuts[block]), int(cuts[block + 1]))
+        model_id, layer = fleet.blocks[block]
+        routes.append(
+            {
+                "model_id": model_id,
+                "layer": layer,
+                "experts": elsewhere[here] - fleet.block_offset[block],
+                "targets": lists[here],
+            }
+        )
+    targets = []
+    for other in order:
+        if other == ORIGIN_ROW:
+            kind, node_id, url = TargetKind.ORIGIN, None, tables.origin_url
+            latency = float(problem.origin_latency_seconds[row])
+        else:
+            node = fleet.nodes[other]
+            kind, node_id, url = TargetKind.NODE, node.node_id, node.spec.base_url
+            latency = float(problem.latency_seconds[row, other])
+        targets.append({"kind": kind.value, "node_id": node_id, "base_url": url, "latency_seconds": latency})
+    return {"targets": targets, "routes": routes}
+
+
+def _by_latency(tables: Tables, row: int) -> list[int]:
+    """Rows of the nodes that serve anything and can be reached, nearest first, and ORIGIN_ROW among them."""
+    latency: Float64 = tables.problem.latency_seconds[row]
+    origin = float(tables.problem.origin_latency_seconds[row])
+    serves = tables.serving.any(axis=1) & np.isfinite(latency)
+    serves[row] = False
+    ranked = sorted((float(latency[other]), other) for other in np.flatnonzero(serves).tolist())
+    if np.isfinite(origin):
+        ranked.append((origin, ORIGIN_ROW))
+        ranked.sort(key=lambda entry: (entry[0], entry[1] == ORIGIN_ROW, entry[1]))
+    return [other for _, other in ranked]
+
+
+def _target_lists(serving: UInt8, order: Sequence[int], columns: Int64) -> list[list[int]]:
+    """For each column the indices into `order` that serve it, the first MAX_TARGETS; equal lists are one."""
+    if not len(columns):
+        return []
+    if not order:
+        return [[]] * len(columns)
+    holds: npt.NDArray[np.bool_] = np.ones((len(order), len(columns)), np.bool_)
+    for index, other in enumerate(order):
+        if other != ORIGIN_ROW:
+            holds[index] = serving[other, columns] == 1
+    rank = np.cumsum(holds, axis=0, dtype=np.int32)
+    chosen = holds & (rank <= MAX_TARGETS)
+    column, target = np.nonzero(chosen.T)
+    slots = np.full((len(columns), MAX_TARGETS), -1, np.int64)
+    slots[column, rank[target, column] - 1] = target
+    code = (slots + 1) @ (len(order) + 1) ** np.arange(MAX_TARGETS, dtype=np.int64)
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    different = [[int(t) for t in slots[index] if t >= 0] for index in first.tolist()]
+    return [different[index] for index in inverse.tolist()]

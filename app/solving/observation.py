@@ -1,0 +1,237 @@
+"""What the worker sees of a cluster: what is registered, who lives, who holds what, what is in force.
+
+Each look costs one round trip; only what changed since the last one is read and decoded.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+from pydantic import BaseModel
+from redis.asyncio import Redis
+
+from app.clusters.schemas import ClusterRecord
+from app.models.schemas import ModelRecord
+from app.nodes.schemas import NodeRecord, NodeStatusRecord
+from app.placements.schemas import PlacementDocument
+from app.solving.fleet import Fleet
+from app.storage.documents import read_document
+from app.storage.keys import ClusterKeys
+from solvers.problem import UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """The placement in force; `holds` uint8[N, E] is what it gives to nodes and models still registered."""
+
+    generation: int
+    document: PlacementDocument
+    holds: UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One look. `held` uint8[N, E]: what live nodes serve; the rows of nodes that are not live are empty.
+
+    `spec_version`, `held_version` and `live_version` rise whenever the part they name differs from before.
+    """
+
+    cluster: ClusterRecord
+    fleet: Fleet
+    statuses: Mapping[str, NodeStatusRecord]
+    live: frozenset[str]
+    lease_ends: Mapping[str, float]
+    held: UInt8
+    in_force: InForce | None
+    paused: bool
+    active_plan: str | None
+    commands_waiting: bool
+    jobs_waiting: bool
+    spec_version: int
+    held_version: int
+    live_version: int
+
+    @property
+    def live_mask(self) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """bool[N]"""
+        return np.array([node_id in self.live for node_id in self.fleet.node_ids], np.bool_)
+
+    @property
+    def usable(self) -> frozenset[str]:
+        """Nodes that may be given experts: alive and not draining."""
+        return frozenset(node.node_id for node in self.fleet.nodes if not node.draining) & self.live
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class _Decoded(Generic[Record]):
+    """The records of a hash, each decoded once per change."""
+
+    def __init__(self, record: type[Record]) -> None:
+        self._record = record
+        self._raw: dict[str, bytes] = {}
+        self.records: dict[str, Record] = {}
+
+    def update(self, raw: Mapping[bytes, bytes]) -> bool:
+        """True when a record came, went or changed."""
+        now = {key.decode(): value for key, value in raw.items()}
+        changed = False
+        for gone in self._raw.keys() - now.keys():
+            del self.records[gone]
+            changed = True
+        for key, value in now.items():
+            if self._raw.get(key) != value:
+                self.records[key] = self._record.model_validate_json(value)
+                changed = True
+        self._raw = now
+        return changed
+
+
+class Observer:
+    """Looks at one cluster, again and again."""
+
+    def __init__(self, redis: Redis, keys: ClusterKeys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._cluster = _Decoded(ClusterRecord)
+        self._models = _Decoded(ModelRecord)
+        self._nodes = _Decoded(NodeRecord)
+        self._statuses = _Decoded(NodeStatusRecord)
+        self._revision: bytes | None = None
+        self._fleet = Fleet.of((), ())
+        self._versions: dict[bytes, bytes] = {}
+        self._members: dict[str, frozenset[bytes]] = {}
+        self._rows: dict[str, UInt8] = {}
+        self._held: UInt8 = np.zeros((0, 0), np.uint8)
+        self._live: frozenset[str] = frozenset()
+        self._document: PlacementDocument | None = None
+        self._in_force: InForce | None = None
+        self._spec_version = self._held_version = self._live_version = 0
+
+    async def look(self) -> Observation | None:
+        """None when the cluster is gone."""
+        keys = self._keys
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.get(keys.cluster)
+        pipe.get(keys.revision)
+        pipe.hgetall(keys.node_status)
+        pipe.zrange(keys.node_leases, 0, -1, withscores=True)
+        pipe.hgetall(keys.holdings_versions)
+        pipe.hmget(keys.placement, ["generation", "digest"])
+        pipe.hget(keys.control, "paused")
+        pipe.get(keys.plan_active)
+        pipe.llen(keys.plan_commands)
+        pipe.llen(keys.jobs)
+        answers = await pipe.execute()
+        cluster, revision, statuses, leases, versions, pointer, paused, plan, commands, jobs = answers
+        if cluster is None:
+            return None
+        spec_changed = self._cluster.update({b"cluster": cluster})
+        if revision != self._revision or spec_changed:
+            spec_changed |= await self._read_spec()
+            self._revision = revision
+        if spec_changed:
+            self._spec_version += 1
+        self._statuses.update(statuses)
+        now = time.time() * 1000.0
+        ends = {node_id.decode(): float(end) for node_id, end in leases}
+        live = frozenset(node_id for node_id in self._fleet.node_ids if ends.get(node_id, 0.0) > now)
+        live_changed = live != self._live
+        self._live = live
+        self._live_version += live_changed
+        await self._read_holdings(versions, anew=spec_changed, live_changed=live_changed)
+        await self._read_placement(pointer[0], pointer[1], anew=spec_changed)
+        return Observation(
+            cluster=self._cluster.records["cluster"],
+            fleet=self._fleet,
+            statuses=dict(self._statuses.records),
+            live=live,
+            lease_ends=ends,
+            held=self._held,
+            in_force=self._in_force,
+            paused=paused == b"1",
+            active_plan=None if plan is None else plan.decode(),
+            commands_waiting=commands > 0,
+            jobs_waiting=jobs > 0,
+            spec_version=self._spec_version,
+            held_version=self._held_version,
+            live_version=self._live_version,
+        )
+
+    async def _read_spec(self) -> bool:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hgetall(self._keys.models)
+        pipe.hgetall(self._keys.nodes)
+        models, nodes = cast("list[dict[bytes, bytes]]", await pipe.execute())
+        # A model's record holds a digest for each expert, megabytes of them for a large model.
+        changed = await asyncio.to_thread(self._models.update, models)
+        changed |= self._nodes.update(nodes)
+        if changed:
+            self._fleet = Fleet.of(self._models.records.values(), self._nodes.records.values())
+            await asyncio.to_thread(self._fleet.row_of_members, ())  # builds the names of all experts once
+        return changed
+
+    async def _read_holdings(
+        self, versions: Mapping[bytes, bytes], *, anew: bool, live_changed: bool
+    ) -> None:
+        changed = [name.decode() for name, version in versions.items() if self._versions.get(name) != version]
+        gone = self._versions.keys() - versions.keys()
+        self._versions = dict(versions)
+        for name in gone:
+            self._members.pop(name.decode(), None)
+            self._rows.pop(name.decode(), None)
+        if changed:
+            pipe = self._redis.pipeline(transaction=False)
+            for node_id in changed:
+                pipe.smembers(self._keys.holdings(node_id))
+            read = cast("list[set[bytes]]", await pipe.execute())
+            for node_id, members in zip(changed, read, strict=True):
+                self._members[node_id] = frozenset(members)
+        if anew:
+            self._rows = await asyncio.to_thread(self._all_rows)
+        elif changed:
+            self._rows |= await asyncio.to_thread(self._rows_of, changed)
+        if anew or changed or gone or live_changed:
+            held = np.zeros(self._fleet.shape, np.uint8)
+            for node_id in self._live:
+                if node_id in self._rows:
+                    held[self._fleet.row(node_id)] = self._rows[node_id]
+            held.flags.writeable = False
+            if held.shape != self._held.shape or not np.array_equal(held, self._held):
+                self._held_version += 1
+                self._held = held
+
+    def _rows_of(self, node_ids: Iterable[str]) -> dict[str, UInt8]:
+        return {node_id: self._fleet.row_of_members(self._members[node_id]) for node_id in node_ids}
+
+    def _all_rows(self) -> dict[str, UInt8]:
+        return self._rows_of(list(self._members))
+
+    async def _read_placement(self, generation: bytes | None, digest: bytes | None, *, anew: bool) -> None:
+        if generation is None:
+            self._document = self._in_force = None
+            return
+        number = int(generation)
+        known = self._document
+        if (
+            known is None
+            or known.metadata.generation != number
+            or known.metadata.digest.encode() != (digest or b"")
+        ):
+            encoded = await read_document(self._redis, self._keys.placement_generation(number))
+            if encoded is None:  # superseded and pruned since the pointer was read: the next look finds it
+                return
+            self._document = await asyncio.to_thread(PlacementDocument.model_validate_json, encoded.json)
+        elif not anew:
+            return
+        document = self._document
+        assert document is not None
+        holds = await asyncio.to_thread(
+            self._fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
+        )
+        holds.flags.writeable = False
+        self._in_force = InForce(number, document, holds)

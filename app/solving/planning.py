@@ -1,0 +1,137 @@
+"""From the planner's plan, in indices, to the plan that is stored and carried out, in names."""
+
+import secrets
+from datetime import datetime
+
+import numpy as np
+
+from app.migration_plans.schemas import PlanEstimate, PlannedMove, PlanProgress, PlanRecord
+from app.solving.fleet import Fleet
+from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
+from migrations.states import PlanState
+from solvers.problem import PlacementProblem
+
+
+def planning_limits(max_copies_per_cluster: int) -> Limits:
+    """The caps of the timing model that plans are made under."""
+    return Limits(max_copies=max_copies_per_cluster)
+
+
+def release_limits(max_copies_per_node: int, max_copies_per_cluster: int) -> Limits:
+    """How many moves may be in nodes' hands at once: more than run at once, so that no node waits for us."""
+    return Limits(
+        max_receives=max_copies_per_node,
+        max_sends=max_copies_per_node,
+        origin_max_sends=max_copies_per_cluster,
+        max_copies=max_copies_per_cluster,
+    )
+
+
+def problem_for_planning(
+    problem: PlacementProblem, live: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+) -> PlacementProblem:
+    """Nodes that are not live have no room, so that no plan parks an expert there."""
+    if live.all():
+        return problem
+    changes: dict[str, object] = {"capacity_bytes": np.where(live, problem.capacity_bytes, 0)}
+    if problem.device_node is not None and problem.device_capacity_bytes is not None:
+        changes["device_capacity_bytes"] = np.where(
+            live[problem.device_node], problem.device_capacity_bytes, 0
+        )
+    return problem.replace(**changes)
+
+
+def new_plan_id(generation: int) -> str:
+    return f"g{generation}-{secrets.token_hex(4)}"
+
+
+def plan_record(
+    plan: Plan,
+    fleet: Fleet,
+    *,
+    plan_id: str,
+    from_generation: int | None,
+    to_generation: int,
+    created_at: datetime,
+    state: PlanState,
+    reason: str | None = None,
+    validate_only: bool = False,
+) -> PlanRecord:
+    moves = [_named(move, fleet) for move in plan.moves]
+    return PlanRecord(
+        plan_id=plan_id,
+        from_generation=from_generation,
+        to_generation=to_generation,
+        created_at=created_at,
+        updated_at=created_at,
+        state=state,
+        reason=reason,
+        validate_only=validate_only,
+        estimate=PlanEstimate(
+            bytes=plan.estimate.bytes,
+            seconds=_finite(plan.estimate.seconds),
+            lower_bound_seconds=_finite(plan.estimate.lower_bound_seconds),
+        ),
+        progress=PlanProgress(
+            moves_total=len(moves),
+            moves_succeeded=0,
+            moves_failed=0,
+            moves_released=0,
+            bytes_total=plan.estimate.bytes,
+            bytes_done=0,
+        ),
+        moves=moves,
+    )
+
+
+def indexed_plan(record: PlanRecord) -> Plan:
+    """The stored plan in indices of its own, equal for equal names: what `migrations` decides releases on."""
+    nodes: dict[str, int] = {}
+    blocks: dict[tuple[str, int], int] = {}
+    moves = []
+    for move in record.moves:
+        source: int | None = None
+        if move.from_origin:
+            source = ORIGIN
+        elif move.source is not None:
+            source = nodes.setdefault(move.source, len(nodes))
+        moves.append(
+            Move(
+                move_id=move.move_id,
+                kind=move.kind,
+                block=blocks.setdefault((move.model_id, move.layer), len(blocks)),
+                expert=move.expert,
+                source=source,
+                destination=nodes.setdefault(move.destination, len(nodes)),
+                bytes=move.bytes,
+                depends_on=tuple(move.depends_on),
+                start_seconds=move.start_seconds,
+                end_seconds=move.end_seconds,
+            )
+        )
+    copied = sum(move.bytes for move in moves if move.kind is MoveKind.COPY)
+    seconds = max((move.end_seconds for move in moves), default=0.0)
+    return Plan(PlanStatus.OK, None, "", "", tuple(moves), Estimate(copied, seconds, 0.0))
+
+
+def _named(move: Move, fleet: Fleet) -> PlannedMove:
+    model_id, layer = fleet.blocks[move.block]
+    return PlannedMove.model_construct(
+        move_id=move.move_id,
+        kind=move.kind,
+        model_id=model_id,
+        layer=layer,
+        expert=move.expert,
+        source=None if move.source is None or move.source == ORIGIN else fleet.node_ids[move.source],
+        from_origin=move.source == ORIGIN,
+        destination=fleet.node_ids[move.destination],
+        bytes=move.bytes,
+        depends_on=list(move.depends_on),
+        start_seconds=move.start_seconds,
+        end_seconds=move.end_seconds,
+    )
+
+
+def _finite(seconds: float) -> float:
+    """An INFEASIBLE plan's bound may be infinite, which JSON has no number for."""
+    return seconds if np.isfinite(seconds) else 0.0
