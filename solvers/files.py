@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -47,6 +48,20 @@ _OPTIONAL = (
     "device_capacity_bytes",
 )
 _SCALARS = {"min_replicas": "iu", "origin_egress_bytes_per_second": "iuf", "horizon_seconds": "iuf"}
+# what the standard library and numpy raise on archives with wrong bytes; OSError is a seek to nowhere
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
 _PLACEMENT_KEYS = ("holds", "algorithm", "objective", "lower_bound", "runtime_seconds", "status", "shortfall")
 
 
@@ -163,11 +178,13 @@ class _Archive:
     allocated."""
 
     def __init__(self, path: str | os.PathLike[str], expected_format: str) -> None:
+        with Path(path).open("rb"):
+            pass  # a file that cannot be opened is the caller's OSError, not damage
         try:
             self._zip = zipfile.ZipFile(path)
         except zipfile.BadZipFile:
             raise ProblemError("file: not an .npz archive") from None
-        except (NotImplementedError, EOFError, ValueError):
+        except _DAMAGE:
             raise ProblemError("file: a damaged .npz archive") from None
         try:
             self._members: dict[str, zipfile.ZipInfo] = {}
@@ -218,15 +235,7 @@ class _Archive:
                 return _read(key, info.file_size, stream)
         except ProblemError:
             raise
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            MemoryError,
-        ):
+        except _DAMAGE:
             raise ProblemError(f"{key}: damaged, cannot be read") from None
 
 

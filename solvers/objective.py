@@ -119,11 +119,14 @@ def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
         sums,
     )
     rate, calls, local, origin, latency = (sums[:, :, i] for i in range(5))
-    per_call = np.divide(1.0, calls, out=np.zeros_like(calls), where=calls > 0)
-    per_route = np.divide(1.0, rate, out=np.zeros_like(rate), where=rate > 0)
-    mean = np.multiply(latency, per_route, out=np.zeros_like(rate), where=rate > 0)
-    remote = np.maximum(calls - local - origin, 0.0) * per_call
-    return Breakdown(rate.copy(), local * per_call, remote, origin * per_call, mean)
+    remote = np.maximum(calls - local - origin, 0.0)
+    return Breakdown(
+        rate.copy(), _ratio(local, calls), _ratio(remote, calls), _ratio(origin, calls), _ratio(latency, rate)
+    )
+
+
+def _ratio(part: Float64, whole: Float64) -> Float64:
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def _latencies(problem: PlacementProblem, held: UInt8, costs: Float64) -> Float64:

@@ -1,0 +1,144 @@
+"""The evaluator against its naive twin, and what must not change it."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers.objective import (
+    breakdown,
+    evaluate,
+    mean_latency_seconds,
+    migration_cost,
+    route_latencies,
+    serving_costs,
+    total_cost,
+)
+from solvers.problem import Coupling, PlacementProblem, ProblemError
+from tests.oracles.instances import random_holds, random_problem
+from tests.oracles.placements import migration_costs, objectives, total_costs
+
+SEEDS = st.integers(0, 2**32)
+
+
+@given(SEEDS, st.sampled_from(Coupling))
+@settings(max_examples=300, deadline=None)
+def test_equals_the_definition(seed: int, coupling: Coupling) -> None:
+    """J and M agree with the formulas evaluated literally, with and without origins, also where they are
+    infinite."""
+    problem = random_problem(seed, coupling, nodes=4, blocks=[5, 3], routes=12)
+    holds = random_holds(problem, seed)
+    expected = objectives(problem, holds[None])[0]
+    assert evaluate(problem, holds) == pytest.approx(expected, rel=1e-12)
+    assert migration_cost(problem, holds) == pytest.approx(
+        migration_costs(problem, holds[None])[0], rel=1e-12
+    )
+    assert total_cost(problem, holds) == pytest.approx(total_costs(problem, holds[None])[0], rel=1e-12)
+
+
+@given(SEEDS, st.sampled_from(Coupling))
+@settings(max_examples=100, deadline=None)
+def test_does_not_depend_on_the_order_of_things(seed: int, coupling: Coupling) -> None:
+    """Renumbering nodes, experts and routes, and the experts within a route, leaves J where it was."""
+    problem = random_problem(seed, coupling, nodes=3, blocks=[4, 4], routes=10, extras=False)
+    holds = random_holds(problem, seed)
+    rng = np.random.default_rng(seed)
+    node = rng.permutation(3)  # new node i is old node node[i]
+    new_node = np.argsort(node)
+    expert = [rng.permutation(4), rng.permutation(4)]
+    new_expert = np.stack([np.argsort(order) for order in expert])
+    route = rng.permutation(problem.routes)
+    block = problem.route_block[route]
+    old = problem.route_experts[route]
+    experts = np.where(old >= 0, new_expert[block[:, None], old], -1)[:, ::-1]
+    other = problem.replace(
+        capacity_bytes=problem.capacity_bytes[node],
+        latency_seconds=problem.latency_seconds[np.ix_(node, node)],
+        origin_latency_seconds=problem.origin_latency_seconds[node],
+        route_node=new_node[problem.route_node[route]],
+        route_block=block,
+        route_experts=experts,
+        route_rate=problem.route_rate[route],
+    )
+    columns = np.concatenate((expert[0], 4 + expert[1]))
+    assert evaluate(other, holds[node][:, columns]) == pytest.approx(evaluate(problem, holds), rel=1e-12)
+
+
+@given(SEEDS)
+@settings(max_examples=50, deadline=None)
+def test_couplings_agree_on_single_experts(seed: int) -> None:
+    """With one expert per route the three couplings are one function."""
+    problem = random_problem(seed, nodes=3, blocks=[4], routes=8)
+    single = np.full_like(problem.route_experts, -1)
+    single[:, 0] = problem.route_experts[:, 0]
+    values = {
+        evaluate(problem.replace(route_experts=single, coupling=coupling), random_holds(problem, seed))
+        for coupling in Coupling
+    }
+    assert len(values) == 1
+
+
+def test_a_known_case_under_each_coupling() -> None:
+    """Two experts on different nodes, by hand: 1 + 4, the 4 alone, and no host so the origin's 7."""
+    problem = PlacementProblem(
+        expert_bytes=np.array([1]),
+        experts_per_block=np.array([2]),
+        capacity_bytes=np.array([1, 1]),
+        latency_seconds=np.array([[1.0, 4.0], [4.0, 1.0]]),
+        origin_latency_seconds=np.array([7.0, 7.0]),
+        route_node=np.array([0], np.int32),
+        route_block=np.array([0], np.int32),
+        route_experts=np.array([[0, 1]], np.int32),
+        route_rate=np.array([2.0]),
+    )
+    apart = np.eye(2, dtype=np.uint8)
+    found = {coupling: evaluate(problem.replace(coupling=coupling), apart) for coupling in Coupling}
+    assert found == {Coupling.SUM: 10.0, Coupling.SLOWEST: 8.0, Coupling.COLOCATED: 14.0}
+    alone = problem.replace(coupling="colocated", origin_latency_seconds=np.full(2, np.inf))
+    assert evaluate(alone, apart) == 10.0  # no host and no origin: single calls
+    assert mean_latency_seconds(problem, apart, 4.0) == 2.0
+    assert mean_latency_seconds(problem, apart, 0.0) == 0.0
+    assert serving_costs(problem, apart).tolist() == [[1.0, 4.0], [4.0, 1.0]]
+    assert route_latencies(problem, apart).tolist() == [4.0]
+
+
+def test_zero_rates_count_nothing_even_where_nobody_can_serve() -> None:
+    """0 * inf is 0 here, and a positive rate that nobody serves is inf."""
+    problem = random_problem(1, Coupling.SLOWEST, nodes=2, blocks=[2], origin="none", extras=False)
+    nothing = np.zeros((2, 2), np.uint8)
+    assert evaluate(problem.replace(route_rate=np.zeros(problem.routes)), nothing) == 0.0
+    assert evaluate(problem, nothing) == np.inf
+
+
+@given(SEEDS, st.sampled_from(Coupling))
+@settings(max_examples=50, deadline=None)
+def test_breakdown_adds_up(seed: int, coupling: Coupling) -> None:
+    """Shares of a cell with traffic sum to one, and rate times latency over all cells is J."""
+    problem = random_problem(seed, coupling, nodes=3, blocks=[3, 2], origin="all")
+    holds = random_holds(problem, seed)
+    parts = breakdown(problem, holds)
+    shares = parts.local_hit_ratio + parts.remote_ratio + parts.origin_ratio
+    np.testing.assert_allclose(shares[parts.rate > 0], 1.0)
+    assert not shares[parts.rate == 0].any()
+    assert (parts.rate * parts.latency_seconds).sum() == pytest.approx(evaluate(problem, holds), rel=1e-9)
+    everywhere = breakdown(problem, np.ones_like(holds))
+    assert (everywhere.local_hit_ratio[everywhere.rate > 0] == 1.0).all()
+
+
+def test_survives_pickling() -> None:
+    """A problem sent to another process is the same problem, read-only as before."""
+    problem = random_problem(3, Coupling.SUM)
+    copy = pickle.loads(pickle.dumps(problem))
+    holds = random_holds(problem, 3)
+    assert evaluate(copy, holds) == evaluate(problem, holds)
+    assert not copy.route_rate.flags.writeable
+    assert not copy.column_bytes.flags.writeable
+
+
+def test_refuses_another_shape() -> None:
+    """A placement of another shape is named as such."""
+    problem = random_problem(3, Coupling.SUM, nodes=2, blocks=[3])
+    with pytest.raises(ProblemError, match=r"holds: has shape \(3, 2\), expected \(2, 3\)"):
+        evaluate(problem, np.zeros((3, 2), np.uint8))
