@@ -199,6 +199,7 @@ def encode_window(window: Window, instance_uid: str, sequence_number: int) -> by
             "routes": [
                 {
                     "layer": layer.layer,
+                    "k": layer.routes.shape[1],
                     "experts": layer.routes.astype("<u2").tobytes(),
                     "weights": layer.weights.astype("<f4").tobytes(),
                 }
