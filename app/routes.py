@@ -6,14 +6,19 @@ from app.clusters import endpoints as clusters
 from app.health import endpoints as health
 from app.http.openapi import Fragment, describe
 from app.models import endpoints as models
+from app.nodes import endpoints as nodes
+from app.telemetry import endpoints as telemetry
 
-FRAGMENTS: tuple[Fragment, ...] = ()
+FRAGMENTS: tuple[Fragment, ...] = (nodes.openapi, telemetry.openapi)
 """What the plain routes are described by."""
 
 
 def include_routes(app: FastAPI) -> None:
     """Routes are looked up in this order: those called most come first."""
+    app.router.routes.extend(nodes.routes)
+    app.router.routes.extend(telemetry.routes)
     app.include_router(health.router)
     app.include_router(clusters.router)
     app.include_router(models.router)
+    app.include_router(nodes.router)
     describe(app, FRAGMENTS)

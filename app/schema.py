@@ -30,4 +30,10 @@ Timestamp = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, 
 class Schema(BaseModel):
     """Unknown fields are refused rather than ignored: a misspelt field must not pass for its default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        ser_json_inf_nan="null",
+        # Answers have all their fields, also those that requests may leave out.
+        json_schema_serialization_defaults_required=True,
+    )

@@ -4,13 +4,14 @@ Bodies and answers are described by the schemas that judge and make them (`body`
 route is declared; they end up once each under components.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.http.problem import MEDIA_TYPE, Problem
 from app.schema import ID_PATTERN
@@ -19,7 +20,7 @@ JSON = "application/json"
 Fragment = Mapping[str, Any]
 """`{"paths": {template: {method: operation}}}`."""
 
-_DEFINITIONS = "x-definitions"
+_MODEL, _MODE = "x-model", "x-mode"
 _REFERENCE = "#/components/schemas/"
 
 _MEANING = {
@@ -81,14 +82,11 @@ ETAG = {
 
 
 def schema(model: type[BaseModel], *, output: bool) -> dict[str, Any]:
-    """`model` in place; `describe` moves it to the components."""
-    modes: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
-        (model, "validation"),
-        (model, "serialization"),
-    ]
-    # Asked for both, pydantic names them apart (-Input, -Output) where they differ.
-    named, found = models_json_schema(modes, ref_template=_REFERENCE + "{model}")
-    return {_DEFINITIONS: found["$defs"], **named[model, "serialization" if output else "validation"]}
+    """A stand-in for `model`'s schema; `describe` puts a reference to the component there."""
+    return {
+        _MODEL: f"{model.__module__}:{model.__qualname__}",
+        _MODE: "serialization" if output else "validation",
+    }
 
 
 def body(
@@ -192,24 +190,39 @@ def _build(app: FastAPI, fragments: Sequence[Fragment]) -> dict[str, Any]:
         for kind, entries in fragment.get("components", {}).items():
             components.setdefault(kind, {}).update(entries)
     schemas: dict[str, Any] = components.setdefault("schemas", {})
-    document["paths"] = {template: _lift(paths[template], schemas) for template in sorted(paths)}
+    # All at once: where what is read and what is answered differ, they are named apart (-Input, -Output).
+    wanted = sorted(set(_stand_ins(paths)))
+    references, defined = models_json_schema(
+        [(pkgutil.resolve_name(model), mode) for model, mode in wanted], ref_template=_REFERENCE + "{model}"
+    )
+    schemas.update(defined["$defs"])
+    named = {(model, mode): references[pkgutil.resolve_name(model), mode] for model, mode in wanted}
+    document["paths"] = {template: _resolve(paths[template], named) for template in sorted(paths)}
     used = _reachable(document["paths"], schemas)
     components["schemas"] = {name: schemas[name] for name in sorted(used)}
     return document
 
 
-def _lift(value: Any, schemas: dict[str, Any]) -> Any:
-    """`value` with every schema made by `schema` moved to `schemas` and referred to."""
+def _stand_ins(value: Any) -> Iterator[tuple[str, JsonSchemaMode]]:
     if isinstance(value, list):
-        return [_lift(part, schemas) for part in value]
+        for part in value:
+            yield from _stand_ins(part)
+    elif isinstance(value, dict):
+        if _MODEL in value:
+            yield value[_MODEL], value[_MODE]
+        for part in value.values():
+            yield from _stand_ins(part)
+
+
+def _resolve(value: Any, named: Mapping[tuple[str, JsonSchemaMode], Any]) -> Any:
+    """`value` with references instead of stand-ins."""
+    if isinstance(value, list):
+        return [_resolve(part, named) for part in value]
     if not isinstance(value, dict):
         return value
-    if _DEFINITIONS not in value:
-        return {key: _lift(part, schemas) for key, part in value.items()}
-    for name, definition in value[_DEFINITIONS].items():
-        if schemas.setdefault(name, definition) != definition:
-            raise ValueError(f"two schemas are called {name}")
-    return {"$ref": value["$ref"]}
+    if _MODEL in value:
+        return named[value[_MODEL], value[_MODE]]
+    return {key: _resolve(part, named) for key, part in value.items()}
 
 
 def _reachable(paths: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:

@@ -120,10 +120,15 @@ class NodeStatusRecord(Schema):
     reason: str | None
     generation: int | None
     assignment_version: str | None
-    holds_count: int
     holds_digest: Annotated[str | None, Field(description="As last reported.")]
     full_state_due: Annotated[bool, Field(description="What it holds is uncertain until it reports `holds`.")]
     latency: LatencySpec | None
+
+
+class NodeStatus(NodeStatusRecord):
+    """The last heartbeat, and how many experts the node is known to hold now."""
+
+    holds_count: int
 
 
 class Directive(StrEnum):
@@ -167,7 +172,7 @@ class NodeResource(Schema):
     updated_at: Timestamp
     condition: NodeCondition
     spec: NodeSpec
-    status: NodeStatusRecord | None
+    status: NodeStatus | None
     lease: NodeLease | None
     intervals: Intervals
 

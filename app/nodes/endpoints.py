@@ -1,0 +1,154 @@
+"""/v1/clusters/{cluster_id}/nodes"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.http.answers import json_answer, large_json_answer
+from app.http.json_body import json_body, read_json
+from app.http.openapi import CLUSTER_ID, NODE_ID, answer, body, operation, problems
+from app.http.parameters import ClusterId, NodeId, path_id
+from app.http.state import redis_of, settings_of
+from app.nodes import service
+from app.nodes.heartbeat import report_status
+from app.nodes.holdings import DigestMemory
+from app.nodes.schemas import NodeList, NodeResource, NodeSpec, NodeStatusAnswer, NodeStatusReport
+from app.schema import ID_PATTERN
+
+router = APIRouter(prefix="/v1/clusters/{cluster_id}/nodes", tags=["nodes"])
+
+SPEC_EXAMPLE = {
+    "instance_uid": "0199d8a2-6c1e",
+    "devices": [{"device_id": "gpu0", "memory_bytes": 8_000_000_000}],
+    "ingress_bytes_per_second": 1.25e8,
+    "egress_bytes_per_second": 1.25e8,
+    "base_url": "http://node-a.example:9000",
+    "latency": {"local_seconds": 0.0005, "peers_seconds": {"node-b": 0.004}, "origin_seconds": 0.08},
+}
+STATUS_EXAMPLES = {
+    "full state": {
+        "instance_uid": "0199d8a2-6c1e",
+        "sequence_number": 1,
+        "state": "APPLIED",
+        "holds": [{"model_id": "tiny-moe", "layer": 0, "experts": [0, 3, 17]}],
+    },
+    "what changed": {
+        "instance_uid": "0199d8a2-6c1e",
+        "sequence_number": 2,
+        "state": "APPLYING",
+        "generation": 7,
+        "holds_changed": {"added": [{"model_id": "tiny-moe", "layer": 0, "experts": [4]}]},
+    },
+}
+
+
+@router.get(
+    "",
+    summary="List the nodes",
+    operation_id="list_nodes",
+    response_class=Response,
+    responses={200: answer(NodeList, "A page of nodes."), **problems(404)},
+)
+async def list_nodes(
+    request: Request,
+    cluster_id: ClusterId,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(pattern=ID_PATTERN)] = None,
+) -> Response:
+    return await large_json_answer(
+        await service.list_nodes(
+            redis_of(request), settings_of(request), cluster_id, limit=limit, after=after
+        )
+    )
+
+
+@router.get(
+    "/{node_id}",
+    summary="Read a node",
+    operation_id="get_node",
+    response_class=Response,
+    responses={200: answer(NodeResource, "The node and its last heartbeat."), **problems(404)},
+)
+async def get_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
+    return json_answer(await service.get_node(redis_of(request), settings_of(request), cluster_id, node_id))
+
+
+@router.put(
+    "/{node_id}",
+    summary="Register a node",
+    description="A new `instance_uid` starts it anew: it holds nothing until it reports, and its lease "
+    "begins. With the one known the rest of the specification is replaced. A node that is draining stays so "
+    "until it is gone. Creates the cluster where there is none.",
+    operation_id="put_node",
+    response_class=Response,
+    openapi_extra=body(NodeSpec, examples={"one GPU": SPEC_EXAMPLE}),
+    responses={
+        200: answer(NodeResource, "Known before."),
+        201: answer(NodeResource, "Registered."),
+        **problems(404, 409, reads_body=True),
+    },
+)
+async def put_node(
+    request: Request,
+    cluster_id: ClusterId,
+    node_id: NodeId,
+    spec: Annotated[NodeSpec, Depends(json_body(NodeSpec))],
+) -> Response:
+    node, created = await service.put_node(redis_of(request), settings_of(request), cluster_id, node_id, spec)
+    if not created:
+        return json_answer(node)
+    return json_answer(node, status=201, headers={"Location": f"/v1/clusters/{cluster_id}/nodes/{node_id}"})
+
+
+@router.delete(
+    "/{node_id}",
+    status_code=202,
+    summary="Drain a node",
+    description="The next placement leaves it empty; it goes once its experts live elsewhere.",
+    operation_id="drain_node",
+    response_class=Response,
+    responses={202: answer(NodeResource, "Draining."), **problems(404)},
+)
+async def drain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
+    node = await service.drain_node(redis_of(request), settings_of(request), cluster_id, node_id)
+    return json_answer(node, status=202)
+
+
+async def put_status(request: Request) -> Response:
+    cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    report = await read_json(request, NodeStatusReport)
+    state = request.app.state
+    digests = getattr(state, "holdings_digests", None)
+    if digests is None:
+        digests = state.holdings_digests = DigestMemory()
+    return json_answer(
+        await report_status(redis_of(request), settings_of(request), digests, cluster_id, node_id, report)
+    )
+
+
+routes = [Route("/v1/clusters/{cluster_id}/nodes/{node_id}/status", put_status, methods=["PUT"])]
+
+openapi = {
+    "paths": {
+        "/v1/clusters/{cluster_id}/nodes/{node_id}/status": {
+            "put": operation(
+                "put_node_status",
+                "Send a heartbeat",
+                "nodes",
+                [CLUSTER_ID, NODE_ID],
+                {
+                    200: answer(NodeStatusAnswer, "Taken in; `directives` say what to do next."),
+                    **problems(404, 409, reads_body=True),
+                },
+                description="Renews the lease and replaces the last status. `holds` replaces what the node "
+                "is known to hold, `holds_changed` edits it where `sequence_number` follows on the last one; "
+                "after a gap, a lapse of the lease or a digest that differs, the answer asks for `holds`. "
+                "Experts of models that are not registered may be named and are not used.",
+                request=body(NodeStatusReport, examples=STATUS_EXAMPLES),
+            )
+        }
+    }
+}

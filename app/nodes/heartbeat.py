@@ -1,0 +1,198 @@
+"""What a heartbeat changes, and what its sender is told."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+from redis.asyncio import Redis
+
+from app.clusters.store import require_cluster
+from app.config import Settings
+from app.errors import Conflict, FieldError, InvalidRequest, Unavailable
+from app.nodes import store
+from app.nodes.holdings import DigestMemory, holdings_digest, members_of
+from app.nodes.schemas import (
+    Directive,
+    NodeStatusAnswer,
+    NodeStatusRecord,
+    NodeStatusReport,
+)
+from app.nodes.service import ATTEMPTS, alive, intervals, lease, require_instance, require_node
+from app.nodes.store import HoldingsChange, StoredNode, Written
+from app.storage.documents import read_version
+from app.storage.keys import ClusterKeys
+
+INLINE_MEMBERS = 2000
+"""More are made or hashed off the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    record: NodeStatusRecord
+    change: HoldingsChange
+    announce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    added: list[str]
+    removed: list[str]
+
+
+async def report_status(
+    redis: Redis,
+    settings: Settings,
+    digests: DigestMemory,
+    cluster_id: str,
+    node_id: str,
+    report: NodeStatusReport,
+) -> NodeStatusAnswer:
+    """Take a heartbeat in: renew the lease, keep the status, change the holdings.
+
+    `Conflict` where the node is registered with another instance, or where a later heartbeat came before;
+    `InvalidRequest` where `holds_digest` is not that of `holds`. The same heartbeat again only renews the
+    lease.
+    """
+    cluster = await require_cluster(redis, cluster_id)
+    members = await _members(report)
+    for _ in range(ATTEMPTS):
+        before = await require_node(redis, cluster_id, node_id)
+        require_instance(before, report.instance_uid)
+        effect = _effect(before, report)
+        keep = effect.change is HoldingsChange.KEEP
+        ends = (time.time() + settings.node_lease_seconds) * 1000
+        written, version, count = await store.write_status(
+            redis,
+            cluster_id,
+            before,
+            effect.record,
+            change=effect.change,
+            added=() if keep else members.added,
+            removed=() if keep else members.removed,
+            lease_ends_milliseconds=ends,
+            announce=effect.announce,
+        )
+        if written is Written.OK:
+            break
+    else:
+        raise Unavailable("others keep reporting for the same node", retry_after_seconds=1)
+
+    directives = []
+    if effect.record.full_state_due or not await _digest_agrees(
+        redis, digests, cluster_id, cluster.uid, before, report, version, count
+    ):
+        directives.append(Directive.REPORT_FULL_STATE)
+    keys = ClusterKeys(cluster_id)
+    assignment = await read_version(redis, keys.assignment(node_id))
+    if assignment is not None and assignment != report.assignment_version:
+        directives.append(Directive.FETCH_ASSIGNMENT)
+    generation = cast("bytes | None", await redis.hget(keys.placement, "generation"))
+    return NodeStatusAnswer(
+        cluster_uid=cluster.uid,
+        generation=None if generation is None else int(generation),
+        lease=lease(settings, ends),
+        intervals=intervals(settings),
+        directives=directives,
+    )
+
+
+async def _members(report: NodeStatusReport) -> _Members:
+    if report.holds is not None:
+        holds = report.holds
+        large = sum(len(entry.experts) for entry in holds) > INLINE_MEMBERS
+        if large:
+            added, digest = await asyncio.to_thread(_full, report)
+        else:
+            added, digest = _full(report)
+        if report.holds_digest is not None and report.holds_digest != digest:
+            detail = f"the digest of holds is {digest}"
+            raise InvalidRequest(
+                f"/holds_digest: {detail}", errors=[FieldError("/holds_digest", detail, "DIGEST_MISMATCH")]
+            )
+        return _Members(added, [])
+    if report.holds_changed is None:
+        return _Members([], [])
+    added = members_of(report.holds_changed.added, "/holds_changed/added")
+    removed = members_of(report.holds_changed.removed, "/holds_changed/removed")
+    both = set(added).intersection(removed)
+    if both:
+        detail = f"{min(both)} is among those added too"
+        raise InvalidRequest(
+            f"/holds_changed/removed: {detail}",
+            errors=[FieldError("/holds_changed/removed", detail, "ADDED_AND_REMOVED")],
+        )
+    return _Members(added, removed)
+
+
+def _full(report: NodeStatusReport) -> tuple[list[str], str]:
+    members = members_of(report.holds or (), "/holds")
+    return members, holdings_digest(member.encode() for member in members)
+
+
+def _effect(before: StoredNode, report: NodeStatusReport) -> _Effect:
+    previous = before.status
+    if previous is not None and previous.instance_uid != report.instance_uid:
+        previous = None
+    last = previous.sequence_number if previous else 0
+    if report.sequence_number < last:
+        raise Conflict(
+            f"sequence_number {report.sequence_number} is stale: {last} came before it",
+            errors=[FieldError("/sequence_number", f"expected at least {last + 1}", "STALE_SEQUENCE_NUMBER")],
+        )
+    lapsed = not alive(before)
+    if previous is not None and report.sequence_number == last:
+        # A repeat: the holdings may have changed since by reports of moves, and must not be set back.
+        due = previous.full_state_due or lapsed
+        return _Effect(
+            previous.model_copy(update={"full_state_due": due}), HoldingsChange.KEEP, announce=lapsed
+        )
+    if report.holds is not None:
+        due, change = False, HoldingsChange.REPLACE
+    else:
+        due = previous is None or previous.full_state_due or lapsed or report.sequence_number != last + 1
+        known = report.holds_changed is not None and not due
+        change = HoldingsChange.EDIT if known else HoldingsChange.KEEP
+    record = NodeStatusRecord(
+        instance_uid=report.instance_uid,
+        sequence_number=report.sequence_number,
+        received_at=datetime.now(UTC),
+        state=report.state,
+        reason=report.reason,
+        generation=report.generation,
+        assignment_version=report.assignment_version,
+        holds_digest=report.holds_digest,
+        full_state_due=due,
+        latency=report.latency,
+    )
+    news = previous is None or any(
+        getattr(previous, name) != getattr(record, name)
+        for name in ("state", "generation", "assignment_version", "latency", "full_state_due")
+    )
+    return _Effect(record, change, announce=news or lapsed)
+
+
+async def _digest_agrees(
+    redis: Redis,
+    digests: DigestMemory,
+    cluster_id: str,
+    cluster_uid: str,
+    node: StoredNode,
+    report: NodeStatusReport,
+    version: int,
+    count: int,
+) -> bool:
+    """Whether the node holds what it is believed to hold; so where it does not tell a digest."""
+    if report.holds_digest is None or report.holds is not None:
+        return True
+    uid = node.record.uid
+    known = digests.get(cluster_uid, uid, version)
+    if known is None:
+        members, version = await store.read_holdings(redis, cluster_id, node.record.node_id)
+        if count > INLINE_MEMBERS:
+            known = await asyncio.to_thread(holdings_digest, members)
+        else:
+            known = holdings_digest(members)
+        digests.put(cluster_uid, uid, version, known)
+    return known == report.holds_digest
