@@ -14,8 +14,11 @@ from migrations.schedule import Schedule
 from solvers.packing import pack
 from solvers.problem import PlacementProblem
 
-SEARCH_STATES: Final = 20_000
+SEARCH_STATES: Final = 60_000
 """States the exhaustive search looks at before it gives up."""
+
+_State = tuple[int, ...]  # per node, the mask of the columns it holds
+_SearchStep = tuple[int | None, int, int]  # source or None for a drop, node, column
 
 _SEARCH_CELLS: Final = 4096  # nodes x experts above which the search leaves out experts that need not move
 
@@ -45,7 +48,7 @@ class Searched:
     `exhausted`: every reachable state was seen, so that no order of moves exists at all.
     """
 
-    steps: tuple[tuple[int | None, int, int], ...]
+    steps: tuple[_SearchStep, ...]
     exhausted: bool
 
 
@@ -150,74 +153,64 @@ def search(problem: PlacementProblem, cluster: Cluster, states: int) -> Searched
     reversible = all(
         reach | 1 << n | 1 << cluster.origin == (2 << nodes) - 1 for n, reach in enumerate(cluster.reach)
     )
-    moving = sum(
-        1 << c
+    moving = [
+        c
         for c in range(experts)
         if whole or cluster.missing[c] or any(c in cluster.superfluous[n] for n in range(nodes))
-    )
-    target = [sum(1 << c for c in range(experts) if cluster.target[c] >> n & 1) for n in range(nodes)]
+    ]
     welcome = [
         before | after | parked
         for before, after, parked in zip(cluster.source, cluster.target, cluster.allowed, strict=True)
     ]
-    used_limit = problem.capacity_bytes.tolist()
+    capacity = problem.capacity_bytes.tolist()
     several = [room.several_devices for room in cluster.rooms]
 
     @lru_cache(maxsize=100_000)
-    def has_room(node: int, mask: int) -> bool:
-        columns = list(members(mask))
-        if sum(cluster.size[c] for c in columns) > used_limit[node]:
+    def has_room(node: int, held: int) -> bool:
+        columns = list(members(held))
+        if sum(cluster.size[c] for c in columns) > capacity[node]:
             return False
         return not several[node] or pack(problem, node, np.array(columns, np.int64)) is not None
 
-    came: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int | None, int, int]] | None] = {start: None}
-    queue: list[tuple[int, int, int, tuple[int, ...]]] = [(0, 0, 0, start)]
-    pushed = 0
+    came: dict[_State, tuple[_State, _SearchStep] | None] = {start: None}
+    away = sum(cluster.size[c] * mask.bit_count() for c, mask in enumerate(cluster.missing))
+    queue: list[tuple[int, int, int, int, int, _State]] = [(0, 0, 0, away, goal, start)]
     while queue:
-        _, _, spent, state = heapq.heappop(queue)
-        absent = [target[n] & ~state[n] for n in range(nodes)]
-        if sum(mask.bit_count() for mask in absent) < goal:
+        _, _, spent, away, missing, state = heapq.heappop(queue)
+        if missing < goal:
             return Searched(_path(came, state), exhausted=False)
         if len(came) > states:
             return Searched((), exhausted=False)
-        for node, mask in enumerate(state):
-            for column in members(moving):
-                size = cluster.size[column]
-                if mask >> column & 1:
-                    copies = sum(other >> column & 1 for other in state)
-                    if copies <= cluster.keep[column]:
+        for column in moving:
+            size, bit, goals = cluster.size[column], 1 << column, cluster.target[column]
+            holders = sum(1 << n for n, held in enumerate(state) if held & bit)
+            may_drop = holders.bit_count() > cluster.keep[column]
+            for node, held in enumerate(state):
+                wanted = goals >> node & 1
+                step: _SearchStep
+                if held & bit:
+                    if not may_drop:
                         continue
-                    step: tuple[int | None, int, int] = (None, node, column)
-                    after, cost = mask & ~(1 << column), spent
+                    step, after, sign = (None, node, column), held & ~bit, 1
                 else:
-                    after, cost = mask | 1 << column, spent + size
-                    if not welcome[column] >> node & 1:
+                    sources = (holders | 1 << cluster.origin) & cluster.reach[node]
+                    after, sign = held | bit, -1
+                    if not sources or not welcome[column] >> node & 1 or not has_room(node, after):
                         continue
-                    sources = sum(1 << m for m, other in enumerate(state) if other >> column & 1)
-                    sources = (sources | 1 << cluster.origin) & cluster.reach[node]
-                    if not sources or not has_room(node, after):
-                        continue
-                    source = max(members(sources), key=lambda m, n=node: (cluster.rate[m][n], -m))  # type: ignore[misc]
-                    step = (source, node, column)
+                    rates = [(cluster.rate[m][node], -m) for m in members(sources)]
+                    step = (-max(rates)[1], node, column)
                 following = (*state[:node], after, *state[node + 1 :])
                 if following in came:
                     continue
                 came[following] = (state, step)
-                pushed += 1
-                away = sum(
-                    cluster.size[c]
-                    for n in range(nodes)
-                    for c in members((target[n] & ~following[n]) & moving)
-                )
-                heapq.heappush(queue, (cost + 2 * away, pushed, cost, following))
+                cost = spent + (size if sign < 0 else 0)
+                left, count = (away + sign * size, missing + sign) if wanted else (away, missing)
+                heapq.heappush(queue, (cost + 2 * left, len(came), cost, left, count, following))
     return Searched((), exhausted=whole and reversible)
 
 
-def _path(
-    came: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int | None, int, int]] | None],
-    state: tuple[int, ...],
-) -> tuple[tuple[int | None, int, int], ...]:
-    steps: list[tuple[int | None, int, int]] = []
+def _path(came: dict[_State, tuple[_State, _SearchStep] | None], state: _State) -> tuple[_SearchStep, ...]:
+    steps: list[_SearchStep] = []
     while (link := came[state]) is not None:
         state, step = link
         steps.append(step)

@@ -152,13 +152,13 @@ def _standstill(cluster: Cluster, schedule: Schedule, found: Searched) -> str:
     lacking = []
     for node in range(cluster.nodes):
         waiting = schedule.waiting(node)
-        if waiting:
-            room = sum(cluster.rooms[node].free.values())
-            room += sum(cluster.size[c] for c in cluster.droppable(node))
-            least = min(cluster.size[c] for c in waiting)
-            lacking.append(
-                f"node {node} lacks {max(least - room, 0)} bytes for the next of {len(waiting)} experts"
-            )
+        if not waiting:
+            continue
+        room = sum(cluster.rooms[node].free.values())
+        room += sum(cluster.size[c] for c in cluster.droppable(node))
+        lack = min(cluster.size[c] for c in waiting) - room
+        what = f"lacks {lack} bytes" if lack > 0 else "lacks room on one device"
+        lacking.append(f"node {node} {what} for the next of {len(waiting)} experts")
     how = (
         "no order of moves exists"
         if found.exhausted

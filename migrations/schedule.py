@@ -189,21 +189,22 @@ class Schedule:
     def _start_best(self, node: int, idle: int, claims: dict[int, float]) -> bool:
         """Start the most urgent or most valuable copy into the node that can start now."""
         cluster = self.cluster
-        scarce = idle & self._scarce & cluster.reach[node]
+        able = idle & cluster.reach[node]
+        scarce = able & self._scarce
         busy = cluster.reach[node] & ~idle
         first_wait: Wait | None = None
-        for mask in (scarce, idle & cluster.reach[node]) if scarce else (idle & cluster.reach[node],):
+        for mask in (scarce, able) if scarce else (able,):
             from_origin = bool(mask >> cluster.origin)
             for column in self._pending[node]:
                 if not from_origin and not cluster.serving[column] & mask:
                     continue
                 if cluster.size[column] in self._failed[node]:
                     continue
-                chosen = choose_source(cluster, node, column, self.now, mask, busy, self._load, claims)
-                if chosen is None:
-                    continue
+                chosen = choose_source(cluster, node, column, self.now, able, busy, self._load, claims)
                 if isinstance(chosen, Wait):
                     first_wait = first_wait or chosen
+                    continue
+                if chosen is None or not mask >> chosen & 1:
                     continue
                 if not self.make_room(node, column):
                     self._failed[node].add(cluster.size[column])
