@@ -27,6 +27,9 @@ STREAM_IDLE_SECONDS = 120.0
 STREAM_EXPANSION = 200
 """A stream may go on for ever, so what bounds its inflated size is a multiple of what was sent."""
 
+RECEIVED_BYTES = "moeplace.received_bytes"
+"""Key of the request's scope: bytes of the body so far, as sent."""
+
 _PIECE_BYTES = 256 << 10
 _ISAL_ERROR: type[Exception] = vars(igzip_lib)["IsalError"]  # its stub says it's an instance
 _INLINE_SENT_BYTES = 64 << 10
@@ -151,6 +154,7 @@ async def _sent(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
         if chunk is None:
             return
         if chunk:
+            request.scope[RECEIVED_BYTES] = request.scope.get(RECEIVED_BYTES, 0) + len(chunk)
             yield chunk
 
 

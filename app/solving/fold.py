@@ -123,9 +123,9 @@ class TelemetryFold:
     ) -> FoldOutcome:
         """Fold one batch of the stream, and forget what is too old or no longer registered.
 
-        models: model_id -> record, nodes: node ids, as registered now. Raises `LeaseLost`; `FoldMoved` when the batch was
-        given up because the stream had been folded further, after which the next call loads anew; and
-        redis-py's errors, likewise.
+        models: model_id -> record, nodes: node ids, as registered now. Raises `LeaseLost`; `FoldMoved` when
+        the batch was given up because the stream had been folded further, after which the next call loads
+        anew; and redis-py's errors, likewise.
         """
         if not self._loaded:
             await self.load()

@@ -1,0 +1,90 @@
+"""POST .../telemetry: a plain route, since it is the one called most."""
+
+from collections.abc import AsyncIterator
+from typing import cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.errors import BodyTooLarge, MalformedRequest, UnsupportedMediaType
+from app.http.answers import json_answer
+from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
+from app.http.parameters import path_id
+from app.http.state import settings_of
+from app.metrics import TELEMETRY_BYTES
+from app.telemetry.contract import FRAGMENT, JSON, MSGPACK, NDJSON, PATH
+from app.telemetry.decoding import Format, Malformed
+from app.telemetry.framing import MAX_WINDOW_BYTES, Lines, Values
+from app.telemetry.intake import Intake
+from app.telemetry.schemas import TelemetryAnswer
+
+_MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
+
+_WHOLE_BYTES = 1 << 20
+"""A MessagePack body of known length up to this is read at once; others are taken as they come."""
+
+
+def intake_of(request: Request) -> Intake:
+    """`app.state.intake`, set when the application starts."""
+    return cast(Intake, request.app.state.intake)
+
+
+async def post_telemetry(request: Request) -> Response:
+    try:
+        return json_answer(await _post(request))
+    finally:
+        TELEMETRY_BYTES.inc(request.scope.get(RECEIVED_BYTES, 0))
+
+
+async def _post(request: Request) -> TelemetryAnswer:
+    cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in {JSON, NDJSON, *_MSGPACK_NAMES}:
+        raise UnsupportedMediaType(
+            f"Content-Type: expected {JSON}, {NDJSON} or {MSGPACK}, got {media_type[:100] or 'none'}",
+            headers={"Accept": f"{JSON}, {NDJSON}, {MSGPACK}"},
+        )
+    intake = intake_of(request)
+    await intake.require_node(cluster_id, node_id)
+    settings = settings_of(request)
+    if media_type == JSON:
+        body = _within_limit(await read_body(request, settings))
+        return await intake.take_one(cluster_id, node_id, body, Format.JSON)
+    if media_type == NDJSON:
+        pieces = stream_body(request, settings)
+        return await intake.take_stream(cluster_id, node_id, pieces, Lines(), Format.JSON)
+    length = declared_length(request)
+    if length is None or length > _WHOLE_BYTES:
+        pieces = stream_body(request, settings)
+        return await intake.take_stream(cluster_id, node_id, pieces, Values(), Format.MSGPACK)
+    body = await read_body(request, settings)
+    try:
+        return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.MSGPACK)
+    except (MalformedRequest, BodyTooLarge):
+        if not _has_several(body):
+            raise
+    return await intake.take_stream(cluster_id, node_id, _at_once(body), Values(), Format.MSGPACK)
+
+
+def _within_limit(body: bytes) -> bytes:
+    if len(body) > MAX_WINDOW_BYTES:
+        raise BodyTooLarge(f"a window is larger than {MAX_WINDOW_BYTES} bytes")
+    return body
+
+
+def _has_several(body: bytes) -> bool:
+    """Whether more bytes follow the first MessagePack value."""
+    try:
+        first = next(iter(Values().feed(body)), None)
+    except (Malformed, BodyTooLarge):
+        return False
+    return first is not None and len(first) < len(body)
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+routes = [Route(PATH, post_telemetry, methods=["POST"], name="post_telemetry")]
+openapi = FRAGMENT

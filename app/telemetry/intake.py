@@ -1,0 +1,205 @@
+"""A node's windows on their way to Redis: decoded, judged by what is registered, appended, accounted for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from redis.asyncio import Redis
+
+from app.config import Settings
+from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailable
+from app.metrics import TELEMETRY_WINDOWS
+from app.storage.keys import ClusterKeys
+from app.telemetry.checking import check
+from app.telemetry.commit import GroupCommit, require_durability
+from app.telemetry.decoding import Decoded, Format, Malformed, decode
+from app.telemetry.faults import Faults
+from app.telemetry.framing import Framing
+from app.telemetry.packed import pack
+from app.telemetry.registry import Registry
+from app.telemetry.schemas import TelemetryAnswer
+from app.telemetry.store import Append, Outcome
+
+_ATTEMPTS = 5
+_LARGE_BYTES = 64 << 10
+_FRAMED_INLINE_BYTES = 16 << 10
+
+
+class Intake:
+    """Telemetry of one API process."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._registry = Registry(redis)
+        self._commit = GroupCommit(redis, durable=settings.durable)
+
+    async def start(self) -> None:
+        """Raises `DurabilityUnsupported` when the server cannot keep what `durable` promises."""
+        if self._settings.durable:
+            await require_durability(self._redis)
+
+    async def stop(self) -> None:
+        await self._commit.drain()
+
+    async def require_node(self, cluster_id: str, node_id: str) -> None:
+        """Raises `NotFound` where the cluster or the node is not registered."""
+        await self._registry.with_node(cluster_id, node_id)
+
+    async def take_one(self, cluster_id: str, node_id: str, body: bytes, form: Format) -> TelemetryAnswer:
+        """A body that is one window. Raises `InvalidRequest` when it cannot be taken at all."""
+        account = _Account()
+        try:
+            await self._take(cluster_id, node_id, body, form, account)
+        except Malformed as error:
+            raise MalformedRequest(str(error)) from None
+        if account.accepted == 0 and not account.duplicate:
+            raise InvalidRequest(account.faults.summary(), errors=account.faults.listed)
+        return account.answer()
+
+    async def take_stream(
+        self, cluster_id: str, node_id: str, pieces: AsyncIterator[bytes], framing: Framing, form: Format
+    ) -> TelemetryAnswer:
+        """Windows one after another, each in Redis before the next is looked at.
+
+        What was accepted stays accepted when the stream breaks; sending all of it again counts it once.
+        """
+        account = _Account()
+        index = 0
+        try:
+            async for piece in pieces:
+                for body in await _framed(framing, piece):
+                    await self._take_part(cluster_id, node_id, body, form, account, index)
+                    index += 1
+            for body in framing.finish():
+                await self._take_part(cluster_id, node_id, body, form, account, index)
+                index += 1
+        except Malformed as error:
+            # The end of this value is unknown, and with it the beginning of any other.
+            if index == 0:
+                raise MalformedRequest(str(error)) from None
+            account.faults.at = f"/{index}"
+            account.faults.add("", str(error), "MALFORMED")
+        except ProblemError as error:
+            if account.accepted:
+                error.detail += f"; {account.accepted} windows before it were accepted"
+            raise
+        return account.answer()
+
+    async def _take_part(
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "_Account", index: int
+    ) -> None:
+        account.faults.at = f"/{index}"
+        try:
+            await self._take(cluster_id, node_id, body, form, account)
+        except Malformed as error:
+            account.faults.add("", str(error), "MALFORMED")
+            TELEMETRY_WINDOWS.labels("rejected").inc()
+
+    async def _take(
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "_Account"
+    ) -> None:
+        faults = account.faults
+        rejected_before = faults.count
+        if len(body) > _LARGE_BYTES:
+            decoded = await asyncio.to_thread(decode, body, form, faults)
+        else:
+            decoded = decode(body, form, faults)
+        outcome = None
+        if decoded is not None:
+            outcome = await self._append(cluster_id, node_id, decoded, len(body) > _LARGE_BYTES, faults)
+        if outcome is Outcome.ACCEPTED:
+            account.accepted += 1
+            TELEMETRY_WINDOWS.labels("accepted").inc()
+        elif outcome is Outcome.DUPLICATE:
+            account.duplicate = True
+            TELEMETRY_WINDOWS.labels("duplicate").inc()
+        else:
+            # However many faults tell why, it is one window that was left out.
+            faults.count = rejected_before + 1
+            TELEMETRY_WINDOWS.labels("rejected").inc()
+
+    async def _append(
+        self, cluster_id: str, node_id: str, decoded: Decoded, large: bool, faults: Faults
+    ) -> Outcome | None:
+        """None when the window is refused, which `faults` explains."""
+        registered = await self._registry.with_node(cluster_id, node_id)
+        window = decoded.window
+        for _ in range(_ATTEMPTS):
+            found = Faults()
+            found.at = faults.at
+            now = datetime.now(UTC)
+            if large:
+                packed = await asyncio.to_thread(check, decoded, node_id, registered, now, found)
+            else:
+                packed = check(decoded, node_id, registered, now, found)
+            if packed is None and found.listed[0].code == "UNKNOWN_MODEL":
+                # It may have been registered a moment ago: the script only sees windows that pass.
+                newer = await self._registry.get(cluster_id, stale=registered)
+                if newer.revision != registered.revision:
+                    registered = newer
+                    continue
+            if packed is None:
+                faults.take(found)
+                return None
+            outcome = await self._commit.append(
+                Append(
+                    ClusterKeys(cluster_id),
+                    registered.revision,
+                    node_id,
+                    window.instance_uid,
+                    window.sequence_number,
+                    pack(packed),
+                    self._settings.max_unfolded_bytes,
+                )
+            )
+            if outcome is Outcome.STALE_REVISION:
+                await self._registry.get(cluster_id, stale=registered)
+                registered = await self._registry.with_node(cluster_id, node_id)
+                continue
+            return _explained(outcome, window.instance_uid, window.sequence_number, faults, found)
+        raise Unavailable("models or nodes of the cluster keep changing", retry_after_seconds=1)
+
+
+def _explained(
+    outcome: Outcome, instance_uid: str, sequence_number: int, faults: Faults, found: Faults
+) -> Outcome:
+    if outcome is Outcome.FULL:
+        raise Unavailable("the cluster's worker does not keep up with its telemetry", retry_after_seconds=5)
+    if outcome is Outcome.UNKNOWN_INSTANCE:
+        faults.add(
+            "/instance_uid",
+            f"{instance_uid} is not the registered instance of this node: register it again",
+            "UNKNOWN_INSTANCE",
+        )
+    elif outcome is Outcome.STALE_SEQUENCE_NUMBER:
+        faults.add(
+            "/sequence_number",
+            f"is {sequence_number}, older than the numbers remembered: it cannot be told from a repeat",
+            "STALE_SEQUENCE_NUMBER",
+        )
+    else:
+        faults.take(found)
+    return outcome
+
+
+async def _framed(framing: Framing, piece: bytes) -> list[bytes]:
+    if len(piece) > _FRAMED_INLINE_BYTES:
+        return await asyncio.to_thread(lambda: list(framing.feed(piece)))
+    return list(framing.feed(piece))
+
+
+class _Account:
+    """What became of the windows of one request."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.duplicate = False
+        self.faults = Faults()
+
+    def answer(self) -> TelemetryAnswer:
+        return TelemetryAnswer(
+            accepted_count=self.accepted,
+            duplicate=self.duplicate,
+            partial_success=self.faults.partial_success(),
+        )

@@ -1,0 +1,68 @@
+"""Telemetry as clients send it, and what they are answered."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from pydantic import Field
+
+from app.schema import Schema
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Span(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    start_at: Moment
+    end_at: Moment
+
+
+class LayerCounts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Lists, or the same numbers packed little-endian: uint32 counts, uint16 ids."""
+
+    layer: int
+    counts: list[int] | bytes
+    expert_ids: list[int] | bytes | None = None
+
+
+class LayerRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Lists, or packed: uint16 ids, k a route (null: the layer's top_k), 65535 pads; float32 weights."""
+
+    layer: int
+    experts: list[list[int]] | bytes
+    k: int | None = None
+    weights: list[float] | bytes | None = None
+
+
+class StepTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    p50: float
+    p99: float
+
+
+class Window(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    model_id: str
+    instance_uid: str
+    sequence_number: int
+    window: Span
+    tokens: int
+    layers: list[LayerCounts]
+    routes: list[LayerRoutes] = []
+    step_time_seconds: StepTime | None = None
+
+
+class RejectedPart(Schema):
+    pointer: Annotated[str, Field(description="JSON pointer; in a stream it begins with the window's index.")]
+    detail: str
+    code: str
+
+
+class PartialSuccess(Schema):
+    rejected_count: Annotated[int, Field(description="Windows, layers and routes that were left out.")]
+    errors: Annotated[list[RejectedPart], Field(max_length=50, description="The first of them.")]
+
+
+class TelemetryAnswer(Schema):
+    """Never send again what was answered so."""
+
+    accepted_count: Annotated[int, Field(ge=0, description="Windows that are in Redis now and were not.")]
+    duplicate: Annotated[bool, Field(description="A window was known already; it counts once.")]
+    partial_success: Annotated[PartialSuccess | None, Field(description="Null: all of it was taken.")]
