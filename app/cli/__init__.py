@@ -27,6 +27,14 @@ _FILES = "Problems and plans in files"
 
 COMMANDS = (
     Command(
+        "demo",
+        "app.demo.command",
+        "demo_command",
+        "Watch the service place the experts of a small model on four nodes, on recorded routing.",
+        ("moeplace demo", "moeplace demo --keep"),
+        _SERVICE,
+    ),
+    Command(
         "serve",
         "app.cli.serve",
         "serve_command",
