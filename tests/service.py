@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from app.storage.embedded import runtime_path
 
 READY = re.compile(r"^moeplace is serving on (http://\S+)$")
 START_SECONDS = 90.0
@@ -74,6 +77,8 @@ class Service:
                 process.kill()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        # A killed supervisor cannot remove it, and nobody starts over this data directory again.
+        shutil.rmtree(runtime_path(self.data_dir), ignore_errors=True)
 
     def logs(self) -> str:
         return self.log.read_text(errors="replace")

@@ -110,7 +110,8 @@ Nodes post what their tokens activated; moeplace recomputes which experts each n
 and orders the moves that take the fleet there.
 """
 _EPILOG = (
-    "Start with: moeplace serve, then open http://127.0.0.1:8080/docs. Each command explains itself: --help."
+    "Start with: moeplace demo. Then moeplace serve, and http://127.0.0.1:8080/docs in a browser. "
+    "Each command explains itself: --help."
 )
 
 

@@ -239,10 +239,15 @@ def private_runtime_base() -> Path:
     raise EmbeddedServerError("no writable temporary directory: set TMPDIR")
 
 
+def runtime_path(data_dir: Path) -> Path:
+    """Where the runtime directory of the server over `data_dir` is; the same each time."""
+    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
+    return private_runtime_base() / f"moeplace-{os.getuid()}-{name}"
+
+
 def _private_runtime_dir(data_dir: Path) -> Path:
     """The runtime directory that belongs to `data_dir`; left-overs of a killed predecessor are removed."""
-    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
-    path = private_runtime_base() / f"moeplace-{os.getuid()}-{name}"
+    path = runtime_path(data_dir)
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
