@@ -189,12 +189,12 @@ class ServiceClient:
                 asked = None
             else:
                 return False
-            self.retries += 1
             return self._retry.wait_seconds(failures, asked)
 
         async for attempt in stamina.retry_context(
             on=wait_before_retry, attempts=self._retry.attempts, timeout=self._retry.timeout_seconds
         ):
+            self.retries += attempt.num > 1
             with attempt:
                 return await self._once(method, path, content, media_type, coding=coding)
         raise AssertionError("a retry context ends by an answer or by its last error")
