@@ -69,7 +69,7 @@ class Supervisor:
         listener = open_listener(settings.host, settings.port)
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_end)
         server: EmbeddedServer | None = None
         own_runtime: Path | None = None
@@ -160,18 +160,16 @@ class Supervisor:
     def _asked_to_end(self) -> None:
         if self._stopping.is_set():
             self._hurry.set()
+        else:
+            log.info("ending in order; a second signal ends at once")
         self._stopping.set()
 
     def _environment(self, redis_url: str, runtime: Path) -> Mapping[str, str]:
         """What children are told: our settings, and where all of them keep their metrics."""
-        told = self._settings.model_dump(mode="json", exclude_none=True) | {"redis_url": redis_url}
         shared = runtime / "metrics"
         shared.mkdir(mode=0o700)
-        return (
-            dict(os.environ)
-            | {f"MOEPLACE_{name.upper()}": str(value) for name, value in told.items()}
-            | {MULTIPROCESS_DIRECTORY: str(shared)}
-        )
+        settings = self._settings.model_copy(update={"redis_url": redis_url})
+        return dict(os.environ) | variables_of(settings) | {MULTIPROCESS_DIRECTORY: str(shared)}
 
     async def _keep(
         self, name: str, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]
@@ -288,6 +286,12 @@ class Supervisor:
                 log.warning("a process is killed", pid=process.pid)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def variables_of(settings: Settings) -> dict[str, str]:
+    """The environment in which `Settings()` is equal to `settings`."""
+    told = settings.model_dump(mode="json", exclude_none=True)
+    return {f"MOEPLACE_{name.upper()}": str(value) for name, value in told.items()}
 
 
 async def _wait(event: asyncio.Event) -> None:
