@@ -26,7 +26,7 @@ def warm() -> None:
             origin_latency_seconds=np.array([0.1, 0.1]),
             route_node=np.array([0, 1], np.int32),
             route_block=np.array([0, 0], np.int32),
-            route_experts=np.array([[0, 1], [1, 2]], np.int32),
+            route_experts=np.array([[0, 1], [0, 1]], np.int32),  # the third is left to the repair
             route_rate=np.array([1.0, 2.0]),
             coupling=coupling,
         )

@@ -88,7 +88,8 @@ def feasible_placements(problem: PlacementProblem) -> Placements:
         return np.zeros((0, problem.nodes, problem.experts), np.uint8)
     placements = np.stack([rows[n][chosen[:, n]] for n in range(problem.nodes)], axis=1)
     covered = (placements.sum(axis=1) >= problem.min_replicas).all(axis=1)
-    return placements[covered]
+    feasible: Placements = placements[covered]
+    return feasible
 
 
 def optimum(problem: PlacementProblem) -> float | None:

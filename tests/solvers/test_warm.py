@@ -1,0 +1,99 @@
+"""The kernels without a compiler, and with one that has nothing left to do."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from solvers.warm import warm
+from tests.oracles.instances import random_problem
+
+ROOT = Path(__file__).parents[2]
+
+_INTERPRETED = """
+import numpy as np
+from solvers.kernels import tables
+assert not hasattr(tables.exact_table, "signatures"), "still compiled"
+from solvers.problem import Coupling
+from solvers.solve import ALGORITHMS, solve
+from tests.oracles.instances import random_problem
+for coupling in Coupling:
+    for seed in range(6):
+        for algorithm in ALGORITHMS:
+            result = solve(random_problem(seed, coupling), algorithm, params={"bound_steps": 20})
+            digest = result.placement.digest if result.placement else result.shortfall
+            print(coupling, seed, algorithm, digest, result.objective, result.lower_bound)
+    result = solve(random_problem(7, coupling), params={"exact_limit": 0, "bound_steps": 20})
+    print(result.objective, result.lower_bound)
+"""
+
+
+def test_interpreted_kernels_give_the_same_results() -> None:
+    """With and without JIT every algorithm returns the same placement, objective and bound."""
+    outputs = []
+    for disabled in ("1", "0"):
+        script = _INTERPRETED if disabled == "1" else _INTERPRETED.replace("assert not", "assert")
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | {"NUMBA_DISABLE_JIT": disabled, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append([line.split() for line in done.stdout.splitlines()])
+    assert len(outputs[0]) > 70
+    for interpreted, compiled in zip(*outputs, strict=True):
+        assert len(interpreted) == len(compiled)
+        for left, right in zip(interpreted, compiled, strict=True):
+            if "." in left:
+                assert float(left) == pytest.approx(float(right), rel=1e-6)
+            else:
+                assert left == right
+
+
+_COUNT = """
+import pickle, sys
+from solvers import kernels
+from solvers.kernels import coverage, dual, evaluation, knapsack, packing, tables, terms
+from solvers.warm import warm
+from solvers.solve import ALGORITHMS, solve
+def compiled():
+    found = {}
+    for module in (coverage, dual, evaluation, knapsack, packing, tables, terms):
+        for name, kernel in vars(module).items():
+            if hasattr(kernel, "signatures"):
+                found[f"{module.__name__}.{name}"] = len(kernel.signatures)
+    return found
+warm()
+before = compiled()
+for problem in pickle.load(sys.stdin.buffer):
+    for algorithm in ALGORITHMS:
+        solve(problem, algorithm)
+after = compiled()
+print({name: count for name, count in after.items() if count > before[name]})
+print(sum(count > 0 for count in before.values()))
+"""
+
+
+def test_nothing_is_compiled_after_warm() -> None:
+    """After `warm`, solving instances of all kinds, which came through a pickle, compiles no kernel for a
+    new type."""
+    warm()
+    problems = [random_problem(seed) for seed in range(20)]
+    problems.append(random_problem(1, nodes=3, blocks=[20, 5], routes=50, extras=False))
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNT],
+        cwd=ROOT,
+        input=pickle.dumps(problems),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    late, kernels = done.stdout.decode().split("\n")[:2]
+    assert late == "{}"
+    assert int(kernels) >= 12
