@@ -7,9 +7,10 @@ from app.health import endpoints as health
 from app.http.openapi import Fragment, describe
 from app.models import endpoints as models
 from app.nodes import endpoints as nodes
+from app.placements import endpoints as placements
 from app.telemetry import endpoints as telemetry
 
-FRAGMENTS: tuple[Fragment, ...] = (nodes.openapi, telemetry.openapi)
+FRAGMENTS: tuple[Fragment, ...] = (nodes.openapi, placements.openapi, telemetry.openapi)
 """What the plain routes are described by."""
 
 
@@ -17,8 +18,10 @@ def include_routes(app: FastAPI) -> None:
     """Routes are looked up in this order: those called most come first."""
     app.router.routes.extend(nodes.routes)
     app.router.routes.extend(telemetry.routes)
+    app.router.routes.extend(placements.routes)
     app.include_router(health.router)
     app.include_router(clusters.router)
     app.include_router(models.router)
     app.include_router(nodes.router)
+    app.include_router(placements.router)
     describe(app, FRAGMENTS)

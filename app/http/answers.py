@@ -1,6 +1,7 @@
 """Answers made of schemas."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 
 from pydantic import BaseModel
@@ -30,20 +31,18 @@ async def large_json_answer(body: BaseModel) -> Response:
 
 
 async def versioned_answer(
-    request: Request,
-    body: bytes,
-    *,
-    uid: str,
-    generation: int = 0,
-    headers: Mapping[str, str] | None = None,
-    status: int = 200,
+    request: Request, body: bytes, *, uid: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A resource kept as plain JSON, with the entity tag and codings of an encoded document."""
-    document = await _encode(body, uid, generation)
-    return conditional.respond(request, document, headers=headers, status=status)
+    """A resource kept as plain JSON, with the entity tag and codings of an encoded document; or 304."""
+    return conditional.respond(request, await _encode(body, uid), headers=headers)
 
 
-async def _encode(body: bytes, uid: str, generation: int) -> EncodedDocument:
+def version_of(body: bytes, uid: str) -> str:
+    """The version `versioned_answer` gives such a resource. It belongs to no generation."""
+    return f"{uid}.0.{hashlib.sha256(body).hexdigest()[:16]}"
+
+
+async def _encode(body: bytes, uid: str) -> EncodedDocument:
     if len(body) > LARGE_BYTES:
-        return await asyncio.to_thread(encode_document, body, uid=uid, generation=generation)
-    return encode_document(body, uid=uid, generation=generation)
+        return await asyncio.to_thread(encode_document, body, uid=uid, generation=0)
+    return encode_document(body, uid=uid, generation=0)

@@ -87,9 +87,22 @@ def respond(
     *,
     cache_control: str = REVALIDATE,
     headers: Mapping[str, str] | None = None,
-    status: int = 200,
 ) -> Response:
     """The document in the best coding, or 304 where the client has this version."""
+    if has_version(request, document.version):
+        return not_modified(request, document.version, cache_control=cache_control)
+    return represent(request, document, cache_control=cache_control, headers=headers)
+
+
+def represent(
+    request: Request,
+    document: EncodedDocument,
+    *,
+    cache_control: str = REVALIDATE,
+    headers: Mapping[str, str] | None = None,
+    status: int = 200,
+) -> Response:
+    """The document in the best coding, whatever the client has: the answer to a write."""
     coding = negotiate(request, document)
     fields = {
         **waited(request),
@@ -98,9 +111,6 @@ def respond(
         "Cache-Control": cache_control,
         "Vary": "Accept-Encoding",
     }
-    named = _named_tag(request, document.version)
-    if named is not None:
-        return Response(status_code=304, headers={**fields, "ETag": entity_tag(named)})
     body = document.json
     if coding is not None:
         fields["Content-Encoding"] = coding
@@ -108,14 +118,14 @@ def respond(
     return Response(body, status, fields, media_type="application/json")
 
 
-def not_modified(request: Request, version: str) -> Response:
+def not_modified(request: Request, version: str, *, cache_control: str = REVALIDATE) -> Response:
     """304 without having read the document, with the tag of the coding that the client has."""
     return Response(
         status_code=304,
         headers={
             **waited(request),
             "ETag": entity_tag(_named_tag(request, version) or version),
-            "Cache-Control": REVALIDATE,
+            "Cache-Control": cache_control,
             "Vary": "Accept-Encoding",
         },
     )

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.errors import ProblemError
 from app.http import conditional
 from app.http.state import redis_of, waiters_of
 from app.http.waiting import wait_until
@@ -53,27 +54,34 @@ def cache_of(request: Request) -> DocumentCache:
     return cache
 
 
-async def await_change(
+async def await_version(
     request: Request,
     cluster_id: str,
     topic: str,
     read: Callable[[], Awaitable[str | None]],
+    absent: Callable[[], Awaitable[ProblemError]],
     *,
     holder: str | None = None,
-) -> str | None:
-    """The version `read` gives: at once, or with `Prefer: wait` once it is one the client does not have.
+) -> str:
+    """The version `read` gives: at once, or with `Prefer: wait` as soon as it is one the client has not.
 
-    A client that names no version waits only for something to exist.
+    Where there is none (yet), and after waiting for it if asked to, `absent` tells what to raise; it may
+    raise itself what no waiting will help against. Of one `holder` only the newest request waits.
     """
+    version = await read()
+    problem = await absent() if version is None else None
     seconds = conditional.wait_seconds(request)
-    if not seconds:
-        return await read()
-
-    def news(version: str | None) -> bool:
-        return version is not None and not conditional.has_version(request, version)
-
-    waiter = waiters_of(request).waiter(cluster_id, topic, holder=holder)
-    return await wait_until(waiter, seconds, read, news)
+    if seconds and (version is None or conditional.has_version(request, version)):
+        waiter = waiters_of(request).waiter(cluster_id, topic, holder=holder)
+        version = await wait_until(
+            waiter,
+            seconds,
+            read,
+            lambda found: found is not None and not conditional.has_version(request, found),
+        )
+    if version is not None:
+        return version
+    raise problem or await absent()
 
 
 async def serve_document(
@@ -81,25 +89,28 @@ async def serve_document(
     cluster_id: str,
     topic: str,
     key: str,
+    absent: Callable[[], Awaitable[ProblemError]],
     *,
+    version_key: Callable[[str], str] | None = None,
     holder: str | None = None,
-    cache_control: str = conditional.REVALIDATE,
-) -> Response | None:
-    """The document at `key`, 304 where the client has it, None where there is none."""
+) -> Response:
+    """The document at `key`, or 304 where the client has it; see `await_version`.
+
+    With `version_key`, `key` has only the version, and that function tells where the document of one is.
+    """
     redis = redis_of(request)
 
     async def read() -> str | None:
         return await read_version(redis, key)
 
-    version = await await_change(request, cluster_id, topic, read, holder=holder)
-    if version is None:
-        return None
+    version = await await_version(request, cluster_id, topic, read, absent, holder=holder)
     if conditional.has_version(request, version):
         return conditional.not_modified(request, version)
-    document = await cache_of(request).get(redis, key, version)
+    place = version_key(version) if version_key else key
+    document = await cache_of(request).get(redis, place, version)
     if document is None:
-        return None
-    return conditional.respond(request, document, cache_control=cache_control)
+        raise await absent()
+    return conditional.respond(request, document)
 
 
 def _size(document: EncodedDocument) -> int:

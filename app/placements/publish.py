@@ -85,7 +85,7 @@ async def publish(
         pipe.hset(key, "summary", summary)
         pipe.hset(
             keys.placement,
-            mapping={"generation": generation, "digest": document.metadata.digest},
+            mapping={"uid": cluster.uid, "generation": generation, "digest": document.metadata.digest},
         )
         pipe.zadd(keys.placements, {str(generation): generation})
         for old in pruned:

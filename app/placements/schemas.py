@@ -59,6 +59,7 @@ class PlacementSummary(Schema):
 
 class PlacementList(Schema):
     placements: Annotated[list[PlacementSummary], Field(description="Newest first.")]
+    next_before: Annotated[int | None, Field(description="`before` of the next page; null: the last.")]
 
 
 class OperatorPlacement(Schema):

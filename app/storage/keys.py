@@ -112,11 +112,11 @@ class ClusterKeys:
     # --- placements
     @property
     def placement(self) -> str:
-        """HASH: `generation` in force and its `digest`."""
+        """HASH: `generation` in force, its `digest` and the cluster's `uid`, which make its version."""
         return self._key("placement")
 
     def placement_generation(self, generation: int) -> str:
-        """HASH, one encoded document (`EncodedDocument`): the placement of that generation."""
+        """HASH, one encoded document (`EncodedDocument`), and its `summary`: a generation's placement."""
         return self._key(f"placement:{generation}")
 
     @property
@@ -194,5 +194,5 @@ class ClusterKeys:
 
     @property
     def wake(self) -> str:
-        """Pub/sub channel; the message is a topic: one of `app.http.waiting`'s topic names."""
+        """Pub/sub channel; the message is a topic: one of `app.storage.topics`."""
         return self._key("wake")

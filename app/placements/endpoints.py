@@ -1,0 +1,260 @@
+"""/v1/clusters/{cluster_id}/placement, /placements and what each node gets of them"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.clusters.store import require_cluster
+from app.errors import NotFound, ProblemError
+from app.http import conditional
+from app.http.answers import json_answer, large_json_answer
+from app.http.document import serve_document
+from app.http.json_body import json_body, read_json
+from app.http.openapi import (
+    CLUSTER_ID,
+    CONDITIONAL,
+    ETAG,
+    NODE_ID,
+    answer,
+    body,
+    document_answers,
+    operation,
+    problems,
+)
+from app.http.parameters import ClusterId, PageSize, path_id
+from app.http.state import redis_of
+from app.nodes.service import require_node
+from app.placements import examples, service
+from app.placements.schemas import (
+    Assignment,
+    AutomationState,
+    OperatorPlacement,
+    PlacementDocument,
+    PlacementList,
+    PlacementStatus,
+    RollbackRequest,
+)
+from app.schema import MAX_EXACT
+from app.storage import topics
+from app.storage.keys import ClusterKeys
+
+CLUSTER = "/v1/clusters/{cluster_id}"
+router = APIRouter(prefix=CLUSTER, tags=["placements"])
+
+
+async def get_placement(request: Request) -> Response:
+    cluster_id = path_id(request, "cluster_id")
+    keys = ClusterKeys(cluster_id)
+
+    async def absent() -> ProblemError:
+        await require_cluster(redis_of(request), cluster_id)
+        return NotFound(f"cluster {cluster_id} has no placement yet: it needs a model and nodes that hold it")
+
+    def of_version(version: str) -> str:
+        return keys.placement_generation(int(version.split(".")[1]))
+
+    return await serve_document(
+        request, cluster_id, topics.PLACEMENT, keys.placement, absent, version_key=of_version
+    )
+
+
+async def put_placement(request: Request) -> Response:
+    cluster_id = path_id(request, "cluster_id")
+    wanted = await read_json(request, OperatorPlacement)
+    document = await service.put_placement(
+        redis_of(request), cluster_id, wanted, lambda version: conditional.require_match(request, version)
+    )
+    return conditional.represent(request, document)
+
+
+async def get_assignment(request: Request) -> Response:
+    cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    redis = redis_of(request)
+
+    async def absent() -> ProblemError:
+        await require_cluster(redis, cluster_id)
+        await require_node(redis, cluster_id, node_id)
+        return NotFound(f"node {node_id} has no assignment yet: the worker has not got to it")
+
+    return await serve_document(
+        request,
+        cluster_id,
+        topics.assignment(node_id),
+        ClusterKeys(cluster_id).assignment(node_id),
+        absent,
+        holder=node_id,
+    )
+
+
+async def get_placement_status(request: Request) -> Response:
+    cluster_id = path_id(request, "cluster_id")
+
+    async def absent() -> ProblemError:
+        await require_cluster(redis_of(request), cluster_id)
+        return NotFound(f"nothing is known of cluster {cluster_id} yet: the worker has not got to it")
+
+    return await serve_document(
+        request, cluster_id, topics.STATUS, ClusterKeys(cluster_id).placement_status, absent
+    )
+
+
+routes = [
+    Route(f"{CLUSTER}/nodes/{{node_id}}/assignment", get_assignment, methods=["GET"]),
+    Route(f"{CLUSTER}/placement", get_placement, methods=["GET"]),
+    Route(f"{CLUSTER}/placement", put_placement, methods=["PUT"]),
+    Route(f"{CLUSTER}/placement/status", get_placement_status, methods=["GET"]),
+]
+
+_TAG = "placements"
+_MATCHING: list[dict[str, Any]] = [
+    {
+        "name": "If-Match",
+        "in": "header",
+        "required": False,
+        "description": "The ETag of the placement this one is to supersede.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "If-None-Match",
+        "in": "header",
+        "required": False,
+        "description": "`*`: there must be no placement yet.",
+        "schema": {"type": "string"},
+    },
+]
+
+openapi: dict[str, Any] = {
+    "paths": {
+        f"{CLUSTER}/nodes/{{node_id}}/assignment": {
+            "get": operation(
+                "get_assignment",
+                "Read a node's experts and routes",
+                _TAG,
+                [CLUSTER_ID, NODE_ID, *CONDITIONAL],
+                {
+                    **document_answers(Assignment, "What the node polls.", example=examples.ASSIGNMENT),
+                    **problems(404),
+                },
+                description="What the node is to hold in the end, and where to call for experts it does not "
+                "hold now. Of one node only the newest waiting request is held.",
+            )
+        },
+        f"{CLUSTER}/placement": {
+            "get": operation(
+                "get_placement",
+                "Read the placement in force",
+                _TAG,
+                [CLUSTER_ID, *CONDITIONAL],
+                {
+                    **document_answers(
+                        PlacementDocument, "Who is to hold what, and why.", example=examples.PLACEMENT
+                    ),
+                    **problems(404),
+                },
+            ),
+            "put": operation(
+                "put_placement",
+                "Bring a placement of your own into force",
+                _TAG,
+                [CLUSTER_ID, *_MATCHING],
+                {
+                    200: answer(PlacementDocument, "In force, as a new generation.", headers=ETAG),
+                    **problems(404, 409, 412, 428, reads_body=True),
+                },
+                description="Nodes and layers not named hold nothing. It must fit in memory and on devices, "
+                "and hold every expert often enough. Pause the automatic recomputation to keep it.",
+                request=body(OperatorPlacement, examples={"two nodes": {"holds": examples.HOLDS}}),
+            ),
+        },
+        f"{CLUSTER}/placement/status": {
+            "get": operation(
+                "get_placement_status",
+                "See how far the placement is",
+                _TAG,
+                [CLUSTER_ID, *CONDITIONAL],
+                {**document_answers(PlacementStatus, "Conditions and nodes."), **problems(404)},
+            )
+        },
+    }
+}
+
+
+@router.post(
+    "/placement:rollback",
+    summary="Bring an earlier placement into force again",
+    description="As a new generation. Pause the automatic recomputation to keep it.",
+    operation_id="rollback_placement",
+    response_class=Response,
+    openapi_extra=body(RollbackRequest, examples={"rollback": {"to_generation": 6}}),
+    responses={
+        200: answer(PlacementDocument, "In force, as a new generation.", headers=ETAG),
+        **problems(404, 409, 410, reads_body=True),
+    },
+)
+async def rollback_placement(
+    request: Request,
+    cluster_id: ClusterId,
+    wanted: Annotated[RollbackRequest, Depends(json_body(RollbackRequest))],
+) -> Response:
+    document = await service.rollback(redis_of(request), cluster_id, wanted.to_generation)
+    return conditional.represent(request, document)
+
+
+@router.post(
+    "/placement:pause",
+    summary="Pause automatic recomputation",
+    operation_id="pause_placement",
+    response_class=Response,
+    responses={200: answer(AutomationState, "Paused."), **problems(404)},
+)
+async def pause_placement(request: Request, cluster_id: ClusterId) -> Response:
+    return json_answer(await service.set_paused(redis_of(request), cluster_id, True))
+
+
+@router.post(
+    "/placement:resume",
+    summary="Resume automatic recomputation",
+    operation_id="resume_placement",
+    response_class=Response,
+    responses={200: answer(AutomationState, "Not paused."), **problems(404)},
+)
+async def resume_placement(request: Request, cluster_id: ClusterId) -> Response:
+    return json_answer(await service.set_paused(redis_of(request), cluster_id, False))
+
+
+@router.get(
+    "/placements",
+    summary="List the placements there have been",
+    operation_id="list_placements",
+    response_class=Response,
+    responses={200: answer(PlacementList, "A page, newest first."), **problems(404)},
+)
+async def list_placements(
+    request: Request,
+    cluster_id: ClusterId,
+    limit: PageSize = 20,
+    before: Annotated[int | None, Query(ge=1, le=MAX_EXACT)] = None,
+) -> Response:
+    return await large_json_answer(
+        await service.list_placements(redis_of(request), cluster_id, limit=limit, before=before)
+    )
+
+
+@router.get(
+    "/placements/{generation}",
+    summary="Read a placement of the past",
+    operation_id="get_placement_generation",
+    response_class=Response,
+    responses={
+        **document_answers(PlacementDocument, "It never changes.", example=examples.PLACEMENT),
+        **problems(404, 410),
+    },
+)
+async def get_placement_generation(
+    request: Request, cluster_id: ClusterId, generation: Annotated[int, Path(ge=1, le=MAX_EXACT)]
+) -> Response:
+    document = await service.require_generation(redis_of(request), cluster_id, generation)
+    return conditional.respond(request, document, cache_control=conditional.IMMUTABLE)

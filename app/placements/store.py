@@ -1,0 +1,52 @@
+"""Placements in Redis, but for how one comes into force (`publish`)."""
+
+from typing import cast
+
+from redis.asyncio import Redis
+
+from app.placements.schemas import AutomationState, PlacementSummary
+from app.storage import topics
+from app.storage.documents import EncodedDocument, read_document, read_version
+from app.storage.keys import ClusterKeys
+
+
+async def version_in_force(redis: Redis, cluster_id: str) -> str | None:
+    return await read_version(redis, ClusterKeys(cluster_id).placement)
+
+
+async def generation_in_force(redis: Redis, cluster_id: str) -> int | None:
+    found = cast("bytes | None", await redis.hget(ClusterKeys(cluster_id).placement, "generation"))
+    return None if found is None else int(found)
+
+
+async def read_generation(redis: Redis, cluster_id: str, generation: int) -> EncodedDocument | None:
+    return await read_document(redis, ClusterKeys(cluster_id).placement_generation(generation))
+
+
+async def read_page(
+    redis: Redis, cluster_id: str, *, limit: int, before: int | None
+) -> tuple[list[PlacementSummary], int | None]:
+    """Newest first, and `before` of the next page."""
+    keys = ClusterKeys(cluster_id)
+    highest = "+inf" if before is None else f"({before}"
+    members = cast(
+        "list[bytes]",
+        await redis.zrevrangebyscore(keys.placements, highest, "-inf", start=0, num=limit + 1),
+    )
+    page = members[:limit]
+    async with redis.pipeline(transaction=False) as pipe:
+        for member in page:
+            pipe.hget(keys.placement_generation(int(member)), "summary")
+        summaries = await pipe.execute()
+    # A generation may be pruned between the two reads.
+    found = [PlacementSummary.model_validate_json(summary) for summary in summaries if summary is not None]
+    return found, int(page[-1]) if len(members) > limit else None
+
+
+async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:
+    keys = ClusterKeys(cluster_id)
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hset(keys.control, "paused", "1" if paused else "0")
+        topics.announce(pipe, keys, topics.WORK, topics.STATUS)
+        await pipe.execute()
+    return AutomationState(paused=paused)
