@@ -20,6 +20,7 @@ from app.http.waiting import Waiters
 from app.routes import include_routes
 from app.storage.client import open_client
 from app.storage.documents import IDENTITY_LIMIT
+from app.telemetry.intake import Intake
 
 COMPRESS_FROM_BYTES = IDENTITY_LIMIT + 1
 """Documents bring their codings along, each with its own entity tag; up to the limit they stay as they are."""
@@ -72,9 +73,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_client(settings.redis_url, blocking=True) as ears,
     ):
         app.state.redis = redis
+        app.state.intake = intake = Intake(redis, settings)
+        await intake.start()
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:
             yield
         finally:
+            await intake.stop()
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)

@@ -11,6 +11,10 @@ MAX_WINDOW_BYTES = 8 << 20
 """One window, inflated; a stream may hold any number."""
 
 
+MAX_BLANK_LINES = 1000
+"""In a row: they cost nothing to send when compressed, and time to look at."""
+
+
 class Framing(Protocol):
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The windows that are complete with this piece. Raises `BodyTooLarge` or `Malformed`."""
@@ -24,6 +28,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._blank = 0
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         searched = len(self._buffer)
@@ -34,8 +39,11 @@ class Lines:
                 break
             line = bytes(self._buffer[start:end]).strip()
             start = end + 1
+            self._blank = 0 if line else self._blank + 1
             if line:
                 yield line
+            elif self._blank > MAX_BLANK_LINES:
+                raise Malformed(f"more than {MAX_BLANK_LINES} blank lines, expected a window")
         del self._buffer[:start]
         _check_size(len(self._buffer))
 

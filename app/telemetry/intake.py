@@ -24,6 +24,9 @@ _ATTEMPTS = 5
 _LARGE_BYTES = 64 << 10
 _FRAMED_INLINE_BYTES = 16 << 10
 
+MAX_REJECTED = 1000
+"""Windows of one stream that cannot be taken before the rest of it isn't read."""
+
 
 class Intake:
     """Telemetry of one API process."""
@@ -94,7 +97,15 @@ class Intake:
             await self._take(cluster_id, node_id, body, form, account)
         except Malformed as error:
             account.faults.add("", str(error), "MALFORMED")
+            account.rejected += 1
             TELEMETRY_WINDOWS.labels("rejected").inc()
+        if account.rejected > MAX_REJECTED:
+            raise InvalidRequest(
+                f"more than {MAX_REJECTED} windows of the stream cannot be taken, the rest was not read",
+                errors=account.faults.listed,
+            )
+        # A refused window waits for nothing: others must get their turn in between all the same.
+        await asyncio.sleep(0)
 
     async def _take(
         self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "_Account"
@@ -117,6 +128,7 @@ class Intake:
         else:
             # However many faults tell why, it is one window that was left out.
             faults.count = rejected_before + 1
+            account.rejected += 1
             TELEMETRY_WINDOWS.labels("rejected").inc()
 
     async def _append(
@@ -194,6 +206,7 @@ class _Account:
 
     def __init__(self) -> None:
         self.accepted = 0
+        self.rejected = 0
         self.duplicate = False
         self.faults = Faults()
 

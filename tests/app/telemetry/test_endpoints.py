@@ -378,8 +378,10 @@ async def test_an_idle_window_is_taken(client: httpx.AsyncClient, redis: Redis) 
             413,
         ),
         (zstandard.compress(bytes(99 << 20)), {**MSGPACK, "Content-Encoding": "zstd"}, 413),
-        (zstandard.compress(b"\n" * (99 << 20)), {**NDJSON, "Content-Encoding": "zstd"}, 413),
+        (zstandard.compress(b"\n" * (99 << 20)), {**NDJSON, "Content-Encoding": "zstd"}, 400),
         (b" " * (9 << 20), NDJSON, 413),
+        (zstandard.compress(b"1\n" * (9 << 20)), {**NDJSON, "Content-Encoding": "zstd"}, 422),
+        (zstandard.compress(bytes(16 << 10)), {**MSGPACK, "Content-Encoding": "zstd"}, 422),
         (b"\xc6\x7f\xff\xff\xff", MSGPACK, 400),
     ],
 )
