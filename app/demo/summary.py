@@ -57,6 +57,11 @@ def _sentences(outcome: Outcome) -> list[str]:
             if outcome.gap_ratio is None
             else [f"Certified gap of the placement in force when it was computed: {outcome.gap_ratio:.1%}."]
         ),
+        *(
+            [f"{outcome.windows_dropped} windows of telemetry were dropped at the nodes."]
+            if outcome.windows_dropped
+            else []
+        ),
         *_NOTES,
     ]
 
