@@ -82,6 +82,7 @@ class Execution:
         self._tried: dict[str, set[str | None]] = {}
         self._moved_at: dict[str, datetime] = {}
         self._given_up: str | None = None
+        self._ready: tuple[Limits, list[PlannedMove]] | None = None
         self._counts = dict.fromkeys(MoveState, 0)
         for state in self._states.values():
             self._counts[state] += 1
@@ -110,6 +111,12 @@ class Execution:
 
     def unfinished(self) -> list[PlannedMove]:
         return [move for move_id, move in self.moves.items() if self._states[move_id] not in ENDED]
+
+    def failed(self) -> list[PlannedMove]:
+        """Moves that failed and are not tried again yet."""
+        if not self._counts[MoveState.FAILED]:
+            return []
+        return [self.moves[move_id] for move_id, state in self._states.items() if state is MoveState.FAILED]
 
     def reading_from(self, node_id: str) -> set[tuple[str, int, int]]:
         """Experts that some outstanding copy reads at the node."""
@@ -161,7 +168,10 @@ class Execution:
         """Moves that may be released now: their dependencies have succeeded, and caps leave room."""
         if self.state not in RELEASING:
             return []
-        return [self.moves[move_id] for move_id in releasable(self._indexed, self._states, limits)]
+        if self._ready is None or self._ready[0] != limits:
+            found = releasable(self._indexed, self._states, limits)
+            self._ready = (limits, [self.moves[move_id] for move_id in found])
+        return self._ready[1]
 
     def release(
         self, moves: list[PlannedMove], choose_source: ChooseSource, may_drop: MayDrop, now: datetime
@@ -178,9 +188,8 @@ class Execution:
                 self._give_up(move, f"no live node and no origin has the expert; {_words(planned)} had it")
                 continue
             self._begin(move.move_id, source, now)
-        for move_id in [m for m, state in self._states.items() if state is MoveState.FAILED]:
-            if self.state in RELEASING:
-                self._retry(self.moves[move_id], choose_source, may_drop, now)
+        for move in self.failed():
+            self._retry(move, choose_source, may_drop, now)
 
     def settle(self, now: datetime) -> PlanEvent | None:
         """Advance the plan where its moves' states say so; the event that did it."""
@@ -208,6 +217,7 @@ class Execution:
         """
         state = advance(PLAN_TRANSITIONS, self.record.state, event)
         self.record = self.record.model_copy(update={"state": state, "reason": reason, "updated_at": now})
+        self._given_up = None if self.ended else self._given_up
         if self.ended:
             for move_id, of_move in list(self._states.items()):
                 if (of_move, MoveEvent.CANCEL) in MOVE_TRANSITIONS:
@@ -301,6 +311,7 @@ class Execution:
         self._counts[self._states[move_id]] -= 1
         self._counts[state] += 1
         self._states[move_id] = state
+        self._ready = None
         if state in OUTSTANDING:
             self._outstanding.add(move_id)
         else:

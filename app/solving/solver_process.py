@@ -64,6 +64,11 @@ class SolverProcess:
         self._closed = False
 
     @property
+    def busy(self) -> bool:
+        """Somebody has the process, or waits for it."""
+        return self._turn.locked()
+
+    @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
@@ -190,7 +195,8 @@ def _ask(pipe: Connection, task: Callable[..., object], arguments: tuple[Any, ..
 
 def _serve(pipe: Connection) -> None:
     """The process: answer tasks until the worker ends or closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the worker decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # may reach the whole group; the worker decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_worker, daemon=True).start()
     os.nice(NICENESS)
     while True:

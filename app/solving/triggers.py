@@ -117,6 +117,11 @@ class Triggers:
         self._solved_until = telemetry_until
         self._solved_generation = None if observation.in_force is None else observation.in_force.generation
 
+    def forget(self) -> None:
+        """The last solve came to nothing: look at the situation as if none had been solved."""
+        self._solved = None
+        self._solved_at = None
+
     def published(self, generation: int) -> None:
         self._solved_generation = generation
 

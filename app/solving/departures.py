@@ -1,0 +1,62 @@
+"""Draining nodes leave: registered until nothing of the cluster is theirs any more."""
+
+from typing import cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.nodes.schemas import NodeRecord
+from app.solving.observation import Observation
+from app.storage import topics
+from app.storage.fenced import fenced
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def departing(observation: Observation) -> list[str]:
+    """Draining nodes that hold nothing (or are lost) and to which the generation in force gives nothing."""
+    fleet, in_force = observation.fleet, observation.in_force
+    leaving = []
+    for row, node in enumerate(fleet.nodes):
+        if not node.draining or observation.held[row].any():
+            continue
+        if in_force is not None and in_force.holds[row].any():
+            continue
+        leaving.append(node.node_id)
+    return leaving
+
+
+async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: str) -> bool:
+    """Forget the node unless it has registered again meanwhile."""
+    drains = False
+
+    async def check(pipe: Pipeline) -> None:
+        nonlocal drains
+        stored = cast("bytes | None", await pipe.hget(keys.nodes, node_id))
+        drains = stored is not None and NodeRecord.model_validate_json(stored).draining
+
+    def queue(pipe: Pipeline) -> None:
+        if not drains:
+            return
+        # The version of its holdings stays: it must not begin anew should the node come back.
+        for name in (keys.nodes, keys.node_status, keys.telemetry_instances):
+            pipe.hdel(name, node_id)
+        pipe.zrem(keys.node_leases, node_id)
+        pipe.delete(
+            keys.holdings(node_id),
+            keys.telemetry_seen(node_id),
+            keys.assignment(node_id),
+            keys.moves(node_id),
+        )
+        pipe.incr(keys.revision)
+        topics.announce(
+            pipe, keys, topics.STATUS, topics.WORK, topics.assignment(node_id), topics.moves(node_id)
+        )
+
+    await fenced(redis, lease, queue, watch=(keys.nodes,), check=check)
+    if drains:
+        log.info("drained node removed", node=node_id)
+    return drains

@@ -1,0 +1,306 @@
+"""What operators ask of the worker: solves and plans, one after another, beside its own work."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import cast
+
+import numpy as np
+import structlog
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.migration_plans.schemas import PlanRecord
+from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
+from app.placements.publish import GenerationChanged
+from app.placements.schemas import Evidence, PlacementDocument
+from app.solving.migration import PLAN_SECONDS, Migration
+from app.solving.observation import Observation
+from app.solving.optimizer import UnknownNode, solve_and_adopt
+from app.solving.plan_records import newest_plans, read_plan
+from app.solving.planning import plan_record, planning_limits, problem_for_planning
+from app.solving.problem import BuiltProblem
+from app.solving.publication import publish_matrix
+from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.tasks import plan_task
+from app.solving.triggers import Reason
+from app.storage import topics
+from app.storage.documents import read_document
+from app.storage.fenced import fenced
+from app.storage.jobs import MAX_QUEUED, Job, JobKind
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+from migrations.model import PlanStatus
+from migrations.states import PlanState
+from solvers.problem import ProblemError, UInt8
+
+INTERRUPTED = "the worker that was at it ended; ask again"
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class JobRefused(Exception):
+    """The job cannot be done, in words."""
+
+
+class Jobs:
+    """The queue of one cluster, for as long as one lease lasts."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: ClusterKeys,
+        lease: Lease,
+        solver: SolverProcess,
+        planner: SolverProcess,
+        migration: Migration,
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._lease = lease
+        self._solver = solver
+        self._planner = planner
+        self._migration = migration
+        self._running: asyncio.Task[None] | None = None
+        self._optimization: str | None = None
+
+    async def take_over(self) -> None:
+        """What a worker had begun and cannot have finished has failed."""
+        keys = self._keys
+        queued = {job.id for job in await self._queued()}
+        for found in cast("list[bytes]", await self._redis.zrevrange(keys.optimizations, 0, -1)):
+            record = await self._optimization_record(found.decode())
+            if record is None or record.optimization_id in queued:
+                continue
+            if record.state in (OptimizationState.RUNNING, OptimizationState.QUEUED):
+                await self._store(record, OptimizationState.FAILED, error=INTERRUPTED)
+        for plan_id in await newest_plans(self._redis, keys, 2 * MAX_QUEUED):
+            plan = await read_plan(self._redis, keys, plan_id)
+            unplanned = plan is not None and plan.state is PlanState.PENDING and plan.estimate is None
+            if plan is not None and unplanned and plan_id not in queued:
+                await self._store_plan(plan.model_copy(update=_failed(INTERRUPTED)))
+
+    async def step(self, observation: Observation, built: BuiltProblem | None) -> None:
+        """See to the job that runs, or begin the next."""
+        if self._running is not None:
+            if self._running.done():
+                task, self._running, self._optimization = self._running, None, None
+                await task
+            elif self._optimization is not None:
+                record = await self._optimization_record(self._optimization)
+                if record is None or record.state is OptimizationState.CANCELLED:
+                    log.info("optimization cancelled", optimization=self._optimization)
+                    self._running.cancel()
+            return
+        if not observation.jobs_waiting:
+            return
+        queued = await self._queued(1)
+        if not queued:
+            return
+        job = queued[0]
+        if job.kind is JobKind.OPTIMIZATION:
+            await self._begin_optimization(job, observation, built)
+        else:
+            await self._pop()
+            self._running = asyncio.create_task(self._plan(job, observation, built))
+
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    # --- solves
+    async def _begin_optimization(
+        self, job: Job, observation: Observation, built: BuiltProblem | None
+    ) -> None:
+        record = await self._optimization_record(job.id)
+        if record is None or record.state is not OptimizationState.QUEUED:
+            await self._pop()
+            return
+        if built is None:
+            await self._store(
+                record, OptimizationState.FAILED, error="no node and model are registered", pop=True
+            )
+            return
+        record = await self._store(record, OptimizationState.RUNNING, pop=True)
+        self._optimization = job.id
+        self._running = asyncio.create_task(self._optimize(record, observation, built))
+
+    async def _optimize(
+        self, record: OptimizationRecord, observation: Observation, built: BuiltProblem
+    ) -> None:
+        request = record.request
+        try:
+            solved = await solve_and_adopt(
+                self._redis, self._lease, self._solver, observation, built, request, Reason.OPERATOR
+            )
+        except (TaskError, UnknownNode, ProblemError) as error:
+            if isinstance(error, SolverClosed):
+                return
+            log.warning("optimization failed", optimization=record.optimization_id, reason=str(error))
+            await self._store(record, OptimizationState.FAILED, error=str(error))
+            return
+        except asyncio.CancelledError:
+            return  # its record says so already
+        await self._store(record, OptimizationState.SUCCEEDED, result=solved.result())
+
+    async def _store(
+        self,
+        record: OptimizationRecord,
+        state: OptimizationState,
+        *,
+        result: OptimizationResult | None = None,
+        error: str | None = None,
+        pop: bool = False,
+    ) -> OptimizationRecord:
+        """Write the record in its new state, unless it was cancelled meanwhile; `pop` takes its job, too."""
+        now = datetime.now(UTC)
+        began = state is OptimizationState.RUNNING
+        after = record.model_copy(
+            update={
+                "state": state,
+                "started_at": now if began else record.started_at,
+                "finished_at": None if began else now,
+                "result": result,
+                "error": error,
+            }
+        )
+        key = self._keys.optimization(record.optimization_id)
+        gone = False
+
+        async def check(pipe: Pipeline) -> None:
+            nonlocal gone
+            stored = cast("bytes | None", await pipe.get(key))
+            known = None if stored is None else OptimizationRecord.model_validate_json(stored)
+            gone = known is None or known.state is OptimizationState.CANCELLED
+
+        def queue(pipe: Pipeline) -> None:
+            if not gone:
+                pipe.set(key, after.model_dump_json())
+                topics.announce(pipe, self._keys, topics.optimization(record.optimization_id))
+            if pop:
+                pipe.lpop(self._keys.jobs)
+
+        await fenced(self._redis, self._lease, queue, watch=(key,), check=check)
+        return after
+
+    async def _optimization_record(self, optimization_id: str) -> OptimizationRecord | None:
+        stored = cast("bytes | None", await self._redis.get(self._keys.optimization(optimization_id)))
+        return None if stored is None else OptimizationRecord.model_validate_json(stored)
+
+    # --- plans
+    async def _plan(self, job: Job, observation: Observation, built: BuiltProblem | None) -> None:
+        record = await read_plan(self._redis, self._keys, job.id)
+        if record is None or record.state is not PlanState.PENDING:
+            return
+        try:
+            if built is None:
+                raise JobRefused("no node and model are registered")
+            await self._plan_between(record, observation, built)
+        except SolverClosed:
+            return
+        except (JobRefused, TaskError, GenerationChanged, ProblemError) as error:
+            log.warning("plan failed", plan=record.plan_id, reason=str(error))
+            await self._store_plan(record.model_copy(update=_failed(str(error))))
+
+    async def _plan_between(self, record: PlanRecord, observation: Observation, built: BuiltProblem) -> None:
+        live = observation.live_mask
+        target = await self._holds_of(record.to_generation, observation)
+        if not record.validate_only:
+            await self._go_to(record, target, observation)
+            return
+        source = observation.held
+        if record.from_generation is not None:
+            source = await self._holds_of(record.from_generation, observation)
+        outcome = await self._planner.run(
+            plan_task,
+            problem_for_planning(built.problem, live),
+            _only(source, live),
+            _only(target, live),
+            planning_limits(observation.cluster.settings.max_copies_per_cluster),
+            deadline_seconds=PLAN_SECONDS,
+        )
+        infeasible = outcome.plan.status is PlanStatus.INFEASIBLE
+        planned = await asyncio.to_thread(
+            plan_record,
+            outcome.plan,
+            observation.fleet,
+            plan_id=record.plan_id,
+            from_generation=record.from_generation,
+            to_generation=record.to_generation,
+            created_at=record.created_at,
+            state=PlanState.FAILED if infeasible else PlanState.PENDING,
+            reason=outcome.plan.reason,
+            validate_only=True,
+        )
+        await self._store_plan(planned)
+
+    async def _go_to(self, record: PlanRecord, target: UInt8, observation: Observation) -> None:
+        """Bring that generation's placement into force, where it is not, and have the plan made to it."""
+        in_force = observation.in_force
+        assert in_force is not None  # the generation to go to exists
+        generation = in_force.generation
+        if generation != record.to_generation:
+            evidence = Evidence(
+                algorithm="rollback",
+                objective=None,
+                lower_bound=None,
+                gap_ratio=None,
+                mean_latency_seconds=None,
+                objective_before=None,
+                migration_bytes=None,
+                runtime_seconds=None,
+                telemetry_until=None,
+                reason=f"operator: plan {record.plan_id} to generation {record.to_generation}",
+            )
+            published = await publish_matrix(self._redis, self._lease, observation, target, evidence)
+            generation = published.metadata.generation
+        self._migration.request(record, generation)
+
+    async def _holds_of(self, generation: int, observation: Observation) -> UInt8:
+        stored = await read_document(self._redis, self._keys.placement_generation(generation))
+        if stored is None:
+            raise JobRefused(f"generation {generation} is not retained")
+        document = await asyncio.to_thread(PlacementDocument.model_validate_json, stored.json)
+        return await asyncio.to_thread(
+            observation.fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
+        )
+
+    async def _store_plan(self, record: PlanRecord) -> None:
+        after = record.model_copy(update={"updated_at": datetime.now(UTC)})
+        body = await asyncio.to_thread(after.model_dump_json)
+
+        def queue(pipe: Pipeline) -> None:
+            pipe.set(self._keys.plan(record.plan_id), body)
+            topics.announce(pipe, self._keys, topics.plan(record.plan_id))
+
+        await fenced(self._redis, self._lease, queue)
+
+    # --- the queue
+    async def _queued(self, count: int = MAX_QUEUED) -> list[Job]:
+        jobs = []
+        for stored in cast("list[bytes]", await self._redis.lrange(self._keys.jobs, 0, count - 1)):
+            try:
+                jobs.append(Job.model_validate_json(stored))
+            except ValidationError:
+                log.error("job not understood, left out", job=stored[:200])
+                if count == 1:
+                    await self._pop()
+        return jobs
+
+    async def _pop(self) -> None:
+        def queue(pipe: Pipeline) -> None:
+            pipe.lpop(self._keys.jobs)
+
+        await fenced(self._redis, self._lease, queue)
+
+
+def _failed(reason: str) -> dict[str, object]:
+    return {"state": PlanState.FAILED, "reason": reason}
+
+
+def _only(holds: UInt8, live: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> UInt8:
+    """What nodes that are not live hold cannot be moved."""
+    kept = holds.copy()
+    kept[~live] = 0
+    return kept

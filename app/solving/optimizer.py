@@ -1,0 +1,205 @@
+"""One solve, from the problem to its adoption, for the service's own reasons or an operator's."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import structlog
+from redis.asyncio import Redis
+
+from app.metrics import SOLVER_DURATION, SOLVER_RUNS
+from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
+from app.placements.publish import GenerationChanged
+from app.placements.schemas import Evidence
+from app.solving.adoption import Decision, decide
+from app.solving.observation import Observation
+from app.solving.problem import BuiltProblem
+from app.solving.publication import publish_matrix
+from app.solving.solver_process import SolverProcess
+from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
+from app.storage.lease import Lease
+from solvers.problem import PlacementProblem
+
+GRACE_SECONDS = 15.0
+"""A solver that has not returned this long after its time limit is ended."""
+
+GRACE_FACTOR = 1.5
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class UnknownNode(ValueError):
+    """An override names a node that is not registered."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What came of it; `generation` where it was published."""
+
+    outcome: SolveOutcome
+    decision: Decision
+    generation: int | None
+    built: BuiltProblem
+
+    def result(self) -> OptimizationResult:
+        result = self.outcome.result
+        found, in_force = self.outcome.found, self.outcome.in_force
+        tokens = self.built.tokens_per_second
+        horizon = self.built.problem.horizon_seconds
+        before = None
+        if in_force is not None:
+            before = in_force.latency_cost
+            if horizon is not None:
+                before += in_force.migration_seconds / horizon
+        return OptimizationResult(
+            status=result.status,
+            algorithm=result.algorithm,
+            objective=_finite(result.objective),
+            lower_bound=_finite(result.lower_bound),
+            gap_ratio=_finite(result.gap_ratio),
+            mean_latency_seconds=None
+            if found is None or tokens <= 0
+            else _finite(found.latency_cost / tokens),
+            objective_before=_finite(before),
+            runtime_seconds=result.runtime_seconds,
+            copies=None if found is None else self.outcome.copies,
+            migration_bytes=None if found is None else self.outcome.migration_bytes,
+            adopted=self.generation is not None,
+            generation=self.generation,
+            detail=self.decision.detail,
+        )
+
+
+async def solve_and_adopt(
+    redis: Redis,
+    lease: Lease,
+    solver: SolverProcess,
+    observation: Observation,
+    built: BuiltProblem,
+    request: OptimizationRequest,
+    reason: str,
+) -> Solved:
+    """Solve, and publish what is worth it unless `request.validate_only`.
+
+    Raises `TaskError` when the solver fails, crashes or overruns, `UnknownNode`, `LeaseLost`.
+    """
+    settings = observation.cluster.settings
+    if request.overrides != Overrides():
+        built = pretend(built, request.overrides)
+    problem = built.problem
+    if request.coupling is not None:
+        problem = problem.replace(coupling=request.coupling)
+    if request.ignore_migration_cost:
+        problem = problem.replace(horizon_seconds=None)
+    built = replace(built, problem=problem)
+    limit = request.time_limit_seconds or settings.time_limit_seconds
+    algorithm = request.algorithm or settings.algorithm
+    in_force = None if observation.in_force is None else observation.in_force.holds
+    begun = time.monotonic()
+    outcome = await solver.run(
+        solve_task,
+        SolveRequest(problem, in_force, algorithm, dict(request.params), request.seed, limit),
+        deadline_seconds=limit * GRACE_FACTOR + GRACE_SECONDS,
+    )
+    result = outcome.result
+    SOLVER_RUNS.labels(result.algorithm, result.status.value).inc()
+    SOLVER_DURATION.labels(result.algorithm).observe(result.runtime_seconds)
+    horizon, improvement = settings.horizon_seconds, settings.min_improvement
+    if request.ignore_migration_cost and outcome.found is not None:
+        free = replace(outcome.found, migration_seconds=0.0)
+        decision = decide(replace(outcome, found=free), horizon, improvement)
+    else:
+        decision = decide(outcome, horizon, improvement)
+    generation = None
+    if decision.adopt and (request.validate_only or request.overrides != Overrides()):
+        decision = Decision(False, f"validate_only; otherwise {decision.detail}")
+    if decision.adopt and result.placement is not None:
+        solved = Solved(outcome, decision, None, built)
+        try:
+            published = await publish_matrix(
+                redis, lease, observation, result.placement.holds, _evidence(solved, reason)
+            )
+            generation = published.metadata.generation
+        except GenerationChanged as error:
+            decision = Decision(False, f"not adopted: {error}")
+    log.info(
+        "solved",
+        reason=reason,
+        algorithm=result.algorithm,
+        status=result.status.value,
+        objective=result.objective,
+        gap_ratio=result.gap_ratio,
+        decision=decision.detail,
+        generation=generation,
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    return Solved(outcome, decision, generation, built)
+
+
+def pretend(built: BuiltProblem, overrides: Overrides) -> BuiltProblem:
+    """The problem of the fleet that `overrides` describe. Raises `UnknownNode`, `ProblemError`."""
+    problem, rows = built.problem, built.fleet.rows
+    changes: dict[str, Any] = {}
+    for node_id in [*overrides.capacity_bytes, *overrides.remove_nodes]:
+        if node_id not in rows:
+            raise UnknownNode(f"overrides: node {node_id!r} is not registered")
+    if overrides.capacity_bytes:
+        capacity = problem.capacity_bytes.copy()
+        for node_id, size in overrides.capacity_bytes.items():
+            capacity[rows[node_id]] = size
+        changes |= _devices_of(problem, capacity)
+    usable, tokens = built.usable, built.node_tokens_per_second
+    if overrides.remove_nodes:
+        removed = np.zeros(problem.nodes, np.bool_)
+        removed[[rows[node_id] for node_id in overrides.remove_nodes]] = True
+        usable, tokens = usable & ~removed, np.where(removed, 0.0, tokens)
+        kept = ~removed[problem.route_node]
+        drained = np.zeros(problem.nodes, np.uint8) if problem.drained is None else problem.drained
+        changes["drained"] = np.where(removed, 1, drained).astype(np.uint8)
+        if problem.current is not None:
+            changes["current"] = np.where(removed[:, None], 0, problem.current).astype(np.uint8)
+        for key in ("route_node", "route_block", "route_experts", "route_rate"):
+            changes[key] = getattr(problem, key)[kept]
+    if overrides.min_replicas is not None:
+        changes["min_replicas"] = overrides.min_replicas
+    if overrides.origin is False:
+        changes["origin_latency_seconds"] = np.full(problem.nodes, np.inf)
+        changes["origin_egress_bytes_per_second"] = None
+        changes["min_replicas"] = max(1, changes.get("min_replicas", problem.min_replicas))
+    return replace(built, problem=problem.replace(**changes), usable=usable, node_tokens_per_second=tokens)
+
+
+def _devices_of(problem: PlacementProblem, capacity: "np.ndarray[Any, np.dtype[np.int64]]") -> dict[str, Any]:
+    """Another capacity is shared out over a node's devices as its own is."""
+    if problem.device_node is None or problem.device_capacity_bytes is None:
+        return {"capacity_bytes": capacity}
+    devices = problem.device_capacity_bytes.copy()
+    for node in np.flatnonzero(capacity != problem.capacity_bytes).tolist():
+        own = np.flatnonzero(problem.device_node == node).tolist()
+        before, total = max(1, int(problem.capacity_bytes[node])), int(capacity[node])
+        for device in own:
+            devices[device] = int(devices[device]) * total // before
+        devices[own[0]] += total - int(devices[own].sum())
+    return {"capacity_bytes": capacity, "device_capacity_bytes": devices}
+
+
+def _evidence(solved: Solved, reason: str) -> Evidence:
+    result = solved.result()
+    return Evidence(
+        algorithm=result.algorithm,
+        objective=result.objective,
+        lower_bound=result.lower_bound,
+        gap_ratio=result.gap_ratio,
+        mean_latency_seconds=result.mean_latency_seconds,
+        objective_before=result.objective_before,
+        migration_bytes=result.migration_bytes,
+        runtime_seconds=result.runtime_seconds,
+        telemetry_until=solved.built.telemetry_until,
+        reason=reason,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """Infinite where traffic has nobody to serve it: JSON has no such number."""
+    return value if value is not None and np.isfinite(value) else None

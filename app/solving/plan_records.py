@@ -1,0 +1,76 @@
+"""Plans in Redis, as the worker writes them: all in one fenced transaction with the orders they lead to."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.migration_plans.schemas import MoveProgress, MoveReportRecord, PlanCommand, PlanRecord
+from app.storage.keys import ClusterKeys
+
+RETAINED_PLANS = 50
+
+Progress = dict[str, MoveProgress]
+
+
+async def read_plan(redis: Redis, keys: ClusterKeys, plan_id: str) -> PlanRecord | None:
+    stored = cast("bytes | None", await redis.get(keys.plan(plan_id)))
+    return None if stored is None else await asyncio.to_thread(PlanRecord.model_validate_json, stored)
+
+
+async def read_progress(redis: Redis, keys: ClusterKeys, plan_id: str) -> Progress:
+    stored = cast("dict[bytes, bytes]", await redis.hgetall(keys.plan_progress(plan_id)))
+    return await asyncio.to_thread(_decode_progress, stored)
+
+
+async def read_reports(
+    redis: Redis, keys: ClusterKeys, plan_id: str, move_ids: list[str]
+) -> dict[str, MoveReportRecord]:
+    """Only of the moves named: at most those that nodes have been told to do."""
+    if not move_ids:
+        return {}
+    stored = cast("list[bytes | None]", await redis.hmget(keys.plan_reports(plan_id), move_ids))
+    return {
+        move_id: MoveReportRecord.model_validate_json(report)
+        for move_id, report in zip(move_ids, stored, strict=True)
+        if report is not None
+    }
+
+
+async def newest_plans(redis: Redis, keys: ClusterKeys, count: int) -> list[str]:
+    found = cast("list[bytes]", await redis.zrevrange(keys.plans, 0, count - 1))
+    return [plan_id.decode() for plan_id in found]
+
+
+async def outdated_plans(redis: Redis, keys: ClusterKeys) -> list[str]:
+    """Beyond what is retained."""
+    found = cast("list[bytes]", await redis.zrevrange(keys.plans, RETAINED_PLANS, -1))
+    return [plan_id.decode() for plan_id in found]
+
+
+async def read_commands(redis: Redis, keys: ClusterKeys) -> list[PlanCommand]:
+    stored = cast("list[bytes]", await redis.lrange(keys.plan_commands, 0, -1))
+    return [PlanCommand.model_validate_json(command) for command in stored]
+
+
+def queue_new_plan(pipe: Pipeline, keys: ClusterKeys, record: PlanRecord, outdated: Iterable[str]) -> None:
+    pipe.zadd(keys.plans, {record.plan_id: record.created_at.timestamp()})
+    for plan_id in outdated:
+        pipe.zrem(keys.plans, plan_id)
+        pipe.delete(keys.plan(plan_id), keys.plan_progress(plan_id), keys.plan_reports(plan_id))
+
+
+def queue_progress(
+    pipe: Pipeline, keys: ClusterKeys, plan_id: str, progress: Mapping[str, MoveProgress]
+) -> None:
+    if progress:
+        pipe.hset(
+            keys.plan_progress(plan_id),
+            mapping={move_id: entry.model_dump_json() for move_id, entry in progress.items()},
+        )
+
+
+def _decode_progress(stored: Mapping[bytes, bytes]) -> Progress:
+    return {move_id.decode(): MoveProgress.model_validate_json(entry) for move_id, entry in stored.items()}

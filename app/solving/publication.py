@@ -1,0 +1,60 @@
+"""The worker's placements come into force."""
+
+import asyncio
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.metrics import PLACEMENT_GAP, PLACEMENT_GENERATION, PLACEMENT_MEAN_LATENCY, PLACEMENT_OBJECTIVE
+from app.placements.publish import publish
+from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
+from app.solving.fleet import Fleet
+from app.solving.observation import InForce, Observation
+from app.storage.lease import Lease
+from solvers.problem import UInt8
+
+
+async def publish_matrix(
+    redis: Redis,
+    lease: Lease,
+    observation: Observation,
+    holds: UInt8,
+    evidence: Evidence,
+    *,
+    also: Callable[[Pipeline], None] | None = None,
+) -> PlacementDocument:
+    """Bring uint8[N, E] into force over the nodes that may hold experts, after what was observed in force.
+
+    Raises `LeaseLost`, and `GenerationChanged` when another placement came into force meanwhile.
+    """
+    in_force = observation.in_force
+    usable = observation.usable
+    listed = await asyncio.to_thread(_holdings, observation.fleet, usable, holds)
+    return await publish(
+        redis,
+        observation.cluster,
+        listed,
+        evidence,
+        nodes=usable,
+        models=observation.fleet.model_ids,
+        supersedes=None if in_force is None else in_force.generation,
+        lease=lease,
+        also=also,
+    )
+
+
+def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
+    evidence = in_force.document.evidence
+    PLACEMENT_GENERATION.labels(cluster_id).set(in_force.generation)
+    for gauge, value in (
+        (PLACEMENT_OBJECTIVE, evidence.objective),
+        (PLACEMENT_GAP, evidence.gap_ratio),
+        (PLACEMENT_MEAN_LATENCY, evidence.mean_latency_seconds),
+    ):
+        if value is not None:
+            gauge.labels(cluster_id).set(value)
+
+
+def _holdings(fleet: Fleet, usable: frozenset[str], holds: UInt8) -> list[NodeHoldings]:
+    return [entry for entry in fleet.holdings_of_matrix(holds) if entry.node_id in usable]
