@@ -22,6 +22,8 @@ def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limit
     * spreading: while h nodes hold an expert at most h * max_sends + origin_max_sends copies of it run, so
       so many at most finish in the time of its shortest copy between any two nodes;
     * all links: bytes to be copied over what all nodes, with the origin where one is reachable, can send;
+    * room: a copy on its way occupies memory without serving, besides the copies of each expert that must
+      serve, so the bytes on their way at once are at most what these leave of the memory of all nodes;
     * the cluster's cap: the shortest times of all copies over max_copies.
     Infinite where a missing expert cannot be copied from anywhere. O(N^2 + N E).
     """
@@ -38,6 +40,11 @@ def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limit
     bounds = [float((wanted.sum(axis=1) / limits.max_receives).max()), float(wanted.max())]
     if limits.max_copies is not None:
         bounds.append(float(wanted.sum()) / limits.max_copies)
+    used = difference.source.used_bytes(problem)
+    serving = int((difference.keep * problem.column_bytes).sum())
+    room = int(np.maximum(problem.capacity_bytes, used).sum()) - serving
+    if room > 0:
+        bounds.append(float((wanted * size).sum()) / room)
     bounds.append(_sending(difference, limits, rates, size))
     bounds.append(_spreading(difference, limits, rates, shortest.min(axis=0)))
 

@@ -79,6 +79,14 @@ def test_the_cap_of_the_cluster_counts() -> None:
     assert _bound(change, Limits(max_copies=1)) == pytest.approx(4.0)
 
 
+def test_little_free_room_lets_few_copies_run() -> None:
+    """Six full nodes that turn their experts in a ring through one free place copy one after the other."""
+    ring = np.vstack([np.eye(6, dtype=int), np.zeros((1, 6), dtype=int)])
+    turned = np.vstack([np.roll(np.eye(6, dtype=int), 1, axis=1), np.zeros((1, 6), dtype=int)])
+    assert _bound(cluster([10] * 7, ring.tolist(), turned.tolist())) == pytest.approx(6.0)
+    assert _bound(cluster([20] * 7, ring.tolist(), turned.tolist())) == pytest.approx(1.0)
+
+
 def test_nothing_to_copy_takes_no_time() -> None:
     """Drops alone take no time."""
     change = cluster([10, 10], [[1], [1]], [[1], [0]])
