@@ -1,0 +1,170 @@
+"""Buckets hold exact sums, and rates are read off them by age."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.clusters.schemas import ClusterSettings
+from app.solving.statistics import (
+    BUCKETS_PER_WINDOW,
+    Bucket,
+    bucket_us,
+    combine,
+    decode_bucket,
+    encode_bucket,
+    merge_buckets,
+)
+from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow
+from tests.app.telemetry.cluster import model, packed
+
+MODEL = model("moe", {1: 3, 4: 2})
+START = 1_800_000_000_000_000
+SPAN = 150_000_000
+ONE_SECOND = 1_000_000
+
+
+def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **routes: Any) -> PackedWindow:
+    """Ends `at` seconds after START, 10 s long."""
+    end = START + round(at * ONE_SECOND)
+    return PackedWindow(
+        1, "n", "moe", "d1", 1, end - 10 * ONE_SECOND, end, tokens,
+        [PackedLayer(layer, packed(c, "<u4"), None) for layer, c in counts.items()],
+        [
+            PackedRoutes(int(layer[1:]), len(rows[0]), packed([e for r in rows for e in r], "<u2"), None)
+            for layer, rows in routes.items()
+        ],
+        None, None,
+    )  # fmt: skip
+
+
+def bucket(*windows: PackedWindow) -> Bucket:
+    return merge_buckets([Bucket.of(w, MODEL, seed, SPAN) for seed, w in enumerate(windows)])
+
+
+counts = st.fixed_dictionaries(
+    {1: st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3)},
+    optional={4: st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2)},
+)
+
+
+@given(st.lists(st.tuples(st.floats(0, 149), counts, st.integers(0, 2**32 - 1)), min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_a_bucket_is_the_exact_sum_of_its_windows(
+    drawn: list[tuple[float, dict[int, list[int]], int]],
+) -> None:
+    """Counts, tokens and seconds are integers equal to a naive sum, in any order, and survive storage."""
+    windows = [window(at, c, tokens=t) for at, c, t in drawn]
+    found = bucket(*windows)
+    assert found.tokens == sum(t for *_, t in drawn)
+    assert found.windows == len(drawn)
+    expected = [sum(c.get(1, [0] * 3)[e] for _, c, _ in drawn) for e in range(3)]
+    expected += [sum(c.get(4, [0] * 2)[e] for _, c, _ in drawn) for e in range(2)]
+    assert found.counts.tolist() == expected
+    assert found.observed_us.tolist() == [
+        sum(10 * ONE_SECOND for _, c, t in drawn if layer in c or t == 0) for layer in (1, 4)
+    ]
+    again = decode_bucket(encode_bucket(bucket(*reversed(windows))))
+    assert again.counts.tolist() == expected
+    assert (again.tokens, again.newest_us, again.start_us) == (found.tokens, found.newest_us, found.start_us)
+
+
+def test_routes_survive_storage() -> None:
+    """What is decoded is what was encoded, thresholds included."""
+    before = bucket(window(0, {1: [1, 1, 1]}, _1=[[0, 1], [1, 2]]), window(1, {1: [2, 2, 2]}, _1=[[0, 2]]))
+    after = decode_bucket(encode_bucket(before))
+    for name in ("block", "experts", "weight", "priority", "threshold"):
+        assert getattr(after.routes, name).tolist() == getattr(before.routes, name).tolist()
+    with pytest.raises(ValueError, match="not a bucket"):
+        decode_bucket(b"\x93\x01\x02\x03")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [window(0, {9: [1]}), window(0, {1: [1, 2]}), window(0, {1: [1, 2, 3]}, _1=[[0, 3]])],
+)
+def test_a_window_that_does_not_fit_the_model_is_refused(wrong: PackedWindow) -> None:
+    """Layers, lengths and ids are looked at once more: the model may have changed since."""
+    with pytest.raises((ValueError, IndexError)):
+        bucket(wrong)
+
+
+def read(buckets: list[Bucket], until: float, **changes: Any) -> Any:
+    settings = ClusterSettings(statistics_window_seconds=1800.0, **changes)
+    name = ("n", "moe")
+    return combine({name: buckets}, {"moe": MODEL}, settings, START + round(until * ONE_SECOND)).traffic.get(
+        name
+    )
+
+
+def test_rates_without_decay_are_sums_over_seconds() -> None:
+    """Half-life null: all windows weigh the same; an idle window counts as time."""
+    idle = window(200, {}, tokens=0)
+    found = read(
+        [bucket(window(0, {1: [10, 20, 30], 4: [5, 0]})), bucket(idle)],
+        200,
+        statistics_half_life_seconds=None,
+    )
+    assert found.activations_per_second.tolist() == [0.5, 1.0, 1.5, 0.25, 0.0]
+    assert found.tokens_per_second == 0.5
+
+
+def test_a_layer_that_was_left_out_is_not_taken_for_idle() -> None:
+    """Counts of a layer are divided by the time that layer was observed."""
+    found = read([bucket(window(0, {1: [10, 0, 0], 4: [8, 0]}), window(10, {1: [30, 0, 0]}))], 10)
+    assert found.activations_per_second.tolist() == [2.0, 0.0, 0.0, 0.8, 0.0]
+
+
+def test_old_buckets_weigh_less() -> None:
+    """One half-life older: half the weight, in counts, seconds and routes."""
+    old, new = (
+        bucket(window(0, {1: [90, 0, 0]}, tokens=90, _1=[[0, 1]])),
+        bucket(window(600, {1: [0, 30, 0]}, tokens=30, _1=[[2, 1]])),
+    )
+    found = read([new, old], 600, statistics_half_life_seconds=600.0)
+    assert found.activations_per_second[:3] == pytest.approx([45 / 15, 30 / 15, 0])
+    assert found.tokens_per_second == pytest.approx((45 + 30) / 15)
+    assert found.route_experts.tolist() == [[0, 1], [1, 2]]
+    assert found.route_weight.tolist() == [0.5, 1.0]
+
+
+def test_a_silent_node_keeps_its_rates_until_the_window_ends() -> None:
+    """Age against others does not change a node's own rates; beyond the window it has none."""
+    only = [bucket(window(0, {1: [10, 0, 0]}))]
+    assert read(only, 1799, statistics_half_life_seconds=1e-3).activations_per_second[0] == 1.0
+    assert read(only, 1800) is None
+
+
+def test_equal_routes_are_one_route_whatever_their_order() -> None:
+    """A route is a set: permutations are summed."""
+    found = read([bucket(window(0, {1: [1, 1, 1]}, _1=[[0, 1], [1, 0], [2, 0], [0, 1]]))], 0)
+    assert found.route_experts.tolist() == [[0, 1], [0, 2]]
+    assert found.route_weight.tolist() == [3.0, 1.0]
+
+
+def test_other_models_are_left_out() -> None:
+    """A bucket of other blocks, or of a model that is gone, gives no traffic."""
+    name = ("n", "moe")
+    buckets = {name: [bucket(window(0, {1: [1, 1, 1]}))]}
+    settings = ClusterSettings()
+    assert combine(buckets, {}, settings, START).traffic == {}
+    other = model("moe", {1: 3, 4: 2}, digest="d2")
+    assert combine(buckets, {"moe": other}, settings, START).traffic == {}
+    assert combine({}, {}, settings, None).until is None
+
+
+@given(st.floats(1, 604_800))
+def test_buckets_divide_the_window(seconds: float) -> None:
+    """Twelve buckets cover the statistics window, give or take their rounding."""
+    span = bucket_us(ClusterSettings(statistics_window_seconds=seconds))
+    assert span * BUCKETS_PER_WINDOW == pytest.approx(seconds * 1e6, abs=BUCKETS_PER_WINDOW + 1)
+
+
+def test_sums_stay_exact_at_the_largest_counts() -> None:
+    """Many windows of the largest counts do not overflow."""
+    one = window(0, {1: [2**32 - 1] * 3}, tokens=2**32 - 1)
+    found = bucket(*[one] * 100)
+    assert found.counts[:3].tolist() == [100 * (2**32 - 1)] * 3
+    assert np.issubdtype(found.counts.dtype, np.int64)
