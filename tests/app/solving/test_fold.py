@@ -1,0 +1,273 @@
+"""Folding on a real server: once and only once, whatever happens in between."""
+
+import random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.clusters.schemas import ClusterSettings
+from app.solving import fold as fold_module
+from app.solving.fold import FoldMoved, TelemetryFold
+from app.solving.statistics import Bucket, bucket_us, merge_buckets
+from app.storage.lease import Lease, LeaseLost, acquire
+from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow, pack
+from tests.app.telemetry.cluster import KEYS, model, packed
+
+pytestmark = pytest.mark.anyio
+
+MODELS = {"moe": model(), "other": model("other", {0: 4}, "d2")}
+NODES = {"n1", "n2"}
+SETTINGS = ClusterSettings(statistics_window_seconds=1200.0)
+START = 1_800_000_000_000_000
+
+
+def make(
+    rng: random.Random, *, node_id: str = "n1", model_id: str = "moe", at: float = 0, **changes: Any
+) -> PackedWindow:
+    end = START + round(at * 1e6)
+    shape = MODELS[model_id]
+    layers = [
+        PackedLayer(b.layer, packed([rng.randrange(1000) for _ in range(b.experts)], "<u4"), None)
+        for b in shape.blocks
+    ]
+    first = shape.blocks[0]
+    routes = [
+        PackedRoutes(
+            first.layer,
+            2,
+            packed([e for _ in range(20) for e in rng.sample(range(first.experts), 2)], "<u2"),
+            packed([rng.random() for _ in range(20)], "<f4"),
+        )
+    ]
+    fields: dict[str, Any] = {"model_digest": shape.digest, **changes}
+    return PackedWindow(
+        1, node_id, model_id, fields["model_digest"], 1, end - 10_000_000, end, rng.randrange(500), layers,
+        routes, None, None,
+    )  # fmt: skip
+
+
+async def append(redis: Redis, *windows: PackedWindow | bytes) -> list[bytes]:
+    """Into the stream, as the API's script does it."""
+    ids = []
+    for window in windows:
+        body = window if isinstance(window, bytes) else pack(window)
+        ids.append(await redis.xadd(KEYS.telemetry, {"w": body}))
+        await redis.incrby(KEYS.telemetry_bytes, len(body))
+    return ids
+
+
+async def lease_of(redis: Redis, worker: str = "w1") -> Lease:
+    lease = await acquire(redis, KEYS, worker, 30)
+    assert lease is not None
+    return lease
+
+
+async def started(redis: Redis, worker: str = "w1") -> TelemetryFold:
+    return TelemetryFold(redis, KEYS, await lease_of(redis, worker))
+
+
+async def fold_all(fold: TelemetryFold, settings: ClusterSettings = SETTINGS) -> int:
+    """Until nothing waits; the number of windows folded."""
+    total = 0
+    while True:
+        outcome = await fold.fold(MODELS, NODES, settings)
+        total += outcome.windows
+        if not outcome.more:
+            return total
+
+
+def naive(
+    ids: list[bytes], windows: list[PackedWindow], newest: float
+) -> dict[tuple[str, str], list[Bucket]]:
+    """All windows at once: bucket by bucket, without those that are too old."""
+    span = bucket_us(SETTINGS)
+    parts: dict[tuple[str, str, int], list[Bucket]] = {}
+    for entry_id, window in zip(ids, windows, strict=True):
+        bucket = Bucket.of(window, MODELS[window.model_id], fold_module._seed(entry_id), span)
+        parts.setdefault((window.node_id, window.model_id, bucket.start_us), []).append(bucket)
+    found: dict[tuple[str, str], list[Bucket]] = {}
+    for (node_id, model_id, _), several in sorted(parts.items()):
+        bucket = merge_buckets(several)
+        if bucket.newest_us > START + newest * 1e6 - 1200e6:
+            found.setdefault((node_id, model_id), []).append(bucket)
+    return found
+
+
+def plain(buckets: dict[tuple[str, str], list[Bucket]]) -> dict[tuple[str, str], list[Any]]:
+    return {
+        name: sorted(
+            (
+                b.start_us, b.newest_us, b.windows, b.tokens, b.duration_us, b.counts.tolist(),
+                b.observed_us.tolist(), b.routes.priority.tolist(), b.routes.experts.tolist(),
+                b.routes.threshold.tolist(),
+            )
+            for b in several
+        )
+        for name, several in buckets.items()
+    }  # fmt: skip
+
+
+def held(fold: TelemetryFold) -> dict[tuple[str, str], list[Any]]:
+    return plain({name: list(spans.values()) for name, spans in fold._buckets.items()})
+
+
+@pytest.mark.parametrize("batch", [1, 7, 256])
+async def test_fold_equals_its_naive_twin(redis: Redis, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the batches, the workers in between and the order of windows: the buckets of one big sum."""
+    monkeypatch.setattr(fold_module, "BATCH_WINDOWS", batch)
+    monkeypatch.setattr("app.solving.reservoir.ROUTES_PER_BLOCK", 50)
+    rng = random.Random(batch)
+    windows = [
+        make(
+            rng,
+            node_id=rng.choice(["n1", "n2"]),
+            model_id=rng.choice(["moe", "other"]),
+            at=rng.uniform(0, 900),
+        )
+        for _ in range(60)
+    ]
+    newest = max(w.end_us for w in windows)
+    ids = await append(redis, *windows[:30])
+    assert await fold_all(await started(redis)) == 30
+    ids += await append(redis, *windows[30:])
+    fold = await started(redis, "w1")
+    assert await fold_all(fold) == 30
+    expected = plain(naive(ids, windows, (newest - START) / 1e6))
+    assert held(fold) == expected
+    again = await started(redis)
+    await again.load()
+    assert held(again) == expected
+    assert again.until_us == newest
+    totals = await redis.hgetall(KEYS.folded)
+    assert int(totals[b"windows_total"]) == 60
+    assert int(totals[b"tokens_total"]) == sum(w.tokens for w in windows)
+    assert await redis.xlen(KEYS.telemetry) == 0
+    assert int(await redis.get(KEYS.telemetry_bytes)) == 0
+
+
+async def test_nothing_is_folded_without_the_lease(redis: Redis) -> None:
+    """A worker that lost its lease changes nothing, and the next one folds all."""
+    await append(redis, make(random.Random(1)))
+    stale = await started(redis, "w1")
+    await stale.load()
+    await redis.delete(KEYS.lease)
+    fold = await started(redis, "w2")
+    with pytest.raises(LeaseLost):
+        await stale.fold(MODELS, NODES, SETTINGS)
+    assert await redis.exists(KEYS.folded) == 0
+    assert await fold_all(fold) == 1
+
+
+async def test_a_commit_whose_answer_was_lost_is_not_done_again(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction went through and its answer did not: the next fold begins where it ended."""
+    rng = random.Random(2)
+    await append(redis, make(rng), make(rng))
+    fold = await started(redis)
+    real = fold_module.fenced
+
+    async def losing(*args: Any, **options: Any) -> None:
+        await real(*args, **options)
+        raise RedisConnectionError("the answer was lost")
+
+    monkeypatch.setattr(fold_module, "fenced", losing)
+    with pytest.raises(RedisConnectionError):
+        await fold.fold(MODELS, NODES, SETTINGS)
+    monkeypatch.setattr(fold_module, "fenced", real)
+    await append(redis, make(rng))
+    assert await fold_all(fold) == 1
+    assert int(await redis.hget(KEYS.folded, "windows_total") or 0) == 3
+
+
+async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
+    """A fold that began before another one committed gives up its batch and loads anew."""
+    rng = random.Random(3)
+    lease = await lease_of(redis)
+    first, second = TelemetryFold(redis, KEYS, lease), TelemetryFold(redis, KEYS, lease)
+    await first.load()
+    await second.load()
+    await append(redis, make(rng))
+    assert await fold_all(first) == 1
+    await append(redis, make(rng))
+    with pytest.raises(FoldMoved):
+        await second.fold(MODELS, NODES, SETTINGS)
+    assert await fold_all(second) == 1
+    assert int(await redis.hget(KEYS.folded, "windows_total") or 0) == 2
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        b"",
+        b"\xc1",
+        pack(make(random.Random(4), model_digest="another")),
+        pack(make(random.Random(4), node_id="gone")),
+        pack(make(random.Random(4)))[:-5],
+        pack(PackedWindow(1, "n1", "moe", "d1", 1, 0, 10, 1, [PackedLayer(1, b"123", None)], [], None, None)),
+        pack(
+            PackedWindow(
+                1, "n1", "moe", "d1", 1, 0, 10, 1, [], [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)], None, None
+            )
+        ),
+    ],
+)
+async def test_what_cannot_be_folded_does_not_block(redis: Redis, poison: bytes) -> None:
+    """It is counted, left out and trimmed; windows around it are folded."""
+    rng = random.Random(5)
+    await append(redis, make(rng), poison, make(rng))
+    outcome = await (await started(redis)).fold(MODELS, NODES, SETTINGS)
+    assert (outcome.windows, outcome.discarded, outcome.more) == (2, 1, False)
+    assert int(await redis.hget(KEYS.folded, "discarded_total") or 0) == 1
+    assert await redis.xlen(KEYS.telemetry) == 0
+    assert int(await redis.get(KEYS.telemetry_bytes)) == 0
+
+
+async def test_what_is_too_old_is_forgotten(redis: Redis) -> None:
+    """Beyond the statistics window, buckets leave Redis and memory; a node's last one takes its key along."""
+    rng = random.Random(6)
+    await append(redis, make(rng, node_id="n1", at=0), make(rng, node_id="n2", at=0), make(rng, at=700))
+    fold = await started(redis)
+    await fold_all(fold)
+    assert await redis.hlen(KEYS.statistics("n1", "moe")) == 2
+    await append(redis, make(rng, at=1300))
+    await fold_all(fold)
+    assert await redis.hlen(KEYS.statistics("n1", "moe")) == 2
+    assert await redis.exists(KEYS.statistics("n2", "moe")) == 0
+    assert await redis.hkeys(KEYS.statistics_index) == [b"n1/moe"]
+    again = await started(redis)
+    await again.load()
+    assert held(again) == held(fold)
+
+
+@pytest.mark.parametrize("change", ["model registered anew", "model gone", "node gone"])
+async def test_statistics_end_with_what_they_are_of(redis: Redis, change: str) -> None:
+    """Other blocks under the same id start anew, without a window having to come."""
+    await append(redis, make(random.Random(7)), make(random.Random(7), node_id="n2"))
+    fold = await started(redis)
+    await fold_all(fold)
+    models = {} if change == "model gone" else dict(MODELS)
+    if change == "model registered anew":
+        models["moe"] = model(digest="d9")
+    await fold.fold(models, {"n2"} if change == "node gone" else NODES, SETTINGS)
+    left = [b"n2/moe"] if change == "node gone" else []
+    assert await redis.hkeys(KEYS.statistics_index) == left
+    assert await redis.exists(KEYS.statistics("n1", "moe")) == 0
+    assert list((await fold.statistics(models, SETTINGS)).traffic) == ([("n2", "moe")] if left else [])
+
+
+async def test_rates_follow_from_the_windows(redis: Redis) -> None:
+    """Read after a fold: activations per second of the window's counts."""
+    window = make(random.Random(8))
+    await append(redis, window)
+    fold = await started(redis)
+    await fold_all(fold)
+    found = await fold.statistics(MODELS, SETTINGS)
+    traffic = found.traffic["n1", "moe"]
+    assert found.until_us == window.end_us
+    assert traffic.tokens_per_second == pytest.approx(window.tokens / 10)
+    counted = Bucket.of(window, MODELS["moe"], 0, 1).counts
+    assert traffic.activations_per_second == pytest.approx(counted / 10)
+    assert traffic.route_weight.sum() == pytest.approx(window.routes[0].rows()[1].sum())
