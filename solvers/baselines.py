@@ -35,17 +35,24 @@ def uniform(problem: PlacementProblem, traffic: Traffic) -> UInt8:
 def local_popularity(problem: PlacementProblem, traffic: Traffic) -> UInt8:
     """Each node holds the experts its own tokens call most often per byte, while its memory lasts; then
     coverage is repaired, which may displace the least useful. O(N E log E)."""
-    allowed = allowance(problem)
-    holds = (allowed == 1).astype(np.uint8)
-    size = problem.column_bytes
-    capacity = packable_bytes(problem)
+    holds = (allowance(problem) == 1).astype(np.uint8)
     for node in range(problem.nodes):
-        free = int(capacity[node] - holds[node].astype(np.int64) @ size)
-        for column in np.argsort(-traffic.activity[node] / size, kind="stable").tolist():
-            if allowed[node, column] == 0 and traffic.activity[node, column] > 0 and size[column] <= free:
-                holds[node, column] = 1
-                free -= int(size[column])
+        fill_by_popularity(problem, traffic, node, holds)
     return make_feasible(problem, traffic, holds)
+
+
+def fill_by_popularity(problem: PlacementProblem, traffic: Traffic, node: int, holds: UInt8) -> None:
+    """Adds to row `node` of holds uint8[N, E] what its own tokens call most often per byte and still fits.
+    O(E log E)."""
+    allowed = allowance(problem)[node]
+    size = problem.column_bytes
+    calls = traffic.activity[node]
+    free = int(packable_bytes(problem)[node] - holds[node].astype(np.int64) @ size)
+    for column in np.argsort(-calls / size, kind="stable").tolist():
+        wanted = calls[column] > 0 and allowed[column] == 0 and not holds[node, column]
+        if wanted and size[column] <= free:
+            holds[node, column] = 1
+            free -= int(size[column])
 
 
 def eplb(problem: PlacementProblem, traffic: Traffic) -> UInt8:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solvers.baselines import fill_by_popularity
 from solvers.coverage import allowance, finite_fallback, make_feasible
 from solvers.kernels import evaluation, tables, terms
 from solvers.knapsack import choose_counts
@@ -245,7 +246,8 @@ def sgd(
         if given is None:
             holds = (allowance(problem) == 1).astype(np.uint8)
             for node in order.tolist():
-                response.respond(node, holds, False, stopping)
+                if not response.respond(node, holds, False, stopping) and stopping():
+                    fill_by_popularity(problem, traffic, node, holds)  # no time left to do better
             holds = make_feasible(problem, traffic, holds)
             response.restart()
             rounds -= 1

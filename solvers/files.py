@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
-from solvers.result import SolveResult, SolveStatus
+from solvers.result import SolveResult, SolveStatus, gap_ratio
 
 INSTANCE_FORMAT = "moeplace-instance/1"
 PLACEMENT_FORMAT = "moeplace-placement/1"
@@ -149,14 +149,6 @@ def save_placement(path: str | os.PathLike[str], result: SolveResult) -> None:
     if result.shortfall is not None:
         arrays["shortfall"] = np.array(result.shortfall)
     _write(path, arrays)
-
-
-def gap_ratio(objective: float | None, lower_bound: float | None) -> float | None:
-    """(objective - lower_bound) / objective, 0 where the objective is 0; None where either is absent or
-    infinite."""
-    if objective is None or lower_bound is None or not math.isfinite(objective):
-        return None
-    return 0.0 if objective <= 0 else max(0.0, (objective - lower_bound) / objective)
 
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, npt.NDArray[Any]]) -> None:

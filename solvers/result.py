@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,3 +48,11 @@ class Progress:
     objective: float | None
     lower_bound: float | None
     runtime_seconds: float
+
+
+def gap_ratio(objective: float | None, lower_bound: float | None) -> float | None:
+    """(objective - lower_bound) / objective, 0 where the objective is 0; None where either is absent or
+    infinite."""
+    if objective is None or lower_bound is None or not math.isfinite(objective):
+        return None
+    return 0.0 if objective <= 0 else max(0.0, (objective - lower_bound) / objective)

@@ -15,12 +15,11 @@ from solvers.bounds import lagrangian_bound
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
 from solvers.feasibility import shortfalls
-from solvers.files import gap_ratio
 from solvers.objective import checked_holds, total_cost
 from solvers.params import BaselineParams, BoundParams, SgdParams, read_params
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, UInt8
-from solvers.result import Progress, SolveResult, SolveStatus
+from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 

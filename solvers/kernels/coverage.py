@@ -1,12 +1,12 @@
 """Kernel that gives every expert its replicas at the least loss."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int8, Int64, UInt8
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cover(
     holds: UInt8,
     allowed: Int8,

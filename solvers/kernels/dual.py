@@ -1,12 +1,12 @@
 """Kernels of the Lagrangian dual; see `solvers.bounds`."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int32, Int64
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def demand(
     start: Int64,
     node: Int32,
@@ -27,7 +27,7 @@ def demand(
                     out[node[r], first + experts[r, k]] += rate[r] * share[r, k]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def critical_shares(
     start: Int64,
     node: Int32,
@@ -66,7 +66,7 @@ def critical_shares(
                 out[r, k] /= total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def profits(weight: Float64, price: Float64, latency: Float64, out: Float64) -> None:
     """out[m, e] += sum over n of weight[n, e] * max(0, price[n, e] - latency[n, m]); all float64[N, E].
     O(N^2 E)."""
@@ -82,7 +82,7 @@ def profits(weight: Float64, price: Float64, latency: Float64, out: Float64) -> 
                     out[m, e] += weight[n, e] * saving
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def service(opened: Float64, price: Float64, latency: Float64, served: Float64, cost: Float64) -> None:
     """How the relaxed servers opened float64[N, E] (0..1) serve: served[n, e] = how many of them n would
     use, and cost[n, e] = price[n, e] less what they save. Writes served and cost float64[N, E]. O(N^2 E)."""
@@ -102,7 +102,7 @@ def service(opened: Float64, price: Float64, latency: Float64, served: Float64, 
                     cost[n, e] -= opened[m, e] * saving
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill(profit: Float64, order: Int64, size: Float64, capacity: float, opened: Float64) -> float:
     """Fractional knapsack: takes the positive profits float64[E] in `order` int64[E] (by profit per size)
     while the capacity lasts, the last one in part. Adds to opened float64[E]; returns the profit taken.

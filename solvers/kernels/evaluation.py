@@ -1,14 +1,14 @@
 """Kernels of the evaluator: serving costs of single experts and latencies of routes."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int32, Int64, UInt8
 
 SUM, SLOWEST, COLOCATED = 0, 1, 2  # the codes of `Coupling` inside kernels
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def serving_costs(
     holds: UInt8, latency: Float64, fallback: Float64, without: int, first: int, last: int, out: Float64
 ) -> None:
@@ -34,7 +34,7 @@ def serving_costs(
                     out[n, e] = served
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearest_host(
     holds: UInt8, latency: Float64, nearest: Int64, without: int, node: int, first: int, experts: Int32
 ) -> float:
@@ -61,7 +61,7 @@ def nearest_host(
     return np.inf
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def route_latencies(
     coupling: int,
     holds: UInt8,
@@ -106,7 +106,7 @@ def route_latencies(
                 out[r] = total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def weighted_sum(rate: Float64, latency: Float64) -> float:
     """Sum of rate * latency over float64[R] each; a rate of zero counts nothing even where the latency is
     inf."""
@@ -117,7 +117,7 @@ def weighted_sum(rate: Float64, latency: Float64) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def breakdown(
     holds: UInt8,
     latency: Float64,

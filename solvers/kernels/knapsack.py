@@ -1,14 +1,14 @@
 """Kernels of the multiple-choice knapsack over blocks: how many experts each block gets at one node."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int32, Int64
 
 _UNREACHED = np.int64(2**62)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def group_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, choice: Int32) -> float:
     """max of sum_b values[start[b] + choice[b]] s.t. sum_b choice[b] size[b] <= capacity, one choice per
     block.
@@ -43,7 +43,7 @@ def group_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, ch
     return float(best[capacity])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def group_knapsack_by_value(
     gains: Int64, start: Int64, size: Int64, capacity: int, most: int, choice: Int32
 ) -> int:

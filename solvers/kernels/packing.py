@@ -1,12 +1,12 @@
 """Kernel of the packing rule."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Int32, Int64
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pack(sizes: Int64, order: Int64, capacity: Int64, roomiest: bool, free: Int64, out: Int32) -> bool:
     """Puts items int64[I], in `order` int64[I], on devices of `capacity` int64[D]; False where one does not
     fit.

@@ -1,14 +1,14 @@
 """Kernels of the per-block tables V_b(k): the best saving over the k-subsets of a block, with the subset."""
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int8, Int32, UInt8
 
 _EXCHANGE_TOLERANCE = 1e-12  # relative to the value of the set; below it an exchange is rounding noise
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def value_of(
     held: UInt8, modular: Float64, term_experts: Int32, term_size: Int32, term_weight: Float64, terms: int
 ) -> float:
@@ -28,7 +28,7 @@ def value_of(
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def exact_table(
     state: Int8,
     modular: Float64,
@@ -88,7 +88,7 @@ def exact_table(
             sets[k, e] = 1 if best[k] >= 0 and best[k] >> e & 1 else 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _record(size: int, value: float, held: UInt8, values: Float64, sets: UInt8) -> None:
     if value > values[size]:
         values[size] = value
@@ -96,7 +96,7 @@ def _record(size: int, value: float, held: UInt8, values: Float64, sets: UInt8) 
             sets[size, e] = held[e]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _drop(
     state: Int8,
     modular: Float64,
@@ -151,7 +151,7 @@ def _drop(
                     loss[term_experts[t, k]] -= term_weight[t]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(
     state: Int8,
     modular: Float64,
@@ -229,7 +229,7 @@ def _add(
             _record(size, value, held, values, sets)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _exchange(
     state: Int8,
     modular: Float64,
@@ -293,7 +293,7 @@ def _exchange(
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def greedy_table(
     state: Int8,
     modular: Float64,

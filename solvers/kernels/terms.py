@@ -9,13 +9,13 @@ also save one by one.
 """
 
 import numpy as np
-from numba import njit
 
+from solvers.kernels.compiled import compiled
 from solvers.kernels.evaluation import COLOCATED, SUM, nearest_host
 from solvers.problem import Float64, Int32, Int64, UInt8
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def build_terms(
     coupling: int,
     n: int,

@@ -97,3 +97,28 @@ def test_nothing_is_compiled_after_warm() -> None:
     late, kernels = done.stdout.decode().split("\n")[:2]
     assert late == "{}"
     assert int(kernels) >= 12
+
+
+_REFUSING = """
+import os
+os.environ["NUMBA_CACHE_DIR"] = "/dev/null/nowhere"
+from numba.core import caching
+def nowhere(*_): return None
+for locator in caching.CacheImpl._locator_classes:
+    locator.from_function = classmethod(nowhere)
+from solvers.kernels.compiled import compiled
+@compiled
+def twice(number):
+    return 2 * number
+assert twice(21) == 42
+assert twice.signatures
+print(type(twice._cache).__name__)
+"""
+
+
+def test_kernels_work_where_no_cache_can_be_kept() -> None:
+    """On a read-only file system the kernels compile, uncached, instead of failing the import."""
+    done = subprocess.run(
+        [sys.executable, "-c", _REFUSING], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "NullCache\n", done.stderr

@@ -1,0 +1,25 @@
+"""How every kernel is compiled: cached, without the interpreter's lock, in one thread, in strict floats.
+
+numba's threads must not be started twice at once, and ties must fall the same way everywhere: no `parallel`,
+no `fastmath`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """The function as a kernel. Its machine code is cached beside the source, else in the user's cache
+    directory or in NUMBA_CACHE_DIR; where none of them can be written, every process compiles its own."""
+    kernel: Any
+    try:
+        kernel = njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        kernel = njit(nogil=True)(function)
+    return cast("Function", kernel)
