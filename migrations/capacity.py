@@ -59,15 +59,21 @@ class Relief:
         self._cluster = cluster
         self._evicted: set[tuple[int, int]] = set()
         self._parked: set[tuple[int, int]] = set()
+        # Per node: bytes that are free, and that could be freed by drops, at the present standstill.
+        self._free: list[int] = []
+        self._spare: list[int] = []
 
     def next(self, schedule: Schedule) -> Eviction | Parking | None:
         """The way that copies the fewest additional bytes; None where none is left. O(N E) at most."""
+        cluster = self._cluster
+        self._free = [sum(room.free.values()) for room in cluster.rooms]
+        self._spare = [sum(cluster.size[c] for c in cluster.droppable(n)) for n in range(cluster.nodes)]
         best: Eviction | Parking | None = None
         least = float("inf")
-        for node in range(self._cluster.nodes):
+        for node in range(cluster.nodes):
             sizes: set[int] = set()
             for column in schedule.waiting(node):
-                size = self._cluster.size[column]
+                size = cluster.size[column]
                 if size in sizes or not self._has_source(node, column):
                     continue
                 sizes.add(size)
@@ -85,9 +91,7 @@ class Relief:
 
     def _need(self, node: int, column: int) -> int:
         """Bytes the node lacks for the expert after all it may drop now."""
-        cluster = self._cluster
-        free = sum(cluster.rooms[node].free.values())
-        return cluster.size[column] - free - sum(cluster.size[c] for c in cluster.droppable(node))
+        return self._cluster.size[column] - self._free[node] - self._spare[node]
 
     def _eviction(self, node: int, column: int) -> tuple[Eviction | None, int]:
         cluster, need, columns, cost = self._cluster, self._need(node, column), [], 0
@@ -113,8 +117,7 @@ class Relief:
         need = self._need(node, column)
         best: Parking | None = None
         least = (float("inf"), 0)
-        free = [sum(cluster.rooms[p].free.values()) for p in range(cluster.nodes)]
-        spare = [sum(cluster.size[c] for c in cluster.droppable(p)) for p in range(cluster.nodes)]
+        free, spare = self._free, self._spare
         for c in members(cluster.held[node]):
             if cluster.can_spare(c):
                 continue

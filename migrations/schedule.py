@@ -23,7 +23,7 @@ class Policy:
     take more than this share of the time left until the lower bound; above 1, only once it is already late.
     """
 
-    urgency: float = 0.9
+    urgency: float = 0.97
 
 
 class Schedule:
