@@ -3,12 +3,12 @@
 from enum import StrEnum
 from typing import Annotated, Self
 
-from migrations.model import MoveKind
-from migrations.states import MoveState, PlanState
 from pydantic import Field, model_validator
 
 from app.models.schemas import Sha256
 from app.schema import MAX_EXACT, Bytes, ExpertId, Identifier, InstanceUid, Layer, Schema, Timestamp
+from migrations.model import MoveKind
+from migrations.states import MoveState, PlanState
 
 PlanId = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
 
@@ -76,6 +76,7 @@ class PlanSummary(Schema):
 
 class PlanList(Schema):
     migration_plans: Annotated[list[PlanSummary], Field(description="Newest first.")]
+    next_before: Annotated[str | None, Field(description="`before` of the next page; null: the last.")]
 
 
 class MoveProgress(Schema):

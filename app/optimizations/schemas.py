@@ -69,6 +69,7 @@ class OptimizationRecord(Schema):
 
 class OptimizationList(Schema):
     optimizations: Annotated[list[OptimizationRecord], Field(description="Newest first.")]
+    next_before: Annotated[str | None, Field(description="`before` of the next page; null: the last.")]
 
 
 MAX_RETAINED = 100
