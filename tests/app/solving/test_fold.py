@@ -1,7 +1,7 @@
 """Folding on a real server: once and only once, whatever happens in between."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -11,6 +11,7 @@ from app.clusters.schemas import ClusterSettings
 from app.solving import fold as fold_module
 from app.solving.fold import FoldMoved, TelemetryFold
 from app.solving.statistics import Bucket, bucket_us, merge_buckets
+from app.storage.fenced import fenced
 from app.storage.lease import Lease, LeaseLost, acquire
 from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow, pack
 from tests.app.telemetry.cluster import KEYS, model, packed
@@ -50,10 +51,10 @@ def make(
 
 async def append(redis: Redis, *windows: PackedWindow | bytes) -> list[bytes]:
     """Into the stream, as the API's script does it."""
-    ids = []
+    ids: list[bytes] = []
     for window in windows:
         body = window if isinstance(window, bytes) else pack(window)
-        ids.append(await redis.xadd(KEYS.telemetry, {"w": body}))
+        ids.append(cast(bytes, await redis.xadd(KEYS.telemetry, {"w": body})))
         await redis.incrby(KEYS.telemetry_bytes, len(body))
     return ids
 
@@ -70,12 +71,12 @@ async def started(redis: Redis, worker: str = "w1") -> TelemetryFold:
 
 async def fold_all(fold: TelemetryFold, settings: ClusterSettings = SETTINGS) -> int:
     """Until nothing waits; the number of windows folded."""
-    total = 0
+    folded = 0
     while True:
         outcome = await fold.fold(MODELS, NODES, settings)
-        total += outcome.windows
+        folded += outcome.windows
         if not outcome.more:
-            return total
+            return folded
 
 
 def naive(
@@ -109,6 +110,10 @@ def plain(buckets: dict[tuple[str, str], list[Bucket]]) -> dict[tuple[str, str],
     }  # fmt: skip
 
 
+async def total(redis: Redis, name: str) -> int:
+    return int(cast("bytes | None", await redis.hget(KEYS.folded, name)) or 0)
+
+
 def held(fold: TelemetryFold) -> dict[tuple[str, str], list[Any]]:
     return plain({name: list(spans.values()) for name, spans in fold._buckets.items()})
 
@@ -140,11 +145,10 @@ async def test_fold_equals_its_naive_twin(redis: Redis, batch: int, monkeypatch:
     await again.load()
     assert held(again) == expected
     assert again.until_us == newest
-    totals = await redis.hgetall(KEYS.folded)
-    assert int(totals[b"windows_total"]) == 60
-    assert int(totals[b"tokens_total"]) == sum(w.tokens for w in windows)
+    assert await total(redis, "windows_total") == 60
+    assert await total(redis, "tokens_total") == sum(w.tokens for w in windows)
     assert await redis.xlen(KEYS.telemetry) == 0
-    assert int(await redis.get(KEYS.telemetry_bytes)) == 0
+    assert await redis.get(KEYS.telemetry_bytes) == b"0"
 
 
 async def test_nothing_is_folded_without_the_lease(redis: Redis) -> None:
@@ -167,19 +171,18 @@ async def test_a_commit_whose_answer_was_lost_is_not_done_again(
     rng = random.Random(2)
     await append(redis, make(rng), make(rng))
     fold = await started(redis)
-    real = fold_module.fenced
 
     async def losing(*args: Any, **options: Any) -> None:
-        await real(*args, **options)
+        await fenced(*args, **options)
         raise RedisConnectionError("the answer was lost")
 
     monkeypatch.setattr(fold_module, "fenced", losing)
     with pytest.raises(RedisConnectionError):
         await fold.fold(MODELS, NODES, SETTINGS)
-    monkeypatch.setattr(fold_module, "fenced", real)
+    monkeypatch.setattr(fold_module, "fenced", fenced)
     await append(redis, make(rng))
     assert await fold_all(fold) == 1
-    assert int(await redis.hget(KEYS.folded, "windows_total") or 0) == 3
+    assert await total(redis, "windows_total") == 3
 
 
 async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
@@ -195,7 +198,7 @@ async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
     with pytest.raises(FoldMoved):
         await second.fold(MODELS, NODES, SETTINGS)
     assert await fold_all(second) == 1
-    assert int(await redis.hget(KEYS.folded, "windows_total") or 0) == 2
+    assert await total(redis, "windows_total") == 2
 
 
 @pytest.mark.parametrize(
@@ -220,9 +223,9 @@ async def test_what_cannot_be_folded_does_not_block(redis: Redis, poison: bytes)
     await append(redis, make(rng), poison, make(rng))
     outcome = await (await started(redis)).fold(MODELS, NODES, SETTINGS)
     assert (outcome.windows, outcome.discarded, outcome.more) == (2, 1, False)
-    assert int(await redis.hget(KEYS.folded, "discarded_total") or 0) == 1
+    assert await total(redis, "discarded_total") == 1
     assert await redis.xlen(KEYS.telemetry) == 0
-    assert int(await redis.get(KEYS.telemetry_bytes)) == 0
+    assert await redis.get(KEYS.telemetry_bytes) == b"0"
 
 
 async def test_what_is_too_old_is_forgotten(redis: Redis) -> None:

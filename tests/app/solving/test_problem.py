@@ -18,7 +18,9 @@ MODELS = [model("a", {1: 3, 2: 2}), model("b", {0: 4}, "d2")]
 
 def status(**latency: Any) -> NodeStatusRecord:
     """Only what is measured matters here."""
-    return NodeStatusRecord.model_construct(latency=LatencySpec(**latency))
+    record: Any = NodeStatusRecord
+    found: NodeStatusRecord = record.model_construct(latency=LatencySpec(**latency))
+    return found
 
 
 def traffic(

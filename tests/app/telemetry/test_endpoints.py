@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -40,8 +40,13 @@ async def client(redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def stream(redis: Redis) -> list[bytes]:
+    entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await redis.xrange(KEYS.telemetry))
+    return [fields[b"w"] for _, fields in entries]
+
+
 async def stored(redis: Redis) -> list[PackedWindow]:
-    return [unpack(fields[b"w"]) for _, fields in await redis.xrange(KEYS.telemetry)]
+    return [unpack(body) for body in await stream(redis)]
 
 
 def dense(kept: PackedWindow) -> dict[int, list[int]]:
@@ -83,9 +88,7 @@ async def test_json_and_messagepack_say_the_same(client: httpx.AsyncClient, redi
         assert w.end_us - w.start_us == 10_000_000
         assert dense(w) == COUNTS
         assert sets(w) == ROUTES
-    assert int(await redis.get(KEYS.telemetry_bytes)) == sum(
-        len(fields[b"w"]) for _, fields in await redis.xrange(KEYS.telemetry)
-    )
+    assert await redis.get(KEYS.telemetry_bytes) == str(sum(map(len, await stream(redis)))).encode()
 
 
 async def test_a_repeat_counts_once(client: httpx.AsyncClient, redis: Redis) -> None:
@@ -137,12 +140,12 @@ async def test_a_stream_of_messagepack(client: httpx.AsyncClient, redis: Redis, 
         for at in range(0, len(body), step):
             yield body[at : at + step]
 
-    for content in (pieces(), body):
+    for content, repeated in ((pieces(), False), (body, True)):
         answer = (await client.post(PATH, content=content, headers=MSGPACK)).json()
+        assert answer["duplicate"] is repeated
         assert answer["partial_success"]["rejected_count"] == 1
         pointers = [error["pointer"] for error in answer["partial_success"]["errors"]]
         assert pointers == ["/1/layers/0/layer", "/1/layers"]
-    assert answer["duplicate"] is True
     assert [w.sequence_number for w in await stored(redis)] == [1, 3]
 
 
@@ -206,7 +209,7 @@ async def test_a_bad_layer_costs_only_itself(
     assert dense((await stored(redis))[0]) == {2: [2] * 8}
 
 
-def _routes(*rows: list[int], **changes: Any) -> dict[str, Any]:
+def _routes(*rows: list[Any], **changes: Any) -> dict[str, Any]:
     return {"layer": 1, "experts": [[0, 1], *rows, [2, 3]], **changes}
 
 
