@@ -356,6 +356,7 @@ def test_limits_and_stops_leave_a_feasible_placement() -> None:
         assert result.status is SolveStatus.TIME_LIMIT
         assert result.placement is not None
         assert not shortfalls(problem, result.placement.holds)
+        assert result.objective == solve(problem, "local_popularity").objective
     began = time.monotonic()
     solve(problem, time_limit_seconds=0.5, params={"rounds": 1000, "exchange_steps": 1000})
     assert time.monotonic() - began < 5.0

@@ -1,0 +1,48 @@
+"""Routes sorted and merged, and the criteria that stop a search."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers.stopping import FirstOf, MaxRuntime, never
+from solvers.traffic import compile_traffic
+from tests.oracles.instances import random_problem
+
+
+@given(st.integers(0, 2**32), st.integers(0, 60))
+@settings(max_examples=100, deadline=None)
+def test_merging_keeps_every_rate(seed: int, routes: int) -> None:
+    """Per (node, block, set) the rates add up to the same; each set appears once; zero rates are gone."""
+    problem = random_problem(seed, nodes=3, blocks=[3, 2], routes=routes)
+    expected: dict[tuple[int, int, frozenset[int]], float] = {}
+    for r in range(problem.routes):
+        if problem.route_rate[r] > 0:
+            experts = frozenset(int(e) for e in problem.route_experts[r] if e >= 0)
+            key = (int(problem.route_node[r]), int(problem.route_block[r]), experts)
+            expected[key] = expected.get(key, 0.0) + float(problem.route_rate[r])
+    traffic = compile_traffic(problem)
+    found: dict[tuple[int, int, frozenset[int]], float] = {}
+    activity = np.zeros((3, problem.experts))
+    for b in range(problem.blocks):
+        for r in range(traffic.start[b], traffic.start[b + 1]):
+            row = traffic.experts[r]
+            count = int((row >= 0).sum())
+            assert (row[count:] == -1).all()
+            key = (int(traffic.node[r]), b, frozenset(row[:count].tolist()))
+            assert key not in found
+            found[key] = float(traffic.rate[r])
+            activity[traffic.node[r], problem.block_offset[b] + row[:count]] += traffic.rate[r]
+    assert found == pytest.approx(expected)
+    np.testing.assert_allclose(traffic.activity, activity)
+
+
+def test_criteria() -> None:
+    """A limit of zero has passed, a long one has not, and the first of several decides."""
+    assert not never()
+    assert MaxRuntime(0.0)()
+    assert not MaxRuntime(3600.0)()
+    assert FirstOf((never, MaxRuntime(0.0)))()
+    assert not FirstOf((never, never))()
+    with pytest.raises(ValueError, match="seconds: is nan"):
+        MaxRuntime(float("nan"))
