@@ -82,14 +82,14 @@ async def run_demo(
             for node in NODES
         }
         watch = _Watch(service, nodes, client)
-        with shown(console, watch.ledger, plain=plain) as view:
+        with shown(console, watch.ledger, plain=plain, begun=begun) as view:
             left = max(_LEAST_SECONDS, seconds - _ENDING_SECONDS - (time.monotonic() - begun))
             story = Story(
                 watch.ledger,
                 lambda node_id, domain: nodes[node_id].switch(domain),
                 view.say,
                 seconds=left,
-                quiet_seconds=min(PACE.quiet_seconds, 0.15 * left),
+                quiet_seconds=min(PACE.quiet_seconds, 0.12 * left),
             )
             outcome = await watch.until(story.run(), view)
         print_summary(console, outcome)

@@ -66,10 +66,10 @@ class Pace:
     slice_seconds: float = 0.25
     telemetry_seconds: float = 1.0
     heartbeat_seconds: float = 1.0
-    optimization_seconds: float = 4.0
-    statistics_half_life_seconds: float = 3.0
-    statistics_window_seconds: float = 12.0
-    quiet_seconds: float = 5.0
+    optimization_seconds: float = 3.0
+    statistics_half_life_seconds: float = 2.0
+    statistics_window_seconds: float = 9.0
+    quiet_seconds: float = 8.0
     """Converged and without a newer generation for this long: the fleet has settled."""
 
 

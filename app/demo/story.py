@@ -18,8 +18,7 @@ _LOOK_SECONDS = 0.1
 _SWITCH_SECONDS = 5.0
 
 # Parts of the time that is left once the service is ready. Settling takes less when the fleet is quick.
-_FIRST_SETTLING = 0.40
-_SECOND_SETTLING = 0.34
+_FIRST_SETTLING = 0.45
 _MEASURING = 0.11
 
 

@@ -19,7 +19,7 @@ _NOTES = (
 
 def print_summary(console: Console, outcome: Outcome) -> None:
     table = Table(title="Mean expert latency per token, over all layers (ms)")
-    table.add_column("placement")
+    table.add_column("placement", no_wrap=True)
     for name in ("before the swap", "right after the swap", "after re-convergence"):
         table.add_column(name, justify="right")
     episodes = (outcome.before, outcome.swapped, outcome.after)
@@ -29,7 +29,7 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     for name in BASELINES:
         table.add_row(name, *(_against(e, name) for e in episodes))
     table.add_row("tokens measured", *(f"{e.served.tokens:,}" if e else "-" for e in episodes))
-    table.add_row("local hits (served)", *(f"{e.served.local_hit_ratio:.0%}" if e else "-" for e in episodes))
+    table.add_row("local hits, served", *(f"{e.served.local_hit_ratio:.0%}" if e else "-" for e in episodes))
     table.add_row("generation", *(str(e.generation) if e else "-" for e in episodes))
     console.print(table)
     for line in _sentences(outcome):
@@ -37,42 +37,31 @@ def print_summary(console: Console, outcome: Outcome) -> None:
 
 
 def _sentences(outcome: Outcome) -> list[str]:
-    return [
-        _convergence(
-            "The first placement",
-            "registration",
-            outcome.first_convergence_seconds,
-            outcome.first_moves,
-            outcome.first_bytes,
-        ),
-        _convergence(
-            "After the swap the fleet",
-            "the swap",
-            outcome.second_convergence_seconds,
-            outcome.second_moves,
-            outcome.second_bytes,
-        ),
-        *(
-            []
-            if outcome.gap_ratio is None
-            else [f"Certified gap of the placement in force when it was computed: {outcome.gap_ratio:.1%}."]
-        ),
-        *(
-            [f"{outcome.windows_dropped} windows of telemetry were dropped at the nodes."]
-            if outcome.windows_dropped
-            else []
-        ),
-        *_NOTES,
+    lines = [
+        "First placement: "
+        + _convergence(outcome.first_convergence_seconds, "the nodes' start")
+        + _moved(outcome.first_moves, outcome.first_bytes),
+        "New placement:   "
+        + _convergence(outcome.second_convergence_seconds, "the swap")
+        + _moved(outcome.second_moves, outcome.second_bytes),
     ]
+    if outcome.gap_ratio is not None:
+        lines.append(
+            f"Certified gap of the placement in force, when it was computed: {outcome.gap_ratio:.1%}."
+        )
+    if outcome.windows_dropped:
+        lines.append(f"{outcome.windows_dropped} windows of telemetry were dropped at the nodes.")
+    return [*lines, *_NOTES]
 
 
-def _convergence(what: str, since: str, seconds: float | None, moves: int, copied: int) -> str:
-    when = (
-        "had not converged when its time was over"
-        if seconds is None
-        else f"converged {seconds:.1f} s after {since}"
-    )
-    return f"{what} {when}: {moves} moves, {copied / 1e6:.1f} MB ({copied // EXPERT_BYTES} copies)."
+def _convergence(seconds: float | None, cause: str) -> str:
+    if seconds is None:
+        return "the fleet had not converged when its time was over"
+    return f"the fleet converged {seconds:.1f} s after {cause}"
+
+
+def _moved(moves: int, copied: int) -> str:
+    return f"; {moves} moves, {copied / 1e6:.1f} MB in {copied // EXPERT_BYTES} copies."
 
 
 def _against(episode: Episode | None, name: str) -> str:

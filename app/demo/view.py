@@ -38,10 +38,11 @@ class View(Protocol):
 class PlainView:
     """One line for each event, and one for the state every few seconds."""
 
-    def __init__(self, console: Console, ledger: Ledger) -> None:
+    def __init__(self, console: Console, ledger: Ledger, begun: float) -> None:
         self._console = console
         self._ledger = ledger
-        self._begun = self._last = time.monotonic()
+        self._begun = begun
+        self._last = time.monotonic()
 
     def say(self, words: str) -> None:
         self._line(words)
@@ -71,10 +72,10 @@ class PlainView:
 class LiveView:
     """A table of the nodes, the service's state, and the latency of the last minute."""
 
-    def __init__(self, live: Live, ledger: Ledger) -> None:
+    def __init__(self, live: Live, ledger: Ledger, begun: float) -> None:
         self._live = live
         self._ledger = ledger
-        self._begun = time.monotonic()
+        self._begun = begun
         self._events: list[str] = []
 
     def say(self, words: str) -> None:
@@ -149,10 +150,10 @@ def sparkline(values: list[float]) -> str:
 
 
 @contextlib.contextmanager
-def shown(console: Console, ledger: Ledger, *, plain: bool) -> Iterator[View]:
-    """The view for this console."""
+def shown(console: Console, ledger: Ledger, *, plain: bool, begun: float) -> Iterator[View]:
+    """The view for this console; times are shown since `begun` (monotonic)."""
     if plain or not console.is_terminal:
-        yield PlainView(console, ledger)
+        yield PlainView(console, ledger, begun)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield LiveView(live, ledger)
+        yield LiveView(live, ledger, begun)

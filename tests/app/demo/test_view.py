@@ -1,6 +1,7 @@
 """What the demo prints."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -29,7 +30,7 @@ def ledger() -> Ledger:
 def test_live_view_shows_every_node_and_the_service() -> None:
     """Domain, experts, local-hit ratio, latency and generation of each node; generation, gap and moves."""
     screen, out = console(terminal=True)
-    with shown(screen, ledger(), plain=False) as view:
+    with shown(screen, ledger(), plain=False, begun=time.monotonic()) as view:
         view.say("something happened")
     text = out.getvalue()
     for node in NODES:
@@ -42,9 +43,8 @@ def test_live_view_shows_every_node_and_the_service() -> None:
 def test_without_a_terminal_lines_are_printed() -> None:
     """A pipe gets plain lines, without control sequences."""
     page, out = console()
-    with shown(page, ledger(), plain=False) as view:
+    with shown(page, ledger(), plain=False, begun=time.monotonic()) as view:
         view.say("hello [not markup]")
-        view.refresh()
     assert isinstance(view, PlainView)
     assert out.getvalue().strip().endswith("s  hello [not markup]")
     assert "\x1b" not in out.getvalue()
@@ -94,8 +94,8 @@ def test_summary_has_a_row_for_every_placement(reacted: bool) -> None:
         "30.00 (+100%)",
         "16.50 (+10%)",
         "eplb",
-        "converged 9.5 s after registration: 288 moves, 28.3 MB (288 copies)",
-        "had not converged when its time was over: 80 moves, 3.9 MB (40 copies)",
+        "converged 9.5 s after the nodes' start; 288 moves, 28.3 MB in 288 copies",
+        "had not converged when its time was over; 80 moves, 3.9 MB in 40 copies",
         "6.1%",
         "hold no weights",
     ):
