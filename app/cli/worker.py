@@ -60,8 +60,9 @@ async def _run(settings: Settings, redis_url: str, metrics_host: str, metrics_po
                     f"metrics-port: cannot listen on {metrics_host} port {metrics_port}: {error.strerror}"
                 ) from None
         metrics.announce_build()
-        from app.solving import worker
+        # Late: it loads numba, which a server that cannot be reached should not have to wait for.
+        from app.solving.worker import run
 
-        await worker.run(settings, redis, stop)
+        await run(settings, redis, stop)
     finally:
         await redis.aclose()
