@@ -1,0 +1,109 @@
+"""Group commit: answered after Redis, in one go with others, and never silently lost."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from app.errors import Unavailable
+from app.telemetry import commit as commit_module
+from app.telemetry.commit import DurabilityUnsupported, GroupCommit, require_durability
+from app.telemetry.store import Append, Outcome
+from tests.app.telemetry.cluster import INSTANCE, KEYS, NODE, register
+
+pytestmark = pytest.mark.anyio
+
+
+def window(sequence_number: int, *, instance_uid: str = INSTANCE, size: int = 10) -> Append:
+    return Append(KEYS, b"1", NODE, instance_uid, sequence_number, b"w" * size, 1 << 30)
+
+
+async def test_each_window_gets_its_own_outcome(redis: Redis) -> None:
+    """Many at once, among them repeats, strangers and windows judged by an old revision."""
+    await register(redis)
+    commit = GroupCommit(redis)
+    stale = Append(KEYS, b"0", NODE, INSTANCE, 7777, b"w", 1 << 30)
+    windows = [*(window(i) for i in range(1, 500)), window(5), window(600, instance_uid="x"), stale]
+    outcomes = await asyncio.gather(*map(commit.append, windows))
+    assert outcomes[:499] == [Outcome.ACCEPTED] * 499
+    assert outcomes[499:] == [Outcome.DUPLICATE, Outcome.UNKNOWN_INSTANCE, Outcome.STALE_REVISION]
+    assert await redis.xlen(KEYS.telemetry) == 499
+    assert await redis.get(KEYS.telemetry_bytes) == b"4990"
+
+
+async def test_what_waits_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the queue's limits clients are told to come back; what was queued is stored."""
+    monkeypatch.setattr(commit_module, "QUEUED_WINDOWS", 3)
+    await register(redis)
+    commit = GroupCommit(redis)
+    outcomes = await asyncio.gather(*(commit.append(window(i)) for i in range(1, 6)), return_exceptions=True)
+    assert outcomes[:3] == [Outcome.ACCEPTED] * 3
+    assert all(isinstance(o, Unavailable) for o in outcomes[3:])
+    monkeypatch.setattr(commit_module, "QUEUED_BYTES", 100)
+    with pytest.raises(Unavailable):
+        await commit.append(window(10, size=101))
+    assert await commit.append(window(11, size=100)) is Outcome.ACCEPTED
+
+
+async def test_a_lost_connection_is_told_and_a_repeat_counts_once(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the pipeline is lost after Redis had executed it: 503, and the retry is a duplicate."""
+    await register(redis)
+    commit = GroupCommit(redis)
+    real = commit._commit
+
+    async def losing(windows: list[Append]) -> list[Outcome | Unavailable]:
+        await real(windows)
+        raise RedisConnectionError("gone")
+
+    monkeypatch.setattr(commit, "_commit", losing)
+    with pytest.raises(Unavailable):
+        await commit.append(window(1))
+    monkeypatch.setattr(commit, "_commit", real)
+    assert await commit.append(window(1)) is Outcome.DUPLICATE
+    assert await redis.xlen(KEYS.telemetry) == 1
+
+
+async def test_a_client_that_leaves_does_not_disturb_others(redis: Redis) -> None:
+    """Its window may be stored; the others are, and are told so."""
+    await register(redis)
+    commit = GroupCommit(redis)
+    leaving = asyncio.create_task(commit.append(window(1)))
+    staying = asyncio.create_task(commit.append(window(2)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying is Outcome.ACCEPTED
+    await commit.drain()
+    assert leaving.cancelled() or leaving.cancelling()
+
+
+async def test_errors_of_the_server_are_told_window_by_window(redis: Redis) -> None:
+    """A key of the wrong type fails the windows of its cluster only."""
+    await register(redis)
+    await redis.set(KEYS.telemetry, "not a stream")
+    with pytest.raises(Unavailable, match="refused"):
+        await GroupCommit(redis).append(window(1))
+
+
+async def test_durable_waits_for_the_disk(redis: Redis) -> None:
+    """With WAITAOF the outcome comes after the sync; a server without it or without a file is refused."""
+    await register(redis)
+    try:
+        await redis.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]
+    except ResponseError:
+        with pytest.raises(DurabilityUnsupported, match="WAITAOF"):
+            await require_durability(redis)
+        pytest.skip("the server has no WAITAOF")
+    await require_durability(redis)
+    assert await GroupCommit(redis, durable=True).append(window(1)) is Outcome.ACCEPTED
+    await redis.config_set("appendonly", "no")
+    try:
+        with pytest.raises(DurabilityUnsupported, match="append-only"):
+            await require_durability(redis)
+        with pytest.raises(Unavailable):
+            await GroupCommit(redis, durable=True).append(window(2))
+    finally:
+        await redis.config_set("appendonly", "yes")
