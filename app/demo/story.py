@@ -84,7 +84,7 @@ class Story:
         try:
             swapped_slices = await self._swap()
             assert self.swapped_at is not None
-            second = await self._settled(seen.generation, self.swapped_at + _SECOND_SETTLING * self._seconds)
+            second = await self._settled(seen.generation, begun + (1 - _MEASURING) * self._seconds)
             self._say(_settling_words("after the swap the fleet", second, self.swapped_at))
             after_slices = await self._measured()
             self._say("computing what the other placements would have made of the same tokens")
