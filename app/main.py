@@ -15,6 +15,7 @@ from app import metrics
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
+from app.http.head import HeadMiddleware
 from app.http.trace import TraceMiddleware
 from app.http.waiting import Waiters
 from app.routes import include_routes
@@ -23,7 +24,7 @@ from app.storage.documents import IDENTITY_LIMIT
 from app.telemetry.intake import Intake
 
 COMPRESS_FROM_BYTES = IDENTITY_LIMIT + 1
-"""Documents bring their codings along, each with its own entity tag; up to the limit they stay as they are."""
+"""Documents bring their codings along, each with its own tag; up to the limit they stay as they are."""
 
 DESCRIPTION = """Decides which experts of Mixture-of-Experts models each node of a fleet keeps in its memory.
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(problem.UnexpectedErrorMiddleware),
             Middleware(MeasuringMiddleware),
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
+            Middleware(HeadMiddleware),
         ],
     )
     app.state.settings = settings
