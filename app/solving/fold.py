@@ -156,6 +156,7 @@ class TelemetryFold:
         }
         if not entries and not gone:
             TELEMETRY_FOLD_LAG.labels(self._keys.cluster_id).set(0)
+            TELEMETRY_STREAM_BYTES.labels(self._keys.cluster_id).set(waiting)
             return NOTHING
         known = {name: spans for name, spans in self._buckets.items() if name not in gone}
         span = bucket_us(settings)
