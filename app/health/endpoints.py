@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.errors import FieldError, Unavailable
-from app.http.problem import MEDIA_TYPE, Problem
+from app.http.openapi import problem
 from app.http.state import redis_of, waiters_of
 from app.metrics import CONTENT_TYPE, exposition
 from app.schema import Schema
@@ -46,9 +46,7 @@ async def healthz() -> Health:
 
 @router.get(
     "/readyz",
-    responses={
-        503: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "Not ready; `errors` says why."}
-    },
+    responses={503: problem(503)},
 )
 async def readyz(request: Request) -> Readiness:
     """Redis answers, a worker lives that holds or can take the leases of all clusters, and this process is

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
@@ -175,16 +176,29 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     detail = str(error.detail)
     if known is NotFound:
         detail = f"there is nothing at {request.url.path}"
-    elif known is MethodNotAllowed:
-        detail = f"{request.method} is not among the methods of {request.url.path}"
+    headers = dict(error.headers or {})
+    if known is MethodNotAllowed:
+        methods = ", ".join(_methods(request))
+        detail = f"expected one of {methods}"
+        headers["Allow"] = methods
     return problem_response(
         request,
         status=error.status_code,
         slug=known.slug if known else f"http-{error.status_code}",
         title=known.title if known else detail,
         detail=detail,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Of all routes at this path: each of them knows only its own."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        match, scope = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(scope.get("route", route), "methods", None) or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
