@@ -152,9 +152,11 @@ def solve(
     tell("bound", objective, None)
     bound = None
     if settings.bound_steps:
-        used = time.monotonic() - began
-        least = max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share))
-        bounding: Stopping = MaxRuntime(least) if time_limit_seconds is None else whole
+        if time_limit_seconds is None:
+            used = time.monotonic() - began
+            bounding: Stopping = MaxRuntime(max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share)))
+        else:
+            bounding = FirstOf((whole, MaxRuntime(time_limit_seconds * share)))
         bound = lagrangian_bound(
             problem, traffic, holds, objective, settings.bound_steps, FirstOf((stopping, bounding))
         ).bound
