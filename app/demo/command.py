@@ -18,7 +18,12 @@ def demo_command(
         bool, typer.Option("--keep", help="Leave the service and the nodes running after the summary.")
     ] = False,
     seconds: Annotated[
-        float, typer.Option(min=30, max=3600, help="How long the demo takes, start and end included.")
+        float,
+        typer.Option(
+            min=30,
+            max=3600,
+            help="How long the demo takes, start and end included; at least half a minute after the start.",
+        ),
     ] = 75.0,
     seed: Annotated[int, typer.Option(min=0, help="Order in which recorded requests are replayed.")] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,

@@ -40,8 +40,8 @@ _SILENCE_SECONDS = 10.0
 _ENDING_SECONDS = 5.0
 """Set aside for the last computations and for ending the processes."""
 
-_LEAST_SECONDS = 18.0
-"""Left for the story even where the start took long."""
+_LEAST_SECONDS = 30.0
+"""What the story needs, even where the start took long because kernels had to be compiled."""
 
 
 async def run_demo(

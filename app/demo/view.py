@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -142,8 +143,9 @@ def service_words(seen: Observation | None) -> str:
 
 
 def sparkline(values: list[float]) -> str:
-    """One character per value, between nothing and the largest."""
-    top = max(values, default=0.0)
+    """One character per value, from nothing to twice the median: the start, before anything is placed, must
+    not flatten all that follows."""
+    top = min(max(values, default=0.0), 2 * median(values)) if values else 0.0
     if top <= 0:
         return ""
     return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] for value in values)

@@ -58,9 +58,10 @@ def test_nodes_that_have_told_nothing_are_starting() -> None:
     assert service_words(None) == "no placement yet"
 
 
-def test_sparkline_spans_the_values() -> None:
-    """The largest value is the full block, half of it the middle one, nothing gives nothing."""
+def test_sparkline_spans_nothing_to_twice_the_median() -> None:
+    """A value of the median is half as high as can be; far higher ones are cut."""
     assert sparkline([8.0, 4.0, 0.0]) == "█▅▁"
+    assert sparkline([180.0, 16.0, 16.0, 24.0, 16.0]) == "█▅▅▇▅"
     assert sparkline([]) == ""
 
 
