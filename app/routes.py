@@ -22,18 +22,31 @@ FRAGMENTS: tuple[Fragment, ...] = (
 """What the plain routes are described by."""
 
 
+PLAIN = (
+    *nodes.routes,
+    *telemetry.routes,
+    *placements.routes,
+    *migration_plans.routes,
+)
+"""Looked up first, in this order: they are called most."""
+
+ROUTERS = (
+    health.router,
+    clusters.router,
+    models.router,
+    nodes.router,
+    placements.router,
+    optimizations.router,
+    migration_plans.router,
+    analysis.router,
+)
+
+
 def include_routes(app: FastAPI) -> None:
-    """Routes are looked up in this order: those called most come first."""
-    app.router.routes.extend(nodes.routes)
-    app.router.routes.extend(telemetry.routes)
-    app.router.routes.extend(placements.routes)
-    app.router.routes.extend(migration_plans.routes)
-    app.include_router(health.router)
-    app.include_router(clusters.router)
-    app.include_router(models.router)
-    app.include_router(nodes.router)
-    app.include_router(placements.router)
-    app.include_router(optimizations.router)
-    app.include_router(migration_plans.router)
-    app.include_router(analysis.router)
+    """Make `app` answer them all, and describe them in its contract."""
+    app.router.routes.extend(PLAIN)
+    for router in ROUTERS:
+        app.include_router(router)
+    # What FastAPI makes of a router tells no more which routes are in it.
+    app.state.routes = (*PLAIN, *(route for router in ROUTERS for route in router.routes))
     describe(app, FRAGMENTS)

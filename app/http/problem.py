@@ -194,10 +194,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """Of all routes at this path: each of them knows only its own."""
     methods: set[str] = set()
-    for route in request.app.routes:
-        match, scope = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(scope.get("route", route), "methods", None) or set()
+    for route in getattr(request.app.state, "routes", request.app.routes):
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
