@@ -16,6 +16,7 @@ from app.nodes.schemas import LatencySpec
 from app.optimizations.schemas import OptimizationRequest
 from app.placements.schemas import PlacementStatus
 from app.solving.analysis import compose_analysis
+from app.solving.cancellation import end
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved, TelemetryFold
@@ -140,10 +141,7 @@ class ClusterController:
 
     async def _close(self) -> None:
         running = [task for task in (self._solving, self._analysis) if task is not None]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        await end(*running)
         await self._jobs.close()
         await self._migration.close()
 
@@ -257,8 +255,7 @@ class ClusterController:
             if reason not in URGENT or self._solving_reason in URGENT:
                 return
             log.info("solve abandoned for an urgent one", reason=reason.value)
-            self._solving.cancel()
-            await asyncio.wait([self._solving])
+            await end(self._solving)
             self._solving = None
         built = await self._problem(observation)
         if built is None:
@@ -281,7 +278,7 @@ class ClusterController:
             solved = task.result()
         except SolverClosed:
             raise
-        except (TaskError, ValueError) as error:  # a ValueError: a problem that no fleet like this can have
+        except (TaskError, RedisError, OSError, Contended, ValueError) as error:
             wait = min(BACK_OFF_SECONDS * 2**self._solve_failures, BACK_OFF_LIMIT_SECONDS)
             self._solve_failures = min(self._solve_failures + 1, 10)
             self._solve_not_before = now + wait
@@ -383,7 +380,7 @@ class ClusterController:
             placement_status,
             observation,
             base,
-            self._routing.versions,
+            self._routing.versions if self._routing.settled else {},
             Telemetry(self._statistics.until, TELEMETRY_FRESH_INTERVALS * interval),
             active_plan=self._migration.active_plan,
             waiting_for=self._migration.waiting_for,

@@ -9,11 +9,13 @@ import structlog
 from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError
 
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence, PlacementDocument
+from app.solving.cancellation import end
 from app.solving.migration import PLAN_SECONDS, Migration
 from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
@@ -26,13 +28,15 @@ from app.solving.tasks import plan_task
 from app.solving.triggers import Reason
 from app.storage import topics
 from app.storage.documents import read_document
-from app.storage.fenced import fenced
+from app.storage.fenced import Contended, fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from migrations.model import PlanStatus
 from migrations.states import PlanState
 from solvers.problem import ProblemError, UInt8
+
+AGAIN_SECONDS = 0.5
 
 INTERRUPTED = "the worker that was at it ended; ask again"
 
@@ -85,7 +89,8 @@ class Jobs:
         if self._running is not None:
             if self._running.done():
                 task, self._running, self._optimization = self._running, None, None
-                await task
+                if not task.cancelled():
+                    task.result()
             elif self._optimization is not None:
                 record = await self._optimization_record(self._optimization)
                 if record is None or record.state is OptimizationState.CANCELLED:
@@ -106,8 +111,7 @@ class Jobs:
 
     async def close(self) -> None:
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+            await end(self._running)
 
     # --- solves
     async def _begin_optimization(
@@ -134,15 +138,29 @@ class Jobs:
             solved = await solve_and_adopt(
                 self._redis, self._lease, self._solver, observation, built, request, Reason.OPERATOR
             )
-        except (TaskError, UnknownNode, ProblemError) as error:
-            if isinstance(error, SolverClosed):
-                return
-            log.warning("optimization failed", optimization=record.optimization_id, reason=str(error))
-            await self._store(record, OptimizationState.FAILED, error=str(error))
+        except SolverClosed:
             return
-        except asyncio.CancelledError:
-            return  # its record says so already
-        await self._store(record, OptimizationState.SUCCEEDED, result=solved.result())
+        except (TaskError, UnknownNode, ProblemError, RedisError, OSError, Contended) as error:
+            log.warning("optimization failed", optimization=record.optimization_id, reason=str(error))
+            await self._end(record, OptimizationState.FAILED, error=str(error))
+            return
+        await self._end(record, OptimizationState.SUCCEEDED, result=solved.result())
+
+    async def _end(
+        self,
+        record: OptimizationRecord,
+        state: OptimizationState,
+        *,
+        result: OptimizationResult | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Store the end, however long the server takes to be reached again; a lost lease ends it, too."""
+        while True:
+            try:
+                await self._store(record, state, result=result, error=error)
+                return
+            except (RedisError, OSError, Contended):
+                await asyncio.sleep(AGAIN_SECONDS)
 
     async def _store(
         self,

@@ -26,6 +26,7 @@ from app.migration_plans.schemas import (
 )
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence, PlacementDocument
+from app.solving.cancellation import end
 from app.solving.execution import WORKING, Execution, Source
 from app.solving.expectation import Expectation
 from app.solving.fleet import UnknownExpert
@@ -247,8 +248,7 @@ class Migration:
 
     async def close(self) -> None:
         if self._planning is not None:
-            self._planning.cancel()
-            await asyncio.wait([self._planning])
+            await end(self._planning)
 
     # --- parts of a step
     def _begin(self, execution: Execution, observation: Observation) -> None:

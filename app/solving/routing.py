@@ -46,6 +46,8 @@ class RoutingTables:
         self._rests_until = 0.0
         self.versions: Mapping[str, str] = {}
         """node_id -> version of its assignment."""
+        self.settled = False
+        """Nothing has changed since the tables were made."""
 
     async def refresh(self, observation: Observation, problem: PlacementProblem) -> bool:
         """Write the assignments that changed; False when there was nothing to do, or not yet.
@@ -66,7 +68,8 @@ class RoutingTables:
             self._latency_set,
             self._withdrawal.revision,
         )
-        if made_of == self._made_of or time.monotonic() < self._rests_until:
+        self.settled = made_of == self._made_of
+        if self.settled or time.monotonic() < self._rests_until:
             return False
         begun = time.monotonic()
         left_out = self._withdrawal.copies
@@ -101,6 +104,7 @@ class RoutingTables:
         self.versions = versions
         self._withdrawal.tables_made(versions, left_out)
         self._made_of = made_of
+        self.settled = True
         self._rests_until = time.monotonic() + REST_FACTOR * (time.monotonic() - begun)
         return True
 

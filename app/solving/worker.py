@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 
 from app.config import Settings
 from app.metrics import LEASE_CHANGES, WORKER_CLUSTERS
+from app.solving.cancellation import end
 from app.solving.controller import ClusterController
-from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.solver_process import SolverClosed, SolverProcess
 from app.solving.tasks import warm_task
 from app.storage import topics, workers
 from app.storage.keys import CLUSTERS, WAKE_PATTERN, ClusterKeys
@@ -53,9 +54,7 @@ class Worker:
             starting = asyncio.create_task(self._start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
-                starting.cancel()
-                with suppress(asyncio.CancelledError, TaskError):
-                    await starting
+                await end(starting)
                 return
             await starting
             listening = asyncio.create_task(self._listen())
@@ -70,7 +69,7 @@ class Worker:
         finally:
             stopping.cancel()
             if listening is not None:
-                listening.cancel()
+                await end(listening)
             await self._close()
 
     async def _start(self) -> None:
@@ -112,11 +111,10 @@ class Worker:
         try:
             await asyncio.wait([work, keep], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (work, keep):
-                task.cancel()
-            await asyncio.wait([work, keep])
+            renewing = not keep.done()
+            await end(work, keep)
         failed = None if work.cancelled() else work.exception()
-        lost = not keep.cancelled() or isinstance(failed, LeaseLost)
+        lost = not renewing or isinstance(failed, LeaseLost)
         if lost:
             LEASE_CHANGES.labels("lost").inc()
             log.warning("lease lost", cluster_id=lease.cluster_id, token=lease.token)
@@ -182,8 +180,7 @@ class Worker:
         for task in working:
             task.cancel()
         await asyncio.gather(self._solver.close(), self._planner.close())
-        if working:
-            await asyncio.wait(working)
+        await end(*working)
         for lease in list(self._leases.values()):
             await self._give_up(lease)
         with suppress(RedisError, OSError):

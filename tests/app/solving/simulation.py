@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -18,6 +18,7 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, LatencySpec, NodeRecord, NodeSpec, NodeStatusRecord
 from app.placements.schemas import PlacementDocument, PlacementStatus
 from app.solving import worker
+from app.solving.cancellation import end
 from app.storage import topics
 from app.storage.documents import read_document, read_version
 from app.storage.keys import CLUSTERS, ClusterKeys
@@ -158,7 +159,8 @@ class Cluster:
             await pipe.execute()
 
     async def held(self, node_id: str) -> set[str]:
-        return {member.decode() for member in await self.redis.smembers(self.keys.holdings(node_id))}
+        members = cast("set[bytes]", await self.redis.smembers(self.keys.holdings(node_id)))
+        return {member.decode() for member in members}
 
     async def report(self, node_id: str, move: dict[str, Any], state: ReportedState, **more: Any) -> None:
         """As the API does: the report and what the node holds by it, at once."""
@@ -220,7 +222,7 @@ class Cluster:
 
     async def plans(self) -> list[PlanRecord]:
         records = []
-        for plan_id in await self.redis.zrevrange(self.keys.plans, 0, -1):
+        for plan_id in cast("list[bytes]", await self.redis.zrevrange(self.keys.plans, 0, -1)):
             stored = await self.redis.get(self.keys.plan(plan_id.decode()))
             if stored is not None:
                 records.append(PlanRecord.model_validate_json(stored))
@@ -288,8 +290,7 @@ async def obeying(nodes: Nodes) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end(task)
         if not task.cancelled():
             task.result()
 

@@ -1,30 +1,116 @@
 """The worker over a real server: from registration to a converged fleet, and what comes between."""
 
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
-from tests.app.solving.simulation import MODEL, Cluster, Nodes, obeying, until, working
+from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, PlanRecord, PlanVerb
+from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
+from app.placements.schemas import Assignment
+from app.solving import triggers
+from app.storage import topics
+from app.storage.documents import read_document
+from app.storage.jobs import Job, JobKind
+from app.storage.keys import CLUSTERS
+from app.storage.lease import acquire
+from migrations.states import PlanState
+from tests.app.solving.simulation import (
+    MODEL,
+    Cluster,
+    Nodes,
+    cluster_settings,
+    obeying,
+    quick_settings,
+    until,
+    working,
+)
 
 pytestmark = pytest.mark.anyio
 
 ALL = {f"{MODEL}/{layer}/{expert}" for layer in range(2) for expert in range(4)}
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_more_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "SETTLE_SECONDS", 0.15)
+
+
 async def converged(cluster: Cluster) -> bool:
     return await cluster.condition("Converged")
 
 
-async def test_first_placement_is_published_and_reached(redis: Redis) -> None:
-    """Registering nodes and a model is enough: a placement covers all experts, and nodes reach it."""
+async def reaches(cluster: Cluster, generation: int) -> bool:
+    return (await cluster.generation() or 0) >= generation and await converged(cluster)
+
+
+async def ask(cluster: Cluster, identifier: str, request: OptimizationRequest) -> None:
+    record = OptimizationRecord(
+        optimization_id=identifier,
+        request=request,
+        state=OptimizationState.QUEUED,
+        created_at=datetime.now(UTC),
+        started_at=None,
+        finished_at=None,
+        result=None,
+        error=None,
+    )
+    redis, keys = cluster.redis, cluster.keys
+    await redis.set(keys.optimization(identifier), record.model_dump_json())
+    await redis.zadd(keys.optimizations, {identifier: record.created_at.timestamp()})
+    await redis.rpush(keys.jobs, Job(kind=JobKind.OPTIMIZATION, id=identifier).model_dump_json())
+    await redis.publish(keys.wake, topics.WORK)
+
+
+async def answer(cluster: Cluster, identifier: str) -> OptimizationRecord:
+    stored = await cluster.redis.get(cluster.keys.optimization(identifier))
+    assert stored is not None
+    return OptimizationRecord.model_validate_json(stored)
+
+
+async def ended(cluster: Cluster, identifier: str) -> bool:
+    return (await answer(cluster, identifier)).finished_at is not None
+
+
+async def command(cluster: Cluster, plan_id: str, verb: PlanVerb, mode: CancelMode | None = None) -> None:
+    entry = PlanCommand(plan_id=plan_id, verb=verb, mode=mode)
+    await cluster.redis.rpush(cluster.keys.plan_commands, entry.model_dump_json())
+    await cluster.redis.publish(cluster.keys.wake, topics.WORK)
+
+
+async def active(cluster: Cluster) -> str | None:
+    stored = await cluster.redis.get(cluster.keys.plan_active)
+    return None if stored is None else stored.decode()
+
+
+async def two_nodes(redis: Redis, **settings: Any) -> Cluster:
     cluster = Cluster(redis)
-    await cluster.create()
+    await cluster.create(cluster_settings(**settings))
     await cluster.add_node("a", 5)
     await cluster.add_node("b", 6)
+    return cluster
+
+
+async def test_first_placement_is_published_and_reached(redis: Redis) -> None:
+    """Registering nodes and a model is enough: a placement covers all experts, and nodes reach it."""
+    cluster = await two_nodes(redis)
     async with working(redis), obeying(Nodes(cluster)):
         await until(lambda: converged(cluster), what="convergence")
         assert await cluster.desired("a") | await cluster.desired("b") == ALL
         for node_id in "ab":
             assert await cluster.held(node_id) == await cluster.desired(node_id)
+            document = await read_document(redis, cluster.keys.assignment(node_id))
+            assert document is not None
+            assignment = Assignment.model_validate_json(document.json)
+            routed = {
+                f"{routes.model_id}/{routes.layer}/{expert}"
+                for routes in assignment.routes
+                for expert in routes.experts
+            }
+            assert routed == ALL - await cluster.held(node_id)
         placement = await cluster.placement()
         assert placement is not None
         assert placement.evidence.reason == "FIRST_PLACEMENT"
@@ -32,4 +118,360 @@ async def test_first_placement_is_published_and_reached(redis: Redis) -> None:
         assert plan.state == "SUCCEEDED"
         assert plan.progress.moves_succeeded == plan.progress.moves_total == len(plan.moves)
         assert not await cluster.orders("a")
-        assert await redis.get(cluster.keys.plan_active) is None
+        assert await active(cluster) is None
+        assert await cluster.condition("Available")
+        assert not await cluster.condition("TelemetryFresh")
+        assert await read_document(redis, cluster.keys.analysis) is not None
+
+
+async def test_lost_node_is_replaced_at_once(redis: Redis) -> None:
+    """When a node's lease runs out the others get its experts without waiting for the interval."""
+    cluster = Cluster(redis)
+    await cluster.create()
+    for node_id in "abc":
+        await cluster.add_node(node_id, 4)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        lost = max("abc", key=lambda node_id: len(node_id))
+        await cluster.lose(lost)
+        await until(lambda: reaches(cluster, 2), what="recovery")
+        assert await cluster.desired(lost) == set()
+        others = [node_id for node_id in "abc" if node_id != lost]
+        assert set().union(*[await cluster.held(node_id) for node_id in others]) == ALL
+        placement = await cluster.placement()
+        assert placement is not None
+        assert placement.evidence.reason == "NODES_LOST"
+
+
+async def test_drained_node_is_emptied_and_leaves(redis: Redis) -> None:
+    """A draining node loses its experts only once they live elsewhere, and is then forgotten."""
+    cluster = await two_nodes(redis)
+    await cluster.add_node("c", 8)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        await cluster.drain("a")
+
+        async def gone() -> bool:
+            return not await redis.hexists(cluster.keys.nodes, "a")
+
+        await until(gone, what="the departure")
+        assert await cluster.held("b") | await cluster.held("c") == ALL
+        assert not await redis.exists(cluster.keys.assignment("a"))
+
+
+async def test_drop_waits_for_every_node_to_switch(redis: Redis) -> None:
+    """Make before break: while one live node still uses routes from before, no copy is dropped."""
+    cluster = await two_nodes(redis)
+    await cluster.add_node("c", 8)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        held = await cluster.held("a")
+        assert held
+        nodes.stubborn.add("b")
+        before = len(nodes.done)
+        await cluster.drain("a")
+        await until(lambda: reaches_generation(cluster, 2), what="generation 2")
+        await asyncio.sleep(1.0)
+        assert not [kind for _, kind, _ in nodes.done[before:] if kind == "DROP"]
+        assert await cluster.held("a") == held
+        status = await cluster.status()
+        assert status is not None
+        assert any("still route to a copy" in condition.reason for condition in status.conditions)
+        for node_id in "bc":
+            document = await read_document(redis, cluster.keys.assignment(node_id))
+            assert document is not None
+            assignment = Assignment.model_validate_json(document.json)
+            assert "a" not in named_targets(assignment), "a withdrawn copy is in no routing table"
+        nodes.stubborn.clear()
+
+        async def empty() -> bool:
+            return not await cluster.held("a")
+
+        await until(empty, what="the drops")
+
+
+async def reaches_generation(cluster: Cluster, generation: int) -> bool:
+    return (await cluster.generation() or 0) >= generation
+
+
+def named_targets(assignment: Assignment) -> set[str]:
+    """Nodes that some route names."""
+    used = {index for routes in assignment.routes for listed in routes.targets for index in listed}
+    return {node_id for index in used if (node_id := assignment.targets[index].node_id) is not None}
+
+
+async def test_failing_source_is_replaced_by_another(redis: Redis) -> None:
+    """A copy that fails is tried again from elsewhere, and the plan succeeds all the same."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    nodes.refuse = lambda node_id, move: "link down" if move["attempt"] < 3 else None
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        (plan,) = await cluster.plans()
+        assert plan.state == "SUCCEEDED"
+        progress = await redis.hgetall(cluster.keys.plan_progress(plan.plan_id))
+        assert {json.loads(entry)["attempts"] for entry in progress.values()} == {3}
+
+
+async def test_move_is_given_up_with_its_reason(redis: Redis) -> None:
+    """A move that never works fails the plan after three attempts, and operators see why."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    nodes.refuse = lambda node_id, move: "disk on fire"
+    async with working(redis), obeying(nodes):
+
+        async def failed() -> bool:
+            return any(plan.state == "FAILED" for plan in await cluster.plans())
+
+        await until(failed, what="the failure")
+        plan = (await cluster.plans())[-1]
+        assert plan.reason is not None
+        assert "failed 3 times" in plan.reason
+        assert "disk on fire" in plan.reason
+        await until(
+            lambda: _condition_says(cluster, "Converged", "disk on fire"), what="the condition in words"
+        )
+        nodes.refuse = lambda node_id, move: None
+        await until(lambda: converged(cluster), what="the fresh plan after the back-off")
+
+
+async def _condition_says(cluster: Cluster, kind: str, words: str) -> bool:
+    status = await cluster.status()
+    return status is not None and any(c.type == kind and words in c.reason for c in status.conditions)
+
+
+async def test_pause_resume_and_cancel(redis: Redis) -> None:
+    """PAUSE releases nothing more, RESUME goes on, CANCEL ends the plan and no new one begins by itself."""
+    cluster = await two_nodes(redis, max_copies_per_node=1, max_copies_per_cluster=1)
+    nodes = Nodes(cluster, deaf={"a", "b"})
+    async with working(redis), obeying(nodes):
+        await until(lambda: _ordered(cluster), what="the first order")
+        plan_id = await active(cluster)
+        assert plan_id is not None
+        await command(cluster, plan_id, PlanVerb.PAUSE)
+        await until(lambda: _plan_is(cluster, PlanState.PAUSED), what="the pause")
+        nodes.deaf.clear()
+        await asyncio.sleep(0.5)
+        assert len(nodes.done) == 1, "what was released finishes, nothing is released"
+        await command(cluster, plan_id, PlanVerb.RESUME)
+        await until(lambda: _done(nodes, 3), what="more moves")
+        await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.DRAIN)
+        await until(lambda: _plan_is(cluster, PlanState.CANCELLED), what="the end")
+        done = len(nodes.done)
+        await asyncio.sleep(0.7)
+        assert len(nodes.done) == done
+        assert len(await cluster.plans()) == 1
+        assert not await converged(cluster)
+        # An operator asks for the way to the same generation again.
+        await _ask_plan(cluster, to_generation=1, validate_only=False)
+        await until(lambda: converged(cluster), what="convergence")
+        assert {plan.plan_id for plan in await cluster.plans()} == {plan_id, "asked"}
+
+
+async def _ordered(cluster: Cluster) -> bool:
+    return bool(await cluster.orders("a") or await cluster.orders("b"))
+
+
+async def _done(nodes: Nodes, count: int) -> bool:
+    return len(nodes.done) >= count
+
+
+async def _plan_is(cluster: Cluster, state: PlanState) -> bool:
+    return any(plan.state is state for plan in await cluster.plans())
+
+
+async def _ask_plan(
+    cluster: Cluster, *, to_generation: int, validate_only: bool, from_generation: int | None = None
+) -> None:
+    now = datetime.now(UTC)
+    record = PlanRecord(
+        plan_id="asked",
+        from_generation=from_generation,
+        to_generation=to_generation,
+        created_at=now,
+        updated_at=now,
+        state=PlanState.PENDING,
+        reason=None,
+        validate_only=validate_only,
+        estimate=None,
+        progress=PlanProgress(
+            moves_total=0, moves_succeeded=0, moves_failed=0, moves_released=0, bytes_total=0, bytes_done=0
+        ),
+        moves=[],
+    )
+    await cluster.redis.set(cluster.keys.plan("asked"), record.model_dump_json())
+    await cluster.redis.zadd(cluster.keys.plans, {"asked": now.timestamp()})
+    await cluster.redis.rpush(cluster.keys.jobs, Job(kind=JobKind.PLAN, id="asked").model_dump_json())
+    await cluster.redis.publish(cluster.keys.wake, topics.WORK)
+
+
+async def test_cancel_with_rollback_goes_back(redis: Redis) -> None:
+    """CANCEL ROLLBACK brings the generation that the plan came from into force again."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        before = {node_id: await cluster.desired(node_id) for node_id in "ab"}
+        nodes.stubborn.add("b")  # holds the plan up at its drops
+        await cluster.add_node("c", 8)
+        await cluster.drain("a")
+        await until(lambda: reaches_generation(cluster, 2), what="generation 2")
+        await until(lambda: _is_active(cluster), what="the plan")
+        plan_id = await active(cluster)
+        assert plan_id is not None
+        await redis.hset(cluster.keys.control, "paused", "1")
+        await cluster.add_node("a", 5)
+        await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.ROLLBACK)
+        await until(lambda: reaches_generation(cluster, 3), what="generation 3")
+        nodes.stubborn.clear()
+        await until(lambda: converged(cluster), what="convergence")
+        assert {node_id: await cluster.desired(node_id) for node_id in "ab"} == before
+        placement = await cluster.placement()
+        assert placement is not None
+        assert placement.evidence.algorithm == "rollback"
+        plan = next(plan for plan in await cluster.plans() if plan.plan_id == plan_id)
+        assert plan.state == "CANCELLED"
+
+
+async def _is_active(cluster: Cluster) -> bool:
+    return await active(cluster) is not None
+
+
+async def test_what_if_changes_nothing(redis: Redis) -> None:
+    """validate_only with overrides answers with a result, and no generation comes of it."""
+    cluster = await two_nodes(redis)
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        request = OptimizationRequest(
+            validate_only=True, overrides=Overrides(remove_nodes=["a"], origin=False)
+        )
+        await ask(cluster, "o1", request)
+        await until(lambda: ended(cluster, "o1"), what="the answer")
+        record = await answer(cluster, "o1")
+        assert record.state == "SUCCEEDED"
+        assert record.result is not None
+        assert record.result.status == "INFEASIBLE", "6 slots cannot hold 8 experts without an origin"
+        assert "infeasible" in record.result.detail
+        await ask(cluster, "o2", OptimizationRequest(algorithm="uniform", validate_only=True))
+        await until(lambda: ended(cluster, "o2"), what="the answer")
+        record = await answer(cluster, "o2")
+        assert record.result is not None
+        assert record.result.algorithm == "uniform"
+        assert not record.result.adopted
+        assert await cluster.generation() == 1
+
+
+async def test_wrong_parameter_fails_the_job_in_words(redis: Redis) -> None:
+    """A job that the solver refuses is FAILED with the solver's words, and the worker goes on."""
+    cluster = await two_nodes(redis)
+    async with working(redis), obeying(Nodes(cluster)):
+        await ask(cluster, "o1", OptimizationRequest(params={"no_such_parameter": 1}))
+        await until(lambda: ended(cluster, "o1"), what="the answer")
+        record = await answer(cluster, "o1")
+        assert record.state == "FAILED"
+        assert record.error is not None
+        assert "no_such_parameter" in record.error
+        await until(lambda: converged(cluster), what="convergence")
+
+
+async def test_plan_between_generations_is_only_told(redis: Redis) -> None:
+    """A validate_only plan gets its moves and estimate, and nothing moves."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        await cluster.add_node("c", 8)
+        await cluster.drain("a")
+        await until(lambda: reaches(cluster, 2), what="generation 2")
+        done = len(nodes.done)
+        await _ask_plan(cluster, from_generation=2, to_generation=1, validate_only=True)
+
+        async def told() -> bool:
+            stored = await redis.get(cluster.keys.plan("asked"))
+            return stored is not None and PlanRecord.model_validate_json(stored).estimate is not None
+
+        await until(told, what="the plan")
+        plan = PlanRecord.model_validate_json(await redis.get(cluster.keys.plan("asked")) or b"")
+        assert plan.state in ("PENDING", "FAILED")
+        assert len(nodes.done) == done
+        assert await cluster.generation() == 2
+
+
+async def test_plan_goes_on_under_another_worker(redis: Redis) -> None:
+    """A worker that takes over in the middle of a plan finishes that plan, doing no move twice."""
+    cluster = await two_nodes(redis, max_copies_per_node=1, max_copies_per_cluster=1)
+    nodes = Nodes(cluster)
+    nodes.refuse = lambda node_id, move: None
+    async with obeying(nodes):
+        async with working(redis):
+            await until(lambda: _done(nodes, 2), what="the first moves")
+            nodes.deaf = {"a", "b"}
+            plan_id = await active(cluster)
+        nodes.deaf = set()
+        async with working(redis):
+            await until(lambda: converged(cluster), what="convergence")
+    (plan,) = await cluster.plans()
+    assert plan.plan_id == plan_id
+    assert plan.state == "SUCCEEDED"
+    assert len(nodes.done) == len(set(nodes.done)) == len(plan.moves)
+
+
+async def test_node_that_starts_anew_is_filled_anew(redis: Redis) -> None:
+    """A node that comes back empty under another instance gets its experts again, in the same generation."""
+    cluster = await two_nodes(redis)
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        cluster.instances["b"] = "b-i2"
+        await cluster.add_node("b", 6)
+        await cluster.holds("b", [])
+        await until(lambda: _filled(cluster, "b"), what="the refill")
+        assert await cluster.held("b") == await cluster.desired("b")
+        assert await cluster.generation() == 1
+
+
+async def _filled(cluster: Cluster, node_id: str) -> bool:
+    return await cluster.held(node_id) == await cluster.desired(node_id)
+
+
+async def test_infeasible_fleet_says_what_is_short(redis: Redis) -> None:
+    """Too little memory without an origin: no placement, and the condition names the shortfall."""
+    cluster = Cluster(redis)
+    await cluster.create(cluster_settings(origin=None))
+    await cluster.add_node("a", 3)
+    async with working(redis):
+        await until(lambda: _condition_says(cluster, "Converged", "infeasible"), what="the words")
+        assert await cluster.generation() is None
+        await cluster.add_node("b", 5)
+        await until(lambda: reaches_generation(cluster, 1), what="a placement once there is room")
+
+
+async def test_stale_lease_stops_the_worker(redis: Redis) -> None:
+    """A worker whose lease another one took writes nothing more to the cluster."""
+    cluster = await two_nodes(redis)
+    async with working(redis, quick_settings(worker_lease_seconds=1.0)):
+        await until(lambda: reaches_generation(cluster, 1), what="a placement")
+        await redis.delete(cluster.keys.lease)
+        other = await acquire(redis, cluster.keys, "another", 60.0)
+        assert other is not None
+        await cluster.lose("a")
+        await asyncio.sleep(1.0)
+        assert await cluster.generation() == 1
+        assert await redis.get(cluster.keys.lease) == other.value
+
+
+async def test_deleted_cluster_is_left_alone(redis: Redis) -> None:
+    """When a cluster is deleted the worker writes nothing of it again."""
+    cluster = await two_nodes(redis)
+    async with working(redis):
+        await until(lambda: reaches_generation(cluster, 1), what="a placement")
+        await redis.srem(CLUSTERS, "c")
+        await redis.delete(cluster.keys.cluster)
+        await asyncio.sleep(0.3)
+        names = [name for name in await redis.keys("moeplace:{c}:*") if not name.endswith(b":fence")]
+        if names:
+            await redis.delete(*names)
+        await asyncio.sleep(0.5)
+        assert [n for n in await redis.keys("moeplace:{c}:*") if not n.endswith(b":fence")] == []
