@@ -127,9 +127,15 @@ class NodeAgent:
         return self._generation
 
     async def run(self) -> None:
-        """Register, then do everything at once until cancelled. Raises `ServiceError` when the first
-        registration is refused; later refusals are retried for ever."""
-        await self._register()
+        """Register, then do everything at once until cancelled. Raises `ServiceProblem` when the first
+        registration is refused; a service that cannot be reached is tried for ever, and so are later
+        refusals."""
+        try:
+            await self._register()
+        except ServiceError as error:
+            if isinstance(error, ServiceProblem) and error.status not in RETRIED_STATUSES:
+                raise
+            await self._register_again(str(error))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeats())
             tasks.create_task(self._poll("assignment", self._client.wait_for_assignment, self._apply))

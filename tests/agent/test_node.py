@@ -229,6 +229,19 @@ async def test_a_cluster_created_anew_is_resynchronised(scene: Scene) -> None:
         assert scene.agent.registrations >= 2
 
 
+async def test_an_agent_started_before_the_service_waits_for_it(api_url: str, scene: Scene) -> None:
+    """Every answer is lost until the client gives up its first registration: the agent goes on trying."""
+    impatient = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, attempts=2)
+    async with ServiceClient(
+        scene.proxy.base_url, scene.cluster_id, retry=impatient, use_environment=False
+    ) as client:
+        agent = NodeAgent(NodeConfig("n2", {"gpu-0": 10}), client, Memory(), retry=impatient)
+        scene.proxy.losing, scene.proxy.lose = "/nodes/n2", 5
+        async with running(agent):
+            await scene.until(lambda: agent.registrations == 1)
+    assert scene.proxy.lost == 5
+
+
 async def test_a_refused_registration_ends_the_agent_in_words(scene: Scene) -> None:
     """A node whose description is invalid cannot run; the error names the field."""
     agent = NodeAgent(NodeConfig("n1", {"gpu 0": 1}), scene.client, Memory(), retry=QUICK)

@@ -137,16 +137,6 @@ def test_interrupt_ends_everything(tmp_path: Path, start: list[Demo]) -> None:
     assert demo.leftovers() == []
 
 
-def test_a_dead_node_ends_the_demo_in_words(tmp_path: Path, start: list[Demo]) -> None:
-    """A node process is killed: exit status 1, the message names the node, and the rest is ended."""
-    demo = begin(start, tmp_path, "--plain")
-    demo.wait_for("edge-d man_ja")
-    demo.nodes()[0].kill()
-    assert demo.wait(15) == 1
-    assert re.search(r"The demo failed: node edge-\w ended with status -9", demo.text())
-    assert demo.leftovers() == []
-
-
 def test_a_taken_port_is_told_as_the_service_tells_it(tmp_path: Path, start: list[Demo]) -> None:
     """The service's own message passes through; exit status 1, nothing left."""
     with socket.socket() as taken:
