@@ -70,6 +70,11 @@ class HeldExperts(Schema):
     experts: Annotated[list[ExpertId], Field(max_length=4096)]
 
 
+class NodeHoldings(Schema):
+    node_id: Identifier
+    holds: list[HeldExperts]
+
+
 class HoldsChange(Schema):
     added: Annotated[list[HeldExperts], Field(max_length=4096)] = []
     removed: Annotated[list[HeldExperts], Field(max_length=4096)] = []

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from app.nodes.schemas import ApplyState, HeldExperts
+from app.nodes.schemas import NodeHoldings as NodeHoldings
 from app.schema import MAX_EXACT, ExpertId, Identifier, Layer, Schema, Timestamp
 
 
@@ -15,11 +16,6 @@ class PlacementMetadata(Schema):
     digest: Annotated[str, Field(description="SHA-256 of the placement (`spec.holds`), 16 hex digits.")]
     created_at: Timestamp
     supersedes: Annotated[int | None, Field(description="The generation in force before.")]
-
-
-class NodeHoldings(Schema):
-    node_id: Identifier
-    holds: list[HeldExperts]
 
 
 class PlacementSpec(Schema):

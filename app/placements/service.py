@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from app.clusters.schemas import ClusterRecord
 from app.clusters.store import require_cluster
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, PreconditionFailed
+from app.instance.fleet import Fleet
 from app.models.store import model_ids, read_models
 from app.nodes.store import node_ids, read_nodes
 from app.placements import store
@@ -21,7 +22,6 @@ from app.placements.schemas import (
     PlacementList,
 )
 from app.placements.validation import faults_of
-from app.solving.fleet import Fleet
 from app.storage.documents import EncodedDocument
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from app.clusters.schemas import ClusterSettings
 from app.errors import FieldError
+from app.instance.fleet import Fleet, UInt8, UnknownExpert
 from app.placements.schemas import NodeHoldings
-from app.solving.fleet import Fleet, UInt8, UnknownExpert
 
 MAX_FAULTS = 100
 
@@ -75,8 +75,8 @@ def _shortfalls(
     fleet: Fleet, settings: ClusterSettings, matrix: UInt8, places: dict[int, int]
 ) -> list[FieldError]:
     # Compiled code comes with them: not before somebody asks.
-    from app.solving.problem import build_problem
-    from app.solving.statistics import Statistics
+    from app.instance.problem import build_problem
+    from app.instance.statistics import Statistics
     from solvers.feasibility import shortfalls
     from solvers.packing import pack
 

@@ -5,8 +5,8 @@ from datetime import datetime
 import numpy as np
 
 from app.analysis.schemas import Analysis, LayerAnalysis, NodeAnalysis, TopExpert
+from app.instance.problem import BuiltProblem
 from app.solving.observation import Observation
-from app.solving.problem import BuiltProblem
 from app.solving.tasks import AnalysisOutcome
 from solvers.problem import Float64
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from app.instance.fleet import Fleet
 from app.placements.schemas import TargetKind
-from app.solving.fleet import Fleet
 from app.storage.documents import EncodedDocument, encode_document
 from solvers.packing import pack
 from solvers.problem import Float64, Int64, PlacementProblem, UInt8

@@ -11,6 +11,8 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from app.config import Settings
+from app.instance.problem import BuiltProblem, build_problem
+from app.instance.statistics import Statistics
 from app.metrics import WORKER_TICK
 from app.nodes.schemas import LatencySpec
 from app.optimizations.schemas import OptimizationRequest
@@ -24,11 +26,9 @@ from app.solving.jobs import Jobs
 from app.solving.migration import Migration
 from app.solving.observation import Observation, Observer
 from app.solving.optimizer import Solved, solve_and_adopt
-from app.solving.problem import BuiltProblem, build_problem
 from app.solving.publication import show_in_metrics
 from app.solving.routing import RoutingTables
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
-from app.solving.statistics import Statistics
 from app.solving.tasks import analysis_task
 from app.solving.triggers import URGENT, Reason, Triggers
 from app.solving.withdrawal import Withdrawal

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from app.instance.fleet import Fleet, UnknownExpert
 from app.migration_plans.schemas import PlannedMove
-from app.solving.fleet import Fleet, UnknownExpert
 from app.solving.observation import Observation
 from migrations.model import MoveKind
 

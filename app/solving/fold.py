@@ -16,9 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.clusters.schemas import ClusterSettings
-from app.metrics import TELEMETRY_FOLD_LAG, TELEMETRY_FOLDED, TELEMETRY_STREAM_BYTES
-from app.models.schemas import ModelRecord
-from app.solving.statistics import (
+from app.instance.statistics import (
     MICROSECONDS,
     Bucket,
     NodeModel,
@@ -29,6 +27,8 @@ from app.solving.statistics import (
     encode_bucket,
     merge_buckets,
 )
+from app.metrics import TELEMETRY_FOLD_LAG, TELEMETRY_FOLDED, TELEMETRY_STREAM_BYTES
+from app.models.schemas import ModelRecord
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
+from app.instance.problem import BuiltProblem
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
@@ -21,7 +22,6 @@ from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
 from app.solving.plan_records import newest_plans, read_plan
 from app.solving.planning import plan_record, planning_limits, problem_for_planning
-from app.solving.problem import BuiltProblem
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task

@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.instance.fleet import UnknownExpert
 from app.metrics import MOVED_BYTES, MOVES
 from app.migration_plans.schemas import (
     CancelMode,
@@ -29,7 +30,6 @@ from app.placements.schemas import Evidence, PlacementDocument
 from app.solving.cancellation import end
 from app.solving.execution import WORKING, Execution, Source
 from app.solving.expectation import Expectation
-from app.solving.fleet import UnknownExpert
 from app.solving.observation import InForce, Observation
 from app.solving.orders import encode_orders, orders
 from app.solving.plan_records import (

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterRecord
+from app.instance.fleet import Fleet
 from app.models.schemas import ModelRecord
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.placements.schemas import PlacementDocument
-from app.solving.fleet import Fleet
 from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
 from solvers.problem import UInt8

@@ -8,13 +8,13 @@ import numpy as np
 import structlog
 from redis.asyncio import Redis
 
+from app.instance.problem import BuiltProblem
 from app.metrics import SOLVER_DURATION, SOLVER_RUNS
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence
 from app.solving.adoption import Decision, decide
 from app.solving.observation import Observation
-from app.solving.problem import BuiltProblem
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverProcess
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import numpy as np
 
+from app.instance.fleet import Fleet
 from app.migration_plans.schemas import PlanEstimate, PlannedMove, PlanProgress, PlanRecord
-from app.solving.fleet import Fleet
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.states import PlanState
 from solvers.problem import PlacementProblem

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.instance.fleet import Fleet
 from app.metrics import PLACEMENT_GAP, PLACEMENT_GENERATION, PLACEMENT_MEAN_LATENCY, PLACEMENT_OBJECTIVE
 from app.placements.publish import publish
 from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
-from app.solving.fleet import Fleet
 from app.solving.observation import InForce, Observation
 from app.storage.lease import Lease
 from solvers.problem import UInt8

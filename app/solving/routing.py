@@ -8,13 +8,13 @@ import numpy as np
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.instance.fleet import Fleet, UnknownExpert
 from app.solving.assignments import (
     Tables,
     assignment_contents,
     assignment_version,
     encode_assignments,
 )
-from app.solving.fleet import Fleet, UnknownExpert
 from app.solving.observation import Observation
 from app.solving.withdrawal import HeldCopy, Withdrawal
 from app.storage import topics

@@ -4,9 +4,9 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from app.instance.fleet import Fleet, UnknownExpert
 from app.migration_plans.schemas import PlannedMove
 from app.solving.execution import Source
-from app.solving.fleet import Fleet, UnknownExpert
 from migrations.model import ORIGIN, Limits
 from migrations.timing import copy_rates
 from solvers.problem import PlacementProblem, UInt8

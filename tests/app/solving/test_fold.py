@@ -8,9 +8,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.statistics import Bucket, bucket_us, merge_buckets
 from app.solving import fold as fold_module
 from app.solving.fold import FoldMoved, TelemetryFold
-from app.solving.statistics import Bucket, bucket_us, merge_buckets
 from app.storage.fenced import fenced
 from app.storage.lease import Lease, LeaseLost, acquire
 from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow, pack
@@ -122,7 +122,7 @@ def held(fold: TelemetryFold) -> dict[tuple[str, str], list[Any]]:
 async def test_fold_equals_its_naive_twin(redis: Redis, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the batches, the workers in between and the order of windows: the buckets of one big sum."""
     monkeypatch.setattr(fold_module, "BATCH_WINDOWS", batch)
-    monkeypatch.setattr("app.solving.reservoir.ROUTES_PER_BLOCK", 50)
+    monkeypatch.setattr("app.instance.reservoir.ROUTES_PER_BLOCK", 50)
     rng = random.Random(batch)
     windows = [
         make(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.solving.reservoir import Reservoir, capacity_per_block, merge, uniforms
+from app.instance.reservoir import Reservoir, capacity_per_block, merge, uniforms
 
 
 def sample(blocks: int, items: list[tuple[int, int, float]], seed: int) -> Reservoir:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.fleet import Fleet
+from app.instance.reservoir import uniforms
+from app.instance.statistics import Statistics, Traffic
 from app.nodes.schemas import NodeStatusRecord
-from app.solving.fleet import Fleet
-from app.solving.reservoir import uniforms
-from app.solving.statistics import Statistics, Traffic
 from solvers.problem import PlacementProblem
 
 Float64 = npt.NDArray[np.float64]

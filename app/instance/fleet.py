@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.models.schemas import ModelRecord
-from app.nodes.schemas import HeldExperts, NodeRecord
-from app.placements.schemas import NodeHoldings
+from app.nodes.schemas import HeldExperts, NodeHoldings, NodeRecord
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.reservoir import Reservoir, capacity_per_block, merge, uniforms
 from app.models.schemas import ModelRecord
-from app.solving.reservoir import Reservoir, capacity_per_block, merge, uniforms
 from app.telemetry.packed import NO_EXPERT, PackedWindow
 
 BUCKETS_PER_WINDOW = 12

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.instance.fleet import Fleet, UnknownExpert
 from app.nodes.schemas import HeldExperts
 from app.placements.schemas import NodeHoldings
-from app.solving.fleet import Fleet, UnknownExpert
 from tests.app.telemetry.cluster import model, node
 
 FLEET = Fleet.of([model("z", {3: 4}), model("a", {1: 8, 7: 2})], [node("n2"), node("n1"), node("n10")])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.clusters.schemas import ClusterSettings
-from app.solving.statistics import (
+from app.instance.statistics import (
     BUCKETS_PER_WINDOW,
     Bucket,
     bucket_us,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from app.clusters.schemas import ClusterSettings, OriginSpec
+from app.instance.fleet import Fleet
+from app.instance.problem import BuiltProblem, build_problem
+from app.instance.statistics import Statistics, Traffic
 from app.nodes.schemas import Device, LatencySpec, NodeRecord, NodeStatusRecord
-from app.solving.fleet import Fleet
-from app.solving.problem import BuiltProblem, build_problem
-from app.solving.statistics import Statistics, Traffic
 from tests.app.telemetry.cluster import model, node
 
 MODELS = [model("a", {1: 3, 2: 2}), model("b", {0: 4}, "d2")]
@@ -168,7 +168,7 @@ def test_devices_and_links() -> None:
 
 def test_many_routes_are_sampled_without_changing_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a block keeps its share of routes, heavy ones for sure, and the rate counted."""
-    monkeypatch.setattr("app.solving.problem.MAX_ROUTES", 0)
+    monkeypatch.setattr("app.instance.problem.MAX_ROUTES", 0)
     rng = np.random.default_rng(1)
     routes = [(0, [0, 1], 1000.0)] + [(0, [0, 2], float(w)) for w in rng.random(100)]
     built = build(stats={("n1", "a"): traffic([10, 8, 2, 0, 0], routes)})
