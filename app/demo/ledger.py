@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from app.demo.observation import Observation
 from app.demo.slices import Slice
@@ -19,16 +19,22 @@ class Figures(NamedTuple):
     local_hit_ratio: float
 
 
+_Entry = TypeVar("_Entry")
+
+_KEPT = 8192
+"""Entries of each kind: half an hour of slices. A demo that is left running must not grow."""
+
+
 class Ledger:
     def __init__(self) -> None:
         self.slices: dict[str, list[Slice]] = defaultdict(list)
         self.observations: list[Observation] = []
 
     def add_slice(self, told: Slice) -> None:
-        self.slices[told.node_id].append(told)
+        _append(self.slices[told.node_id], told)
 
     def add_observation(self, seen: Observation) -> None:
-        self.observations.append(seen)
+        _append(self.observations, seen)
 
     @property
     def latest(self) -> Observation | None:
@@ -76,6 +82,12 @@ class Ledger:
 
     def windows_dropped(self) -> int:
         return sum(told[-1].windows_dropped for told in self.slices.values() if told)
+
+
+def _append(entries: list[_Entry], entry: _Entry) -> None:
+    entries.append(entry)
+    if len(entries) > 2 * _KEPT:
+        del entries[:-_KEPT]
 
 
 def figures(slices: Iterable[Slice]) -> Figures:

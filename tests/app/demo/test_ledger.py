@@ -48,3 +48,13 @@ def test_history_is_in_steps_of_time_over_all_nodes() -> None:
     assert ledger.history(1.0, 10) == [1.0, 2.0, 4.0]
     assert ledger.history(1.0, 2) == [4.0]
     assert Ledger().history(1.0, 5) == []
+
+
+def test_a_demo_left_running_does_not_grow() -> None:
+    """Old slices go, the newest stay."""
+    ledger = Ledger()
+    for begin in range(40_000):
+        ledger.add_slice(told("a", float(begin)))
+    assert len(ledger.slices["a"]) <= 16_384
+    assert ledger.last("a") == told("a", 39_999.0)
+    assert len(ledger.recent("a", 10.0)) == 10
