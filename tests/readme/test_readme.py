@@ -1,0 +1,118 @@
+"""The README does what it says: its walk-through runs as written, its tables are those of the code."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.cli import COMMANDS
+from app.config import Settings
+from tests.service import Service
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANSWERS = "=== answers of block"
+
+
+def _section(title: str) -> str:
+    _, _, rest = README.read_text(encoding="utf-8").partition(f"\n## {title}\n")
+    assert rest, f"README has no section {title!r}"
+    return rest.partition("\n## ")[0]
+
+
+def _documents(text: str) -> list[Any]:
+    """The JSON documents in what curl printed one after another."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            document, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            at += 1
+        else:
+            found.append(document)
+    return found
+
+
+def _shows(shown: Any, answer: Any) -> bool:
+    """Whether `answer` has everything that `shown` has; the README leaves out what does not matter there."""
+    if isinstance(shown, dict):
+        return isinstance(answer, dict) and all(
+            key in answer and _shows(value, answer[key]) for key, value in shown.items()
+        )
+    if isinstance(shown, list):
+        return isinstance(answer, list) and len(shown) == len(answer) and all(map(_shows, shown, answer))
+    return bool(shown == answer)
+
+
+def test_walk_through_runs_as_written(serve: Callable[..., Service]) -> None:
+    """Every block of the walk-through succeeds in order, and each answer shown is the last one received."""
+    service = serve()
+    blocks = BLOCK.findall(_section("Five minutes with curl"))
+    script, shown = ["set -euo pipefail"], {}
+    for index, (language, text) in enumerate(blocks):
+        if language == "sh":
+            script += [text, f'echo; echo "{ANSWERS} {index}"']
+        elif language == "json":
+            shown[index - 1] = json.loads(text)
+    run = subprocess.run(
+        ["bash", "-c", "\n".join(script).replace("http://127.0.0.1:8080", service.base_url)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "/problems/" not in run.stdout, run.stdout
+    parts = re.split(rf"{ANSWERS} (\d+)\n", run.stdout)
+    answers = {int(index): _documents(text) for text, index in zip(parts[::2], parts[1::2], strict=False)}
+    assert len(shown) >= 5
+    for index, fragment in shown.items():
+        assert _shows(fragment, answers[index][-1]), f"README shows {fragment}, got {answers[index][-1]}"
+
+
+def _configuration() -> str:
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        if name == "data_dir":
+            default = "the user's data directory"
+        elif field.default is None:
+            default = "none"
+        else:
+            default = f"`{getattr(field.default, 'value', field.default)}`"
+        rows.append(f"| `MOEPLACE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_configuration_table_lists_every_setting() -> None:
+    """The table is that of the settings, with their defaults; the message shows what it should be."""
+    table = _section("Configuration").partition("<!-- configuration -->\n")[2].partition("\n<!--")[0]
+    assert table == _configuration(), f"the table should be:\n{_configuration()}"
+
+
+def test_commands_table_lists_every_command() -> None:
+    """The table names each command of the program and no other."""
+    named = set(re.findall(r"`moeplace (\w+)", _section("Commands")))
+    assert named == {command.name for command in COMMANDS}
+
+
+def test_api_table_names_every_route() -> None:
+    """Every path of the contract is reached by a row of the API's table."""
+    table = _section("The API on a page")
+    contract = json.loads((README.parent / "openapi" / "openapi.json").read_text(encoding="utf-8"))
+    base = "/v1/clusters/{cluster_id}"
+    for path in contract["paths"]:
+        resource = path.removeprefix(base)
+        if path in ("/v1/clusters", base):
+            continue
+        first = "/" + resource.split("/")[1].split(":")[0]
+        assert first in table, path
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link and picture of the README exists."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / target).exists(), target
