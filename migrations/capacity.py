@@ -20,6 +20,8 @@ SEARCH_STATES: Final = 60_000
 _State = tuple[int, ...]  # per node, the mask of the columns it holds
 _SearchStep = tuple[int | None, int, int]  # source or None for a drop, node, column
 
+_SEARCH_PACKINGS: Final = 1_000  # layouts over several devices it tries: each may be an integer programme
+
 _SEARCH_CELLS: Final = 4096  # nodes x experts above which the search leaves out experts that need not move
 
 
@@ -168,11 +170,15 @@ def search(problem: PlacementProblem, cluster: Cluster, states: int) -> Searched
     capacity = problem.capacity_bytes.tolist()
     several = [room.several_devices for room in cluster.rooms]
 
+    packings = [0]
+
     @lru_cache(maxsize=100_000)
     def has_room(node: int, held: int) -> bool:
         columns = list(members(held))
         if sum(cluster.size[c] for c in columns) > capacity[node]:
             return False
+        if several[node]:
+            packings[0] += 1
         return not several[node] or pack(problem, node, np.array(columns, np.int64)) is not None
 
     came: dict[_State, tuple[_State, _SearchStep] | None] = {start: None}
@@ -182,7 +188,7 @@ def search(problem: PlacementProblem, cluster: Cluster, states: int) -> Searched
         _, _, spent, away, missing, state = heapq.heappop(queue)
         if missing < goal:
             return Searched(_path(came, state), exhausted=False)
-        if len(came) > states:
+        if len(came) > states or packings[0] > _SEARCH_PACKINGS:
             return Searched((), exhausted=False)
         for column in moving:
             size, bit, goals = cluster.size[column], 1 << column, cluster.target[column]

@@ -13,7 +13,7 @@ from migrations.estimate import lower_bound_seconds
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.schedule import Policy, Schedule
 from migrations.timing import copy_rates
-from migrations.value import holding_gain
+from migrations.value import move_values
 from solvers.feasibility import expert_name
 from solvers.packing import pack
 from solvers.problem import PlacementProblem, UInt8
@@ -37,7 +37,7 @@ def plan(
 
     INFEASIBLE, with the nodes and the bytes they lack, where the target does not fit, where an expert has no
     source, and where full nodes wait for each other: the reason says whether every order of moves was tried
-    (small clusters) or the search gave up after `SEARCH_STATES` states, in which case a plan may exist.
+    (small clusters) or the search gave up (`SEARCH_STATES`), in which case a plan may exist.
     Raises `PlanError` naming source_holds or target_holds where they are no placements of the problem.
     O(N^2 E + R K) for the values, then O(moves (N + candidates)).
     """
@@ -49,8 +49,7 @@ def plan(
     cluster = Cluster(problem, change, limits)
     schedule = Schedule(
         cluster,
-        holding_gain(problem, change.source.holds),
-        holding_gain(problem, change.target.holds),
+        *move_values(problem, change),
         bound,
         Policy(),
     )
@@ -159,11 +158,7 @@ def _standstill(cluster: Cluster, schedule: Schedule, found: Searched) -> str:
         lack = min(cluster.size[c] for c in waiting) - room
         what = f"lacks {lack} bytes" if lack > 0 else "lacks room on one device"
         lacking.append(f"node {node} {what} for the next of {len(waiting)} experts")
-    how = (
-        "no order of moves exists"
-        if found.exhausted
-        else f"none was found among {SEARCH_STATES} states, though one may exist"
-    )
+    how = "no order of moves exists" if found.exhausted else "none was found, though one may exist"
     return f"full nodes wait for each other, {how}: " + _listed(lacking)
 
 

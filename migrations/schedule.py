@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from dataclasses import dataclass
 from typing import Final
@@ -148,20 +149,24 @@ class Schedule:
     def _make_room_anew(self, node: int, column: int, candidates: list[int]) -> bool:
         """As `make_room`, with all experts of the node laid out anew over its devices."""
         cluster = self.cluster
-        kept = cluster.occupants(node)
-        total = sum(room_free for room_free in cluster.rooms[node].free.values())
-        for count in range(len(candidates) + 1):
-            if count:
-                kept.remove(candidates[count - 1])
-                total += cluster.size[candidates[count - 1]]
-            if total < cluster.size[column] or not cluster.rooms[node].can_hold([*kept, column]):
-                continue
-            for other in candidates[:count]:
-                self.drop(node, other)
-            if not cluster.rooms[node].lay_out(kept, column):
-                raise RuntimeError(f"node {node}: a layout that was found is gone")
-            return True
-        return False
+        room, occupants = cluster.rooms[node], cluster.occupants(node)
+
+        def left(drops: int) -> list[int]:
+            gone = set(candidates[:drops])
+            return [c for c in occupants if c not in gone]
+
+        # A set that packs still does without some of its experts, so the fewest drops are found by bisection.
+        if not room.can_hold([*left(len(candidates)), column]):
+            return False
+        fewest = bisect.bisect_left(
+            range(len(candidates)), True, key=lambda drops: room.can_hold([*left(drops), column])
+        )
+        kept = left(fewest)
+        for other in candidates[:fewest]:
+            self.drop(node, other)
+        if not room.lay_out(kept, column):
+            raise RuntimeError(f"node {node}: a layout that was found is gone")
+        return True
 
     def _start_copies(self) -> None:
         cluster, limits = self.cluster, self.cluster.limits
