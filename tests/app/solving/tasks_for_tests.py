@@ -1,0 +1,39 @@
+"""Tasks for a solver process, which imports them by name."""
+
+import os
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+
+def warm() -> None:
+    pass
+
+
+def own_pid() -> int:
+    return os.getpid()
+
+
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+def spin(seconds: float) -> None:
+    """Pure Python at full speed, as a solver outside its kernels."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+def double(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values * 2.0
+
+
+def fail(words: str) -> None:
+    raise ValueError(words)
+
+
+def crash() -> None:
+    os._exit(3)
