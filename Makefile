@@ -8,11 +8,13 @@ WORKERS ?= auto
 
 install: $(STAMP)
 
+# Kernels are compiled once, here, rather than in the first minute of the first service.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("moeplace needs Python 3.11 or newer, found %d.%d: run make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	$(BIN)/python -c 'from solvers.warm import warm; warm()'
 	touch $(STAMP)
 
 demo: install
