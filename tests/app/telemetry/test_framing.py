@@ -33,12 +33,12 @@ def cut(framing: Framing, body: bytes, step: int) -> list[bytes]:
 
 
 @given(st.lists(VALUES, max_size=4), st.integers(1, 5000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_messagepack_values_are_found(values: list[Any], step: int) -> None:
     """Values of every kind, one after another, in pieces of any size: the same values."""
     bodies = [msgspec.msgpack.encode(value) for value in values]
     body = b"".join(bodies)
-    assert cut(Values(), body, max(step, len(body) // 2000)) == bodies
+    assert cut(Values(), body, max(step, len(body) // 500)) == bodies
 
 
 @pytest.mark.parametrize(
