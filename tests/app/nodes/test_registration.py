@@ -1,0 +1,96 @@
+"""Registering, reading, listing and draining nodes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from redis.asyncio import Redis
+
+from app.nodes.store import MAX_NODES
+from app.storage.keys import ClusterKeys
+
+pytestmark = pytest.mark.anyio
+
+BASE = "/v1/clusters/alpha/nodes"
+KEYS = ClusterKeys("alpha")
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return {"instance_uid": "i", "devices": [{"device_id": "g", "memory_bytes": 1000}], **changes}
+
+
+async def test_the_same_registration_changes_nothing(api: AsyncClient, redis: Redis) -> None:
+    """201 the first time; again 200 and no news for workers; a changed spec keeps uid, holdings
+    and lease."""
+    first = await api.put(f"{BASE}/n", json=spec())
+    assert first.status_code == 201
+    assert first.headers["location"] == f"{BASE}/n"
+    assert first.json()["condition"] == "LIVE"
+    assert first.json()["intervals"]["heartbeat_seconds"] > 0
+    revision = await redis.get(KEYS.revision)
+    again = await api.put(f"{BASE}/n", json=spec())
+    assert again.status_code == 200
+    assert again.json() == first.json()
+    assert await redis.get(KEYS.revision) == revision
+    await redis.sadd(KEYS.holdings("n"), "m/0/0")
+    changed = await api.put(f"{BASE}/n", json=spec(base_url="http://n"))
+    assert changed.json()["uid"] == first.json()["uid"]
+    assert changed.json()["lease"] == first.json()["lease"]
+    assert await redis.scard(KEYS.holdings("n")) == 1
+    assert await redis.get(KEYS.revision) != revision
+
+
+async def test_draining_stays_until_gone(api: AsyncClient) -> None:
+    """DELETE drains, once or twice; a restart of the agent does not end it."""
+    await api.put(f"{BASE}/n", json=spec())
+    for _ in range(2):
+        drained = await api.delete(f"{BASE}/n")
+        assert drained.status_code == 202
+        assert drained.json()["condition"] == "DRAINING"
+    restarted = await api.put(f"{BASE}/n", json=spec(instance_uid="j"))
+    assert restarted.json()["condition"] == "DRAINING"
+    assert (await api.delete(f"{BASE}/nobody")).status_code == 404
+
+
+async def test_many_at_once(api: AsyncClient, redis: Redis) -> None:
+    """Nodes that register at the same moment do not get into each other's way, up to the limit."""
+    answers = await asyncio.gather(*(api.put(f"{BASE}/n{index}", json=spec()) for index in range(100)))
+    assert {answer.status_code for answer in answers} == {201}
+    async with redis.pipeline() as pipe:
+        for index in range(100, MAX_NODES):
+            pipe.hset(KEYS.nodes, f"x{index}", "{}")
+        await pipe.execute()
+    assert (await api.put(f"{BASE}/one-more", json=spec())).status_code == 409
+    assert (await api.put(f"{BASE}/n1", json=spec(instance_uid="j"))).status_code == 200
+
+
+async def test_pages(api: AsyncClient) -> None:
+    """In order of id, each once."""
+    for name in "cabd":
+        await api.put(f"{BASE}/{name}", json=spec())
+    first = (await api.get(BASE, params={"limit": 2})).json()
+    rest = (await api.get(BASE, params={"limit": 2, "after": first["next_after"]})).json()
+    assert [node["node_id"] for node in first["nodes"] + rest["nodes"]] == list("abcd")
+    assert rest["next_after"] is None
+    for limit in (0, 1001):
+        assert (await api.get(BASE, params={"limit": limit})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (spec(devices=[]), "/devices"),
+        (spec(devices=[{"device_id": "g", "memory_bytes": -1}]), "/devices/0/memory_bytes"),
+        (spec(devices=[{"device_id": "g", "memory_bytes": 2**54}]), "/devices/0/memory_bytes"),
+        (spec(devices=2 * [{"device_id": "g", "memory_bytes": 1}]), ""),
+        (spec(ingress_bytes_per_second=0), "/ingress_bytes_per_second"),
+        (spec(latency={"peers_seconds": {"m": -1}}), "/latency/peers_seconds/m"),
+        (spec(instance_uid=""), "/instance_uid"),
+    ],
+)
+async def test_faults_have_pointers(api: AsyncClient, body: dict[str, Any], pointer: str) -> None:
+    """Each fault of a registration is told with its place."""
+    response = await api.put(f"{BASE}/n", json=body)
+    assert response.status_code == 422
+    assert [fault["pointer"] for fault in response.json()["errors"]] == [pointer]
