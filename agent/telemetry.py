@@ -175,11 +175,23 @@ class _LayerRecord:
             self._thin(size)
             ordered = np.sort(self._rows[0], axis=1)
             proper = (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
-            rows, weights = np.unique(ordered[proper], axis=0, return_counts=True)
+            rows, weights = _merged(ordered[proper])
         else:
-            rows, weights = np.zeros((0, self.shape.top_k), np.uint16), np.zeros(0, np.int64)
+            rows, weights = _merged(np.zeros((0, self.shape.top_k), np.uint16))
         self._begin()
         return LayerWindow(layer, counts, rows, weights.astype(np.float32))
+
+
+def _merged(rows: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
+    """The different rows in lexicographic order, and how often each occurs. numpy.unique over an axis does
+    the same six times as slowly."""
+    if len(rows) == 0:
+        return rows, np.zeros(0, np.int64)
+    ordered = rows[np.lexsort(rows.T[::-1])]
+    begins = np.ones(len(ordered), np.bool_)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.flatnonzero(begins)
+    return ordered[first], np.diff(np.append(first, len(ordered)))
 
 
 def encode_window(window: Window, instance_uid: str, sequence_number: int) -> bytes:
