@@ -1,5 +1,6 @@
 """Models in Redis."""
 
+import asyncio
 from collections.abc import Callable
 from typing import cast
 
@@ -27,7 +28,7 @@ async def read_models(redis: Redis, cluster_id: str, model_ids: list[str]) -> li
     if not model_ids:
         return []
     records = cast("list[bytes | None]", await redis.hmget(ClusterKeys(cluster_id).models, model_ids))
-    return [ModelRecord.model_validate_json(record) for record in records if record is not None]
+    return await asyncio.to_thread(_decode, [record for record in records if record is not None])
 
 
 async def model_ids(redis: Redis, cluster_id: str) -> list[str]:
@@ -55,7 +56,8 @@ async def write_model(
             return (record, False), lambda: None
         if before is None and len(stored) >= MAX_MODELS:
             raise Conflict(f"cluster {cluster_id} has {MAX_MODELS} models already, the most there may be")
-        others = sum(experts_of(ModelRecord.model_validate_json(other)) for other in stored.values())
+        # With digests of experts a model is a megabyte: not on the event loop.
+        others = sum(map(experts_of, await asyncio.to_thread(_decode, list(stored.values()))))
         if others + experts_of(record) > MAX_EXPERTS:
             raise Conflict(
                 f"the models of cluster {cluster_id} would have {others + experts_of(record)} experts, "
@@ -87,6 +89,10 @@ async def delete_model(redis: Redis, cluster_id: str, model_id: str) -> bool:
         return True, queue
 
     return await optimistic(redis, (keys.models,), decide)
+
+
+def _decode(records: list[bytes]) -> list[ModelRecord]:
+    return [ModelRecord.model_validate_json(record) for record in records]
 
 
 def experts_of(record: ModelRecord) -> int:
