@@ -182,13 +182,13 @@ def lagrangian_bound(
         slope[(slope < 0) & (price <= 0)] = 0.0
         slope[(slope > 0) & (price >= relaxation.highest_price)] = 0.0
         replica_slope[(replica_slope < 0) & (replica_price <= 0)] = 0.0
-        norm = float((weight * slope**2).sum() + (replica_slope**2 / metric).sum())
+        norm = float((weight * slope**2).sum() + (replica_slope**2 * metric).sum())
         if norm <= 0.0:
             break
         target = objective if np.isfinite(objective) else 2.0 * abs(point.value) + 1.0
         move = length * max(target - point.value, 1e-9 * abs(target)) / norm
         price = np.clip(price + move * slope, 0.0, relaxation.highest_price)
-        replica_price = np.maximum(0.0, replica_price + move * replica_slope / metric)
+        replica_price = np.maximum(0.0, replica_price + move * replica_slope * metric)
         if mirrored:
             _sharpen(problem, traffic, np.maximum(averaged, 0.0), 0.3 * length, share)
             weight = relaxation.weights(share)
