@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,6 +13,9 @@ import numpy.typing as npt
 import zstandard
 
 _MAX_COUNT = 2**32 - 1
+_MAX_IDLE = timedelta(minutes=10)
+"""The service takes no windows longer than an hour."""
+
 _RECORDED_IDS = (np.uint8, np.uint16, np.int16, np.int32, np.int64, np.uint32)
 
 
@@ -122,9 +125,13 @@ class Recorder:
         record.sample(ids, self._random, self._samples)
 
     def cut(self, now: datetime | None = None) -> Window | None:
-        """End the window and begin the next; None, and the window goes on, when nothing was recorded."""
+        """End the window and begin the next. None when nothing was recorded: the window goes on, since idle
+        time belongs to a rate, but no further back than `_MAX_IDLE`."""
         end = now or datetime.now(UTC)
-        if end <= self._started or not (self._tokens or any(r.counts.any() for r in self._layers.values())):
+        if end <= self._started:
+            return None
+        if not (self._tokens or any(record.counts.any() for record in self._layers.values())):
+            self._started = max(self._started, end - _MAX_IDLE)
             return None
         window = Window(
             model_id=self.model_id,

@@ -99,6 +99,20 @@ def test_windows_follow_each_other_and_count_anew() -> None:
     assert second.layers[0].routes.tolist() == [[0]]
 
 
+def test_idle_time_counts_but_not_for_ever() -> None:
+    """A pause of minutes belongs to the next window; after hours the window begins ten minutes back, so that
+    the service still takes it."""
+    fast = recorder({0: LayerShape(4, 1)})
+    for hours in (0.1, 5):
+        now = START + timedelta(hours=hours)
+        assert fast.cut(now) is None
+        fast.record(0, np.array([[1]]))
+        window = fast.cut(now + timedelta(seconds=1))
+        assert window is not None
+        expected = START if hours == 0.1 else now - timedelta(minutes=10)
+        assert window.start_at == expected
+
+
 def test_a_row_that_repeats_an_id_is_counted_but_no_route() -> None:
     """The service would refuse such a route; the activations happened all the same."""
     fast = recorder({0: LayerShape(4, 2)})
