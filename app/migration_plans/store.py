@@ -11,10 +11,9 @@ from redis.asyncio.client import Pipeline
 
 from app.errors import NotFound, TooManyRequests
 from app.migration_plans.schemas import MoveReportRecord, PlanCommand, PlanRecord, PlanSummary
-from app.optimizations.store import queue_job, require_room
 from app.storage import topics
 from app.storage.history import newest_first
-from app.storage.jobs import Job, JobKind
+from app.storage.jobs import Job, JobKind, queue_job, require_room
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from migrations.model import MoveKind

@@ -6,11 +6,11 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from app.errors import NotFound, TooManyRequests
+from app.errors import NotFound
 from app.optimizations.schemas import MAX_RETAINED, OptimizationRecord
 from app.storage import topics
 from app.storage.history import newest_first
-from app.storage.jobs import MAX_QUEUED, Job, JobKind
+from app.storage.jobs import Job, JobKind, queue_job, require_room
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 
@@ -37,17 +37,6 @@ async def enqueue(redis: Redis, cluster_id: str, record: OptimizationRecord) -> 
         return None, queue
 
     await optimistic(redis, (keys.jobs, keys.optimizations, keys.cluster), decide)
-
-
-async def require_room(pipe: Pipeline, keys: ClusterKeys) -> None:
-    waiting = await pipe.llen(keys.jobs)
-    if waiting >= MAX_QUEUED:
-        raise TooManyRequests(f"{waiting} jobs wait for the worker already", retry_after_seconds=10)
-
-
-def queue_job(pipe: Pipeline, keys: ClusterKeys, job: Job) -> None:
-    pipe.rpush(keys.jobs, job.model_dump_json())
-    topics.announce(pipe, keys, topics.WORK)
 
 
 async def read_stored(redis: Redis, cluster_id: str, optimization_id: str) -> bytes | None:
