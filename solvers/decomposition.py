@@ -23,6 +23,7 @@ from solvers.problem import Float64, Int8, Int32, PlacementProblem, UInt8
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
+Subsets = tuple[Int32, Int32, Float64, int]  # members int32[M, K], size int32[M], weight float64[M], how many
 _IMPROVEMENT = 1e-12  # relative; a response must beat the set in force by more than rounding
 
 
@@ -47,7 +48,7 @@ class BestResponse:
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, params: SgdParams) -> None:
         self._problem = problem
-        self._traffic = traffic
+        self.traffic = traffic
         self._params = params
         self._coupling = COUPLING_CODE[problem.coupling]
         self._allowed: Int8 = allowance(problem)
@@ -136,9 +137,7 @@ class BestResponse:
         problem = self._problem
         capacity = int(self._capacity[node])
         while True:
-            counts = choose_counts(
-                values, self._values_start, problem.expert_bytes, capacity, self._params.eps
-            )
+            counts = self._choose_counts(node, values, capacity)
             if counts is None:
                 return None
             new = row.copy()
@@ -165,7 +164,7 @@ class BestResponse:
             latest = max(changed[:node].max(initial=0), changed[node + 1 :].max(initial=0))
             if latest <= known.made_at:
                 return known, self._own_value[key]
-        problem, traffic = self._problem, self._traffic
+        problem, traffic = self._problem, self.traffic
         first, last = problem.block_offset[block : block + 2].tolist()
         experts = last - first
         evaluation.serving_costs(
@@ -195,22 +194,55 @@ class BestResponse:
         values = np.empty(experts + 1)
         sets = np.zeros((experts + 1, experts), np.uint8)
         block_state = state[first:last]
-        if count > 0 and experts <= self._params.exact_limit:
-            tables.exact_table(block_state, modular, *subsets, self._scratch, values, sets)
-        else:
-            steps = self._params.exchange_steps if experts <= self._params.exchange_limit else 0
-            tables.greedy_table(block_state, modular, *subsets, steps, values, sets)
+        self._fill_table(key, block_state, modular, subsets, values, sets)
         table = _Table(self._clock, enforce, values, np.packbits(sets, axis=1))
         own = float(tables.value_of(np.ascontiguousarray(holds[node, first:last]), modular, *subsets))
         self._tables[key] = table
         self._own_value[key] = own
         return table, own
 
+    def _fill_table(
+        self,
+        key: tuple[int, int],
+        state: Int8,
+        modular: Float64,
+        subsets: Subsets,
+        values: Float64,
+        sets: UInt8,
+    ) -> None:
+        """Writes values float64[E_b + 1] and sets uint8[E_b + 1, E_b] of (node, block) `key`."""
+        experts = len(modular)
+        if subsets[3] > 0 and experts <= self._params.exact_limit:
+            tables.exact_table(state, modular, *subsets, self._scratch, values, sets)
+        else:
+            steps = self._params.exchange_steps if experts <= self._params.exchange_limit else 0
+            tables.greedy_table(state, modular, *subsets, steps, values, sets)
+
+    def _choose_counts(self, node: int, values: Float64, capacity: int) -> Int32 | None:
+        """Experts per block of `node`, from the tables of all blocks end to end; None where none fits."""
+        return choose_counts(
+            values, self._values_start, self._problem.expert_bytes, capacity, self._params.eps
+        )
+
 
 def sgd(
     problem: PlacementProblem,
     traffic: Traffic,
     params: SgdParams,
+    generator: np.random.Generator,
+    start: UInt8 | None,
+    stopping: Stopping,
+    report: Callable[[str, UInt8], None],
+) -> UInt8:
+    """Sweeps with exact, exchange or value-scaled tables, see `sweep`. Raises `Uncoverable`."""
+    response = BestResponse(problem, traffic, params)
+    return sweep(problem, params, response, generator, start, stopping, report)
+
+
+def sweep(
+    problem: PlacementProblem,
+    params: SgdParams,
+    response: BestResponse,
     generator: np.random.Generator,
     start: UInt8 | None,
     stopping: Stopping,
@@ -229,7 +261,7 @@ def sgd(
         order = np.argsort(-problem.capacity_bytes, kind="stable")
     elif params.order == "random":
         order = generator.permutation(nodes)
-    response = BestResponse(problem, traffic, params)
+    traffic = response.traffic
     best: UInt8 | None = None
     best_cost = np.inf
     origins: list[tuple[str, UInt8 | None]] = []

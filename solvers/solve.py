@@ -30,7 +30,8 @@ _LEAST_BOUND_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Task:
-    """What an algorithm is given. `report` takes a step's name and the best feasible placement so far."""
+    """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
+    `certify` takes a valid lower bound, where the algorithm finds one by itself."""
 
     problem: PlacementProblem
     traffic: Traffic
@@ -39,16 +40,19 @@ class Task:
     start: UInt8 | None
     stopping: Stopping
     report: Callable[[str, UInt8], None]
+    certify: Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A named algorithm. `run` returns a feasible placement uint8[N, E] or raises `Uncoverable`."""
+    """A named algorithm. `run` returns a feasible placement uint8[N, E] or raises `Uncoverable`. One that
+    `certifies` has a lower bound of its own, whatever `bound_steps` says."""
 
     name: str
     summary: str
     params: type[BoundParams]
     run: Callable[[Task], UInt8]
+    certifies: bool = False
 
 
 def _sgd(task: Task) -> UInt8:
@@ -136,11 +140,14 @@ def solve(
         if progress is not None:
             tell(step, total_cost(problem, holds), None)
 
+    certified: list[float] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
     try:
-        holds = chosen.run(Task(problem, traffic, settings, generator, first, limit, report))
+        holds = chosen.run(
+            Task(problem, traffic, settings, generator, first, limit, report, certified.append)
+        )
     except Uncoverable as reason:
         runtime = time.monotonic() - began
         return SolveResult(None, SolveStatus.INFEASIBLE, algorithm, None, None, None, runtime, str(reason))
@@ -149,17 +156,19 @@ def solve(
     if broken:
         raise RuntimeError(f"{algorithm} broke a constraint: {broken[0]}")
     objective = total_cost(problem, holds)
-    tell("bound", objective, None)
-    bound = None
-    if settings.bound_steps:
+    bound = min(max(certified), objective) if certified else None
+    tell("bound", objective, bound)
+    gap = gap_ratio(objective, bound)
+    if settings.bound_steps and (gap is None or gap > OPTIMALITY_TOLERANCE):
         if time_limit_seconds is None:
             used = time.monotonic() - began
             bounding: Stopping = MaxRuntime(max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share)))
         else:
             bounding = FirstOf((whole, MaxRuntime(time_limit_seconds * share)))
-        bound = lagrangian_bound(
+        ascended = lagrangian_bound(
             problem, traffic, holds, objective, settings.bound_steps, FirstOf((stopping, bounding))
         ).bound
+        bound = ascended if bound is None else max(bound, ascended)
     gap = gap_ratio(objective, bound)
     if gap is not None and gap <= OPTIMALITY_TOLERANCE:
         status = SolveStatus.OPTIMAL
