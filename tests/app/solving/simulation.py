@@ -26,6 +26,7 @@ from app.storage.keys import CLUSTERS, ClusterKeys
 MODEL = "tiny"
 EXPERT_BYTES = 1000
 LONG_LEASE_SECONDS = 3600.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def quick_settings(**changes: Any) -> Settings:
