@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 
 from solvers.coverage import allowance, make_feasible
-from solvers.packing import packable_bytes
-from solvers.problem import Int64, PlacementProblem, UInt8
+from solvers.packing import pack, packable_bytes, packs_within_bytes
+from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.traffic import Traffic
 
 
@@ -44,87 +42,79 @@ def local_popularity(problem: PlacementProblem, traffic: Traffic) -> UInt8:
 def fill_by_popularity(problem: PlacementProblem, traffic: Traffic, node: int, holds: UInt8) -> None:
     """Adds to row `node` of holds uint8[N, E] what its own tokens call most often per byte and still fits.
     O(E log E)."""
+    _fill_row(problem, traffic.activity[node], node, holds)
+
+
+def global_popularity(problem: PlacementProblem, traffic: Traffic) -> UInt8:
+    """Each node holds the experts that all nodes together call most often per byte, while its memory lasts:
+    one ranking for everybody; then coverage is repaired. O(N E log E)."""
+    holds = (allowance(problem) == 1).astype(np.uint8)
+    calls = traffic.activity.sum(axis=0)
+    for node in range(problem.nodes):
+        _fill_row(problem, calls, node, holds)
+    return make_feasible(problem, traffic, holds)
+
+
+def redundance(problem: PlacementProblem, traffic: Traffic) -> UInt8:
+    """`uniform`, then replicas in the memory left over: the experts in the order of their calls by all
+    nodes, each on the node with the most free memory that has it not yet; again from the first, until
+    nothing fits. O(N E) per pass, at most N passes."""
+    room = _Room(problem, uniform(problem, traffic))
+    calls = traffic.activity.sum(axis=0)
+    ranked = [e for e in np.argsort(-calls, kind="stable").tolist() if calls[e] > 0]
+    while ranked:
+        ranked = [e for e in ranked if room.add_where_roomiest(e)]
+    return room.holds
+
+
+def random(problem: PlacementProblem, traffic: Traffic, generator: np.random.Generator) -> UInt8:
+    """Every expert once on a random node with room, then random replicas until no memory is left; the seed
+    fixes both. O(N E)."""
+    room = _Room(problem, (allowance(problem) == 1).astype(np.uint8))
+    for column in generator.permutation(problem.experts).tolist():
+        if not room.holds[:, column].any():
+            any(room.add(node, column) for node in generator.permutation(problem.nodes).tolist())
+    for pair in generator.permutation(problem.nodes * problem.experts).tolist():
+        room.add(*divmod(pair, problem.experts))
+    return make_feasible(problem, traffic, room.holds)
+
+
+class _Room:
+    """A placement that grows by one replica at a time and always packs where it did at first."""
+
+    def __init__(self, problem: PlacementProblem, holds: UInt8) -> None:
+        self.holds = holds
+        self._problem = problem
+        self._allowed = allowance(problem)
+        self._free = packable_bytes(problem) - holds.astype(np.int64) @ problem.column_bytes
+        self._bytes_suffice = packs_within_bytes(problem)
+
+    def add(self, node: int, column: int) -> bool:
+        """Holds the expert there too, if it is absent, allowed and fits."""
+        size = int(self._problem.column_bytes[column])
+        if self.holds[node, column] or self._allowed[node, column] != 0 or size > self._free[node]:
+            return False
+        self.holds[node, column] = 1
+        if not self._bytes_suffice:
+            columns = np.flatnonzero(self.holds[node]).astype(np.int64)
+            if pack(self._problem, node, columns) is None:
+                self.holds[node, column] = 0
+                return False
+        self._free[node] -= size
+        return True
+
+    def add_where_roomiest(self, column: int) -> bool:
+        order = np.argsort(-self._free, kind="stable").tolist()
+        return any(self.add(node, column) for node in order)
+
+
+def _fill_row(problem: PlacementProblem, calls: Float64, node: int, holds: UInt8) -> None:
+    """Adds to row `node` the experts of most calls float64[E] per byte that still fit."""
     allowed = allowance(problem)[node]
     size = problem.column_bytes
-    calls = traffic.activity[node]
     free = int(packable_bytes(problem)[node] - holds[node].astype(np.int64) @ size)
     for column in np.argsort(-calls / size, kind="stable").tolist():
         wanted = calls[column] > 0 and allowed[column] == 0 and not holds[node, column]
         if wanted and size[column] <= free:
             holds[node, column] = 1
             free -= int(size[column])
-
-
-def eplb(problem: PlacementProblem, traffic: Traffic) -> UInt8:
-    """The flat form of the expert-parallel load balancer: balances load and knows nothing of who calls from
-    where.
-
-    Per block: every node gets slots in proportion to its memory; the replicas are one per expert and then,
-    while slots are left, one more of the expert with the largest load per replica, at most one per node; the
-    replicas, largest load first, go each to the node with the least load that has a slot and not yet that
-    expert. With nodes of equal memory this is longest processing time with equal slot counts, as published;
-    unequal memory has no published form, and the proportional slots are an adaptation. Slots too few to hold
-    every expert are mended by the coverage repair, as are pins. O(E N log E).
-    """
-    holds = np.zeros((problem.nodes, problem.experts), np.uint8)
-    slots = _slots(problem)
-    load = traffic.activity.sum(axis=0)
-    for block in range(problem.blocks):
-        first, last = problem.block_offset[block : block + 2].tolist()
-        _balance(load[first:last], slots[:, block], holds[:, first:last])
-    allowed = allowance(problem)
-    holds[allowed < 0] = 0
-    holds[allowed > 0] = 1
-    return make_feasible(problem, traffic, holds)
-
-
-def _slots(problem: PlacementProblem) -> Int64:
-    """int64[N, B]: experts of each block a node has room for, its memory split over blocks by their bytes;
-    the bytes the rounding leaves go, an expert at a time, to the blocks furthest below their share."""
-    capacity = packable_bytes(problem)
-    total = max(1, int(problem.column_bytes.sum()))
-    slots = np.zeros((problem.nodes, problem.blocks), np.int64)
-    for node in range(problem.nodes):
-        share = problem.experts_per_block * min(1.0, float(capacity[node]) / total)
-        slots[node] = np.minimum(np.floor(share).astype(np.int64), problem.experts_per_block)
-        free = int(capacity[node] - slots[node] @ problem.expert_bytes)
-        # rotated by node, so that equal remainders of different nodes favour different blocks
-        rotation = (np.arange(problem.blocks) - node) % max(1, problem.blocks)
-        for block in np.lexsort((rotation, slots[node] - share)).tolist():
-            if slots[node, block] < problem.experts_per_block[block] and problem.expert_bytes[block] <= free:
-                slots[node, block] += 1
-                free -= int(problem.expert_bytes[block])
-    return slots
-
-
-def _balance(load: np.ndarray[tuple[int, ...], np.dtype[np.float64]], slots: Int64, holds: UInt8) -> None:
-    """Writes holds uint8[N, E_b] for one block of load float64[E_b] and slots int64[N]."""
-    experts = len(load)
-    total = int(slots.sum())
-    hosts = int((slots > 0).sum())
-    if experts == 0 or total == 0:
-        return
-    copies = np.zeros(experts, np.int64)
-    copies[np.argsort(-load, kind="stable")[:total]] = 1
-    heap = [(-load[e], e) for e in range(experts) if copies[e]]
-    heapq.heapify(heap)
-    spare = total - int(copies.sum())
-    while spare > 0 and heap:
-        _, e = heapq.heappop(heap)
-        if copies[e] >= hosts:
-            continue
-        copies[e] += 1
-        spare -= 1
-        heapq.heappush(heap, (-load[e] / copies[e], e))
-    per_copy = np.divide(load, copies, out=np.zeros(experts), where=copies > 0)
-    carried = np.zeros(len(slots))
-    free = slots.copy()
-    for e in np.argsort(-per_copy, kind="stable").tolist():
-        for _ in range(int(copies[e])):
-            open_to = np.flatnonzero((free > 0) & (holds[:, e] == 0))
-            if len(open_to) == 0:
-                break
-            node = int(open_to[np.argmin(carried[open_to])])
-            holds[node, e] = 1
-            free[node] -= 1
-            carried[node] += per_copy[e]

@@ -33,6 +33,20 @@ class BaselineParams(BoundParams):
 
 
 @dataclass(frozen=True)
+class EplbParams(BoundParams):
+    """Expert-parallel load balancing. node_groups: groups of nodes, neighbours in their order; 1 is the flat
+    form, more the hierarchical one; expert_groups: groups of experts per block in the hierarchical form."""
+
+    node_groups: int = 1
+    expert_groups: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("node_groups", self.node_groups, int, 1, 1_000_000)
+        _check("expert_groups", self.expert_groups, int, 1, 1_000_000)
+
+
+@dataclass(frozen=True)
 class SgdParams(BoundParams):
     """Successive greedy decomposition.
 

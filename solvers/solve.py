@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from solvers import baselines
+from solvers.balance import eplb, smartmoe
 from solvers.bounds import lagrangian_bound
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
 from solvers.feasibility import shortfalls
 from solvers.objective import checked_holds, total_cost
-from solvers.params import BaselineParams, BoundParams, SgdParams, read_params
+from solvers.params import BaselineParams, BoundParams, EplbParams, SgdParams, read_params
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
@@ -79,16 +80,40 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 lambda task: baselines.local_popularity(task.problem, task.traffic),
             ),
             Algorithm(
+                "global_popularity",
+                "each node holds the experts all tokens call most",
+                BaselineParams,
+                lambda task: baselines.global_popularity(task.problem, task.traffic),
+            ),
+            Algorithm(
                 "uniform",
                 "round robin, every expert min_replicas times",
                 BaselineParams,
                 lambda task: baselines.uniform(task.problem, task.traffic),
             ),
             Algorithm(
-                "eplb",
-                "expert-parallel load balancing with replicas, blind to locality",
+                "redundance",
+                "uniform, then replicas of what is called most",
                 BaselineParams,
-                lambda task: baselines.eplb(task.problem, task.traffic),
+                lambda task: baselines.redundance(task.problem, task.traffic),
+            ),
+            Algorithm(
+                "random",
+                "every expert on a random node, then random replicas",
+                BaselineParams,
+                lambda task: baselines.random(task.problem, task.traffic, task.generator),
+            ),
+            Algorithm(
+                "eplb",
+                "expert-parallel load balancing with replicas, flat or hierarchical, blind to locality",
+                EplbParams,
+                lambda task: eplb(task.problem, task.traffic, task.params),
+            ),
+            Algorithm(
+                "smartmoe",
+                "load balancing without replicas, blind to locality",
+                BaselineParams,
+                lambda task: smartmoe(task.problem, task.traffic),
             ),
         )
     }
