@@ -111,22 +111,28 @@ class Story:
 
     async def _settled(self, after_generation: int, deadline: float) -> float | None:
         """Since when the fleet has been converged on a generation newer than the one given, drawn from
-        telemetry, once no newer one has come for a while; None when the deadline passes first."""
-        while time.time() < deadline:
-            seen = self._ledger.latest
-            if (
-                seen is not None
-                and seen.generation is not None
-                and seen.generation > after_generation
-                and seen.from_traffic
-                and seen.converged_at is not None
-            ):
-                first_seen = next(o.at for o in self._ledger.observations if o.generation == seen.generation)
-                since = max(seen.converged_at, first_seen)
-                if time.time() - since >= self._quiet:
-                    return since
+        telemetry. Waits until no newer one has come for a while, or for the deadline; None when the fleet is
+        not converged then."""
+        while True:
+            since = self._converged_since(after_generation)
+            now = time.time()
+            if now >= deadline or (since is not None and now - since >= self._quiet):
+                return since
             await asyncio.sleep(_LOOK_SECONDS)
-        return None
+
+    def _converged_since(self, after_generation: int) -> float | None:
+        seen = self._ledger.latest
+        if (
+            seen is None
+            or seen.generation is None
+            or seen.generation <= after_generation
+            or not seen.from_traffic
+            or seen.converged_at is None
+        ):
+            return None
+        # Converged already when the generation came, if it moved nothing: it counts from its own beginning.
+        came = next(o.at for o in self._ledger.observations if o.generation == seen.generation)
+        return max(seen.converged_at, came)
 
     async def _measured(self) -> list[Slice]:
         begin = time.time()
@@ -177,5 +183,5 @@ def _episode(slices: list[Slice], placements: Mapping[str, Placement]) -> Episod
 
 def _settling_words(what: str, settled: float | None, begun: float) -> str:
     if settled is None:
-        return f"{what} has not settled in its time; measuring as it is"
+        return f"{what} has not converged in its time; measuring as it is"
     return f"{what} converged after {settled - begun:.1f} s; measuring"

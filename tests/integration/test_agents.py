@@ -110,7 +110,7 @@ async def converged(client: ServiceClient) -> bool:
     return any(c["type"] == "Converged" and c["status"] for c in status["conditions"])
 
 
-async def until(met: Callable[[], Any], seconds: float = 40.0) -> None:
+async def until(met: Callable[[], Any], seconds: float = 70.0) -> None:
     async with asyncio.timeout(seconds):
         while True:
             value = met()

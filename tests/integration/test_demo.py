@@ -15,7 +15,7 @@ import pytest
 
 from app.demo.scenario import NODES
 
-SHORT_SECONDS = 40
+SHORT_SECONDS = 42
 
 
 class Demo:

@@ -55,8 +55,10 @@ class Fleet:
                     )
 
 
-async def run(fleet: Fleet, seconds: float = 12.0) -> Outcome:
-    story = Story(fleet.ledger, fleet.switch, fleet.words.append, seconds=seconds, quiet_seconds=0.4)
+async def run(fleet: Fleet, seconds: float = 12.0, quiet_seconds: float = 0.4) -> Outcome:
+    story = Story(
+        fleet.ledger, fleet.switch, fleet.words.append, seconds=seconds, quiet_seconds=quiet_seconds
+    )
     living = asyncio.create_task(fleet.live())
     try:
         return await story.run()
@@ -82,12 +84,19 @@ async def test_the_course_of_a_fleet_that_converges() -> None:
 
 
 async def test_a_fleet_that_does_not_converge_is_measured_as_it_is() -> None:
-    """The settling ends with its time, the outcome says so, and so do the words."""
+    """The waiting ends with its time, the outcome says so, and so do the words."""
     fleet = Fleet(converges=False)
     outcome = await run(fleet, seconds=5.0)
     assert outcome.first_convergence_seconds is None
     assert outcome.second_convergence_seconds is None
-    assert any("has not settled" in words for words in fleet.words)
+    assert any("has not converged" in words for words in fleet.words)
+
+
+async def test_converged_at_the_deadline_is_converged() -> None:
+    """A fleet that never is quiet for long enough, but is converged when the waiting ends, has converged."""
+    outcome = await run(Fleet(), seconds=5.0, quiet_seconds=1000.0)
+    assert outcome.first_convergence_seconds == pytest.approx(0.3, abs=0.15)
+    assert outcome.second_convergence_seconds == pytest.approx(0.9, abs=0.2)
 
 
 async def test_a_silent_node_ends_the_demo_in_words() -> None:
