@@ -30,17 +30,20 @@ from solvers.traffic import Traffic
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
 _SHARPNESS = 8.0  # of the first theta: how much of a route's weight goes to its critical expert
 _STALL = 12  # steps without progress after which the step is halved, from the best point
+_SHORTEST = 1e-4  # a shorter step than this ends the ascent
+_MEMORY = 0.15  # how much of the averaged serving costs each step replaces
+_MIRROR = 0.3  # of the steps on theta, in units of the dearest cost of a route
 
 
 @dataclass(frozen=True, eq=False)
 class Dual:
     """A bound with the multipliers that prove it: price float64[N, E], replica_price float64[E], share
-    float64[R', K] (theta; ones under `sum`), for the routes of the compiled traffic."""
+    float64[R', K] (theta; absent under `sum`), for the routes of the compiled traffic."""
 
     bound: float
     price: Float64
     replica_price: Float64
-    share: Float64
+    share: Float64 | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +53,16 @@ class _Point:
 
 
 class Relaxation:
-    """The relaxed problem of one instance: L and its supergradients. O(N^2 E + N E log E) per evaluation."""
+    """The relaxed problem of one instance: L and its supergradients. O(N^2 E) per evaluation, and O(N E log
+    E) more where the experts have several sizes."""
 
-    def __init__(self, problem: PlacementProblem, traffic: Traffic) -> None:
+    def __init__(self, problem: PlacementProblem) -> None:
         self._problem = problem
-        self._traffic = traffic
         allowed = allowance(problem)
         self._pinned = (allowed == 1).astype(np.float64)
         self._free = allowed == 0
         self._size = problem.column_bytes.astype(np.float64)
+        self._one_size = len(self._size) > 0 and bool((self._size == self._size[0]).all())
         room = packable_bytes(problem) - (allowed == 1).astype(np.int64) @ problem.column_bytes
         self._room = np.maximum(room, 0).astype(np.float64)
         self._opening = opening_costs(problem)
@@ -69,36 +73,40 @@ class Relaxation:
         # no price needs to be above this one; with an origin none may be
         self.highest_price = finite_fallback(problem)[:, None]
 
-    def weights(self, share: Float64) -> Float64:
-        """float64[N, E]: w of the shares float64[R', K]."""
-        out = np.empty((self._problem.nodes, self._problem.experts))
-        traffic = self._traffic
-        dual.demand(
-            traffic.start,
-            traffic.node,
-            traffic.experts,
-            traffic.rate,
-            share,
-            self._problem.block_offset,
-            out,
-        )
-        return out
+    def profits(self, weight: Float64, price: Float64, replica_price: Float64) -> Float64:
+        """float64[N, E]: what a replica earns at these prices, less the cost of opening it."""
+        profit: Float64 = replica_price[None, :] - self._opening
+        dual.profits(weight, price, self._problem.latency_seconds, profit)
+        return profit
 
     def evaluate(self, weight: Float64, price: Float64, replica_price: Float64) -> _Point:
         """L, less what rounding may have added, and the relaxed servers float64[N, E] that attain its
         maxima."""
         problem = self._problem
-        profit = replica_price[None, :] - self._opening
-        dual.profits(weight, price, problem.latency_seconds, profit)
+        profit = self.profits(weight, price, replica_price)
         opened = self._pinned.copy()
         positive = float((weight * price).sum()) + problem.min_replicas * float(replica_price.sum())
         negative = float((self._pinned * profit).sum())
         for m in range(problem.nodes):
             candidates = np.where(self._free[m], profit[m], 0.0)
-            order: Int64 = np.argsort(-candidates / self._size, kind="stable").astype(np.int64)
+            order = self._order(candidates, float(self._room[m]))
             negative += dual.fill(candidates, order, self._size, float(self._room[m]), opened[m])
         magnitude = positive + float(np.abs(profit).sum())
         return _Point(positive - negative - _ROUNDING * magnitude, opened)
+
+    def _order(self, candidates: Float64, room: float) -> Int64:
+        """The experts a fractional knapsack takes first: by profit per byte. Of one size, only which are
+        taken matters, and the one that is taken in part comes last."""
+        if not self._one_size:
+            return np.argsort(-candidates / self._size, kind="stable").astype(np.int64)
+        taken = min(len(candidates), int(room // self._size[0]))
+        if taken == len(candidates):
+            return np.argsort(-candidates, kind="stable").astype(np.int64)
+        # a stable order of those above the last one taken, then of those equal to it
+        last = np.partition(candidates, len(candidates) - taken - 1)[len(candidates) - taken - 1 :]
+        least = float(last[0])
+        above = np.flatnonzero(candidates > least)
+        return np.concatenate((above, np.flatnonzero(candidates == least))).astype(np.int64)
 
     def service(self, opened: Float64, price: Float64) -> tuple[Float64, Float64]:
         """How often each call is served by the relaxed servers, and at what cost; float64[N, E] both."""
@@ -118,6 +126,141 @@ def cheapest_calls(problem: PlacementProblem) -> float:
     return bound * (1.0 - _ROUNDING)
 
 
+class Ascent:
+    """A climb on L, from the serving costs of a placement `holds` towards its `objective`, or from an earlier
+    dual of the same routes.
+
+    Polyak steps on the prices in the metric of w, halved and restarted from the best point on a stall;
+    mirror steps on theta with averaged serving costs. The bound is valid however early it stops. A step is
+    O(N^2 E + R K), without R K under `sum`; memory O(N E + R K), resp. O(N E).
+    """
+
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        holds: UInt8,
+        objective: float,
+        start: Dual | None = None,
+    ) -> None:
+        self._problem = problem
+        self._traffic = traffic
+        self._relaxation = Relaxation(problem)
+        self._objective = objective
+        highest = self._relaxation.highest_price
+        costs = np.minimum(serving_costs(problem, holds), highest)
+        if start is not None:
+            price, replica_price, share = start.price, start.replica_price, start.share
+        else:
+            spare = 1e-3 * float(highest.max())
+            price = np.minimum(costs * 1.02 + spare * 0.01, highest)
+            replica_price = np.zeros(problem.experts)
+            share = None
+        weight = traffic.activity
+        if problem.coupling is not Coupling.SUM:
+            weight = np.empty_like(weight)
+            if share is None:
+                share = (traffic.experts >= 0).astype(np.float64)
+                share /= np.maximum(1.0, share.sum(axis=1, keepdims=True))
+                self._sharpen(costs, _SHARPNESS, share, weight)
+            else:
+                share = share.copy()
+                self._sharpen(costs, 0.0, share, weight)
+        self._price, self._replica_price, self._share, self._weight = price, replica_price, share, weight
+        self._averaged = costs
+        self.best = Dual(cheapest_calls(problem), price, replica_price, share)
+        self._here = (price, replica_price, None if share is None else share.copy())
+        self._reference = -np.inf  # the best value of the climb itself, which may start below the best bound
+        self._length, self._stalled = 1.0, 0
+        self.opened: Float64 = np.zeros_like(price)
+        self.done = False
+
+    def aim(self, objective: float) -> None:
+        """A placement of this cost is known: climb towards it, with long steps again."""
+        self._objective = objective
+        self._length, self._stalled, self.done = max(self._length, 0.25), 0, False
+
+    def profits(self) -> Float64:
+        """float64[N, E]: what a replica earns at the prices in force; where routes couple their experts, each
+        shares the saving of a route by theta."""
+        return self._relaxation.profits(self._weight, self._price, self._replica_price)
+
+    def step(self) -> None:
+        """Evaluates L where the climb stands, and moves on; sets `done` where no step helps any more."""
+        relaxation, problem = self._relaxation, self._problem
+        point = relaxation.evaluate(self._weight, self._price, self._replica_price)
+        self.opened = point.opened
+        if point.value > self._reference + 1e-6 * abs(self._reference):
+            self._stalled = 0
+        else:
+            self._stalled += 1
+        if point.value > self._reference:
+            self._reference = point.value
+            self._here = (
+                self._price,
+                self._replica_price,
+                None if self._share is None else self._kept_share(self._share),
+            )
+            if point.value > self.best.bound:
+                self.best = Dual(point.value, *self._here)
+        if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
+            self.done = True
+            return
+        if self._stalled >= _STALL:
+            self._length *= 0.5
+            self._stalled = 0
+            if self._length < _SHORTEST:
+                self.done = True
+                return
+            self._price, self._replica_price, share = self._here
+            if share is not None and self._share is not None:
+                self._share[:] = share
+                self._sharpen(self._averaged, 0.0, self._share, self._weight)
+            point = relaxation.evaluate(self._weight, self._price, self._replica_price)
+        served, cost = relaxation.service(point.opened, self._price)
+        self._averaged = self._averaged + _MEMORY * (cost - self._averaged)
+        slope = 1.0 - served
+        metric = self._weight.sum(axis=0)
+        replica_slope = problem.min_replicas - point.opened.sum(axis=0)
+        # a slope that points out of the box does not count
+        slope[(slope < 0) & (self._price <= 0)] = 0.0
+        slope[(slope > 0) & (self._price >= relaxation.highest_price)] = 0.0
+        replica_slope[(replica_slope < 0) & (self._replica_price <= 0)] = 0.0
+        # a replica price is a price times a weight: its metric is the inverse
+        norm = float((self._weight * slope**2).sum() + (replica_slope**2 * metric).sum())
+        if norm <= 0.0:
+            self.done = True
+            return
+        target = self._objective if np.isfinite(self._objective) else 2.0 * abs(point.value) + 1.0
+        move = self._length * max(target - point.value, 1e-9 * abs(target)) / norm
+        self._price = np.clip(self._price + move * slope, 0.0, relaxation.highest_price)
+        self._replica_price = np.maximum(0.0, self._replica_price + move * replica_slope * metric)
+        if self._share is not None:
+            self._sharpen(np.maximum(self._averaged, 0.0), _MIRROR * self._length, self._share, self._weight)
+
+    def _kept_share(self, share: Float64) -> Float64:
+        """A copy of theta, in the memory of the copy before it where the best dual has none of its own."""
+        kept = self._here[2]
+        if kept is None or kept is self.best.share:
+            return share.copy()
+        kept[:] = share
+        return kept
+
+    def _sharpen(self, costs: Float64, sharpness: float, share: Float64, weight: Float64) -> None:
+        traffic = self._traffic
+        dual.critical_shares(
+            traffic.start,
+            traffic.node,
+            traffic.experts,
+            traffic.rate,
+            costs,
+            self._problem.block_offset,
+            sharpness,
+            share,
+            weight,
+        )
+
+
 def lagrangian_bound(
     problem: PlacementProblem,
     traffic: Traffic,
@@ -125,79 +268,13 @@ def lagrangian_bound(
     objective: float,
     steps: int,
     stopping: Stopping,
+    start: Dual | None = None,
 ) -> Dual:
-    """Ascends L from the serving costs of the placement `holds` towards its `objective`, for at most `steps`
-    steps.
-
-    Polyak steps on the prices in the metric of w, halved and restarted from the best point on a stall;
-    mirror steps on theta with averaged serving costs. The bound is valid however early it stops. O(steps
-    (N^2 E + N E log E + R K)).
-    """
-    relaxation = Relaxation(problem, traffic)
-    costs = np.minimum(serving_costs(problem, holds), relaxation.highest_price)
-    spare = 1e-3 * float(relaxation.highest_price.max())
-    price = np.minimum(costs * 1.02 + spare * 0.01, relaxation.highest_price)
-    replica_price = np.zeros(problem.experts)
-    share = (traffic.experts >= 0).astype(np.float64)
-    mirrored = problem.coupling is not Coupling.SUM
-    if mirrored:
-        share /= np.maximum(1.0, share.sum(axis=1, keepdims=True))
-        _sharpen(problem, traffic, costs, _SHARPNESS, share)
-    weight = relaxation.weights(share)
-    best = Dual(cheapest_calls(problem), price, replica_price, share.copy())
-    reference = -np.inf  # the best value of the ascent itself, which may start below the cheapest calls
-    here = (price, replica_price, share.copy())
-    averaged = costs.copy()
-    length, stalled = 1.0, 0
+    """The best dual after at most `steps` steps of an `Ascent`; at least one is made."""
+    ascent = Ascent(problem, traffic, holds, objective, start)
     for step in range(steps):
-        if stopping() and step > 0:
+        if ascent.done or (stopping() and step > 0):
             break
-        point = relaxation.evaluate(weight, price, replica_price)
-        if point.value > reference + 1e-6 * abs(reference):
-            stalled = 0
-        else:
-            stalled += 1
-        if point.value > reference:
-            reference = point.value
-            here = (price.copy(), replica_price.copy(), share.copy())
-            if reference > best.bound:
-                best = Dual(reference, *here)
-        if objective - best.bound <= 1e-9 * abs(objective):
-            break
-        if stalled >= _STALL:
-            length *= 0.5
-            stalled = 0
-            price, replica_price, share = (array.copy() for array in here)
-            if length < 1e-4:
-                break
-            weight = relaxation.weights(share)
-            point = relaxation.evaluate(weight, price, replica_price)
-        served, cost = relaxation.service(point.opened, price)
-        averaged += 0.15 * (cost - averaged)
-        slope = 1.0 - served
-        total = weight.sum(axis=0)
-        metric = np.maximum(total, 1e-3 * float(total.mean()) + 1e-300)
-        replica_slope = problem.min_replicas - point.opened.sum(axis=0)
-        # a slope that points out of the box does not count
-        slope[(slope < 0) & (price <= 0)] = 0.0
-        slope[(slope > 0) & (price >= relaxation.highest_price)] = 0.0
-        replica_slope[(replica_slope < 0) & (replica_price <= 0)] = 0.0
-        norm = float((weight * slope**2).sum() + (replica_slope**2 * metric).sum())
-        if norm <= 0.0:
-            break
-        target = objective if np.isfinite(objective) else 2.0 * abs(point.value) + 1.0
-        move = length * max(target - point.value, 1e-9 * abs(target)) / norm
-        price = np.clip(price + move * slope, 0.0, relaxation.highest_price)
-        replica_price = np.maximum(0.0, replica_price + move * replica_slope * metric)
-        if mirrored:
-            _sharpen(problem, traffic, np.maximum(averaged, 0.0), 0.3 * length, share)
-            weight = relaxation.weights(share)
+        ascent.step()
+    best = ascent.best if start is None or start.bound < ascent.best.bound else start
     return Dual(max(0.0, min(best.bound, objective)), best.price, best.replica_price, best.share)
-
-
-def _sharpen(
-    problem: PlacementProblem, traffic: Traffic, costs: Float64, sharpness: float, share: Float64
-) -> None:
-    dual.critical_shares(
-        traffic.start, traffic.node, traffic.experts, costs, problem.block_offset, sharpness, share
-    )

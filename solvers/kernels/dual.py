@@ -7,63 +7,46 @@ from solvers.problem import Float64, Int32, Int64
 
 
 @compiled
-def demand(
-    start: Int64,
-    node: Int32,
-    experts: Int32,
-    rate: Float64,
-    share: Float64,
-    block_offset: Int64,
-    out: Float64,
-) -> None:
-    """out[n, e] = sum over routes of rate * share of the expert. share float64[R, K]; writes out float64[N,
-    E]."""
-    out[:] = 0.0
-    for b in range(start.shape[0] - 1):
-        first = block_offset[b]
-        for r in range(start[b], start[b + 1]):
-            for k in range(experts.shape[1]):
-                if experts[r, k] >= 0:
-                    out[node[r], first + experts[r, k]] += rate[r] * share[r, k]
-
-
-@compiled
 def critical_shares(
     start: Int64,
     node: Int32,
     experts: Int32,
+    rate: Float64,
     costs: Float64,
     block_offset: Int64,
     sharpness: float,
-    out: Float64,
+    share: Float64,
+    weight: Float64,
 ) -> None:
-    """Multiplies each route's row of out float64[R, K] by exp(sharpness * (cost - dearest) / dearest) and
-    scales it to sum to 1: weight moves to the experts with the largest costs float64[N, E]. O(R K)."""
+    """Multiplies each route's row of share float64[R, K] by about exp(sharpness * (cost - dearest) / dearest)
+    and scales it to sum to 1: weight moves to the experts with the largest costs float64[N, E]. Writes
+    share, and weight[n, e] = sum over routes of rate * share into float64[N, E]. O(R K + N E).
+    """
+    weight[:] = 0.0
+    width = experts.shape[1]
     for b in range(start.shape[0] - 1):
         first = block_offset[b]
         for r in range(start[b], start[b + 1]):
             n = node[r]
+            size = 0
             dearest = 0.0
-            for k in range(experts.shape[1]):
-                if experts[r, k] >= 0:
-                    dearest = max(dearest, costs[n, first + experts[r, k]])
-            if dearest <= 0.0:
-                continue
-            total = 0.0
-            for k in range(experts.shape[1]):
-                if experts[r, k] >= 0:
-                    cost = costs[n, first + experts[r, k]]
-                    out[r, k] *= np.exp(sharpness * (cost - dearest) / dearest)
-                    total += out[r, k]
-            for k in range(experts.shape[1]):
-                if experts[r, k] >= 0:
+            while size < width and experts[r, size] >= 0:
+                dearest = max(dearest, costs[n, first + experts[r, size]])
+                size += 1
+            if dearest > 0.0 and sharpness > 0.0 and size > 1:
+                scale = sharpness / (4.0 * dearest)
+                total = 0.0
+                for k in range(size):
+                    # (1 - x / 4)^-4 is near exp(x) for x <= 0, and far cheaper; any positive factor will do
+                    root = 1.0 + scale * (dearest - costs[n, first + experts[r, k]])
+                    square = root * root
                     # the floor keeps every expert able to come back
-                    out[r, k] = max(out[r, k] / total, 1e-9)
-            total = 0.0
-            for k in range(experts.shape[1]):
-                total += out[r, k]
-            for k in range(experts.shape[1]):
-                out[r, k] /= total
+                    share[r, k] = max(share[r, k] / (square * square), 1e-9)
+                    total += share[r, k]
+                for k in range(size):
+                    share[r, k] /= total
+            for k in range(size):
+                weight[n, first + experts[r, k]] += rate[r] * share[r, k]
 
 
 @compiled
