@@ -60,7 +60,7 @@ from app.storage.documents import EncodedDocument, queue_document, read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
-from migrations.model import MoveKind, PlanStatus
+from migrations.model import Limits, MoveKind, PlanStatus
 from migrations.states import PLAN_TRANSITIONS, MoveState, PlanEvent, PlanState
 from solvers.problem import PlacementProblem, UInt8
 
@@ -146,7 +146,8 @@ class Migration:
             record = await read_plan(self._redis, self._keys, observation.active_plan)
             if record is not None and record.state in WORKING:
                 progress = await read_progress(self._redis, self._keys, record.plan_id)
-                self._begin(Execution(record, progress), observation)
+                execution = await asyncio.to_thread(Execution, record, progress)
+                self._begin(execution, observation)
                 log.info("plan taken over", plan=record.plan_id, state=record.state.value)
                 return
         for plan_id in await newest_plans(self._redis, self._keys, 1):
@@ -176,12 +177,14 @@ class Migration:
             for command in commands:
                 self._obey(execution, command, now)
             self._end_what_no_longer_fits(execution, observation, now)
+            await self._prepare(execution, observation)
             self._release(execution, observation, problem, now)
             event = execution.settle(now)
             if event is not None:
                 self._log_end(execution)
             if execution.state is PlanState.ROLLING_BACK and execution.drained:
                 await self._roll_back(execution, observation, now)
+            await self._prepare(execution, observation)
         self._withdraw(observation, problem)
         await self._save(observation, problem, now, commands=len(commands))
         if execution is not None and execution.ended:
@@ -322,13 +325,16 @@ class Migration:
             execution.advance(PlanEvent.SUPERSEDE, now, reason)
             log.info("plan superseded", plan=execution.record.plan_id, reason=reason)
 
+    async def _prepare(self, execution: Execution, observation: Observation) -> None:
+        """Have what is ready worked out off the event loop: a plan may have tens of thousands of moves."""
+        await asyncio.to_thread(execution.ready, _release_limits(observation))
+
     def _release(
         self, execution: Execution, observation: Observation, problem: PlacementProblem, now: datetime
     ) -> None:
         if execution.state is not PlanState.RUNNING:
             return
-        settings = observation.cluster.settings
-        limits = release_limits(settings.max_copies_per_node, settings.max_copies_per_cluster)
+        limits = _release_limits(observation)
         fleet = observation.fleet
         serving = without(fleet, observation.held, self._withdrawal.copies)
         in_use = self._routing.in_use(observation)
@@ -361,8 +367,7 @@ class Migration:
         if execution is None or execution.ended:
             self._withdrawal.restrict(frozenset())
             return
-        settings = observation.cluster.settings
-        limits = release_limits(settings.max_copies_per_node, settings.max_copies_per_cluster)
+        limits = _release_limits(observation)
         wanted = [execution.moves[move_id] for move_id in execution.outstanding]
         wanted += execution.ready(limits)
         wanted += [m for m in execution.failed() if m.kind is MoveKind.DROP]
@@ -583,7 +588,7 @@ class Migration:
             log.warning("no plan", plan=record.plan_id, generation=in_force.generation, reason=reason)
             return None
         self.trouble = None
-        self._begin(Execution(record, {}), observation)
+        self._begin(await asyncio.to_thread(Execution, record, {}), observation)
         log.info(
             "plan begins",
             plan=record.plan_id,
@@ -618,6 +623,11 @@ class Migration:
             succeeded=record.progress.moves_succeeded,
             moves=record.progress.moves_total,
         )
+
+
+def _release_limits(observation: Observation) -> Limits:
+    settings = observation.cluster.settings
+    return release_limits(settings.max_copies_per_node, settings.max_copies_per_cluster)
 
 
 def _target(observation: Observation, in_force: InForce) -> UInt8:
