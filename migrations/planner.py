@@ -11,10 +11,10 @@ from migrations.cluster import Cluster, Step
 from migrations.diff import Difference, difference
 from migrations.estimate import lower_bound_seconds
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
+from migrations.naming import BY_INDEX, Names
 from migrations.schedule import Policy, Schedule
 from migrations.timing import copy_rates
 from migrations.value import move_values
-from solvers.feasibility import expert_name
 from solvers.packing import pack
 from solvers.problem import PlacementProblem, UInt8
 
@@ -27,6 +27,7 @@ def plan(
     target_holds: UInt8,
     *,
     limits: Limits = _DEFAULT_LIMITS,
+    names: Names = BY_INDEX,
 ) -> Plan:
     """An ordered plan from one placement to another, uint8[N, E] each, under the timing model and `limits`.
 
@@ -38,11 +39,13 @@ def plan(
     INFEASIBLE, with the nodes and the bytes they lack, where the target does not fit, where an expert has no
     source, and where full nodes wait for each other: the reason says whether every order of moves was tried
     (small clusters) or the search gave up (`SEARCH_STATES`), in which case a plan may exist.
-    Raises `PlanError` naming source_holds or target_holds where they are no placements of the problem.
+    `names` are the words of the reason. Raises `PlanError` naming source_holds or target_holds where they are
+    no placements of the problem, or names that do not fit it.
     O(N^2 E + R K) for the values, then O(moves (N + candidates)).
     """
     change = difference(problem, source_holds, target_holds)
-    reason = _impossible(problem, change, limits)
+    names.check(problem)
+    reason = _impossible(problem, change, limits, names)
     if reason is not None:
         return _infeasible(change, reason)
     bound = lower_bound_seconds(problem, change, limits)
@@ -53,7 +56,7 @@ def plan(
         bound,
         Policy(),
     )
-    reason = _carry_out(problem, cluster, schedule)
+    reason = _carry_out(problem, cluster, schedule, names)
     if reason is not None:
         return _infeasible(change, reason)
     cluster.drop_leftovers()
@@ -70,7 +73,7 @@ def plan(
     )
 
 
-def _carry_out(problem: PlacementProblem, cluster: Cluster, schedule: Schedule) -> str | None:
+def _carry_out(problem: PlacementProblem, cluster: Cluster, schedule: Schedule, names: Names) -> str | None:
     """Run the schedule to its end, through standstills; the reason where there is no way on."""
     relief = Relief(cluster)
     while True:
@@ -81,7 +84,7 @@ def _carry_out(problem: PlacementProblem, cluster: Cluster, schedule: Schedule) 
         if way is None:
             found = search(problem, cluster, SEARCH_STATES)
             if not found.steps:
-                return _standstill(cluster, schedule, found)
+                return _standstill(cluster, schedule, found, names)
             for source, node, column in found.steps:
                 _step(schedule, source, node, column)
         elif isinstance(way, Eviction):
@@ -113,21 +116,22 @@ def _fastest(cluster: Cluster, node: int, column: int) -> int:
     )
 
 
-def _impossible(problem: PlacementProblem, change: Difference, limits: Limits) -> str | None:
+def _impossible(problem: PlacementProblem, change: Difference, limits: Limits, names: Names) -> str | None:
     """Why no order of moves can exist: memory of the target, or an expert without a source."""
     used = change.target.used_bytes(problem)
     lacking = [
-        f"node {n} lacks {used[n] - problem.capacity_bytes[n]} bytes"
-        for n in np.flatnonzero(used > problem.capacity_bytes)
+        f"{names.node(n)} lacks {used[n] - problem.capacity_bytes[n]} bytes"
+        for n in np.flatnonzero(used > problem.capacity_bytes).tolist()
     ]
     if lacking:
         return "the target exceeds the memory: " + _listed(lacking)
     for n in range(problem.nodes):
         columns = np.flatnonzero(change.target.holds[n]).astype(np.int64)
         if change.missing[n].any() and pack(problem, n, columns) is None:
-            return f"the target's experts of node {n} cannot be packed on its devices"
+            return f"the target's experts of {names.node(n)} cannot be packed on its devices"
     orphans = [
-        f"{expert_name(problem, column)} (node {n})" for n, column in _without_source(problem, change, limits)
+        f"{names.expert(problem, column)} ({names.node(n)})"
+        for n, column in _without_source(problem, change, limits)
     ]
     if orphans:
         return "no node that can be reached holds, and no origin gives: " + _listed(orphans)
@@ -147,7 +151,7 @@ def _without_source(problem: PlacementProblem, change: Difference, limits: Limit
     return [(int(n), int(c)) for n, c in np.argwhere(change.missing & ~has)]
 
 
-def _standstill(cluster: Cluster, schedule: Schedule, found: Searched) -> str:
+def _standstill(cluster: Cluster, schedule: Schedule, found: Searched, names: Names) -> str:
     lacking = []
     for node in range(cluster.nodes):
         waiting = schedule.waiting(node)
@@ -157,7 +161,7 @@ def _standstill(cluster: Cluster, schedule: Schedule, found: Searched) -> str:
         room += sum(cluster.size[c] for c in cluster.droppable(node))
         lack = min(cluster.size[c] for c in waiting) - room
         what = f"lacks {lack} bytes" if lack > 0 else "lacks room on one device"
-        lacking.append(f"node {node} {what} for the next of {len(waiting)} experts")
+        lacking.append(f"{names.node(node)} {what} for the next of {len(waiting)} experts")
     how = "no order of moves exists" if found.exhausted else "none was found, though one may exist"
     return f"full nodes wait for each other, {how}: " + _listed(lacking)
 

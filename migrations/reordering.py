@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from migrations.diff import Difference
 from migrations.model import ORIGIN, Move, MoveKind, Plan
+from migrations.naming import Names
 from solvers.problem import PlacementProblem
 
 # (move, bytes or copies it moves, moves that must be over before it), as a bitmask of positions in the order
@@ -22,7 +23,10 @@ class Reordering:
     byte twice: a flow from drops to copies. The same, copies and drops exchanged, bounds the serving copies.
     """
 
-    def __init__(self, problem: PlacementProblem, change: Difference, plan: Plan, order: list[Move]) -> None:
+    def __init__(
+        self, problem: PlacementProblem, change: Difference, plan: Plan, order: list[Move], names: Names
+    ) -> None:
+        self._names = names
         self._order = order
         self._problem = problem
         self._change = change
@@ -92,7 +96,7 @@ class Reordering:
                 wanted = [(-1, -free, common), *wanted]
             over = self._unmet(wanted, drops[node], max(free, 0)) - max(free, 0)
             if over > 0:
-                yield None, f"node {node} may exceed its memory by {over} bytes"
+                yield None, f"{self._names.node(node)} may exceed its memory by {over} bytes"
 
     def _serving_errors(self) -> Iterator[tuple[str | None, str]]:
         copies: dict[int, _Weighted] = defaultdict(list)
@@ -106,10 +110,8 @@ class Reordering:
             short = self._unmet(taken, copies[column], spare) - spare
             if short > 0:
                 move = self._order[taken[-1][0]]
-                yield (
-                    None,
-                    f"expert {move.expert} of block {move.block} may have {short} serving copies too few",
-                )
+                what = self._names.expert_of(move.block, move.expert)
+                yield None, f"{what} may have {short} serving copies too few"
 
     def _precedes(self, first: int, second: int) -> bool:
         return bool(self._before[second] >> first & 1)

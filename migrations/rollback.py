@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from migrations.model import Limits, MoveKind, Plan, PlanError
+from migrations.naming import BY_INDEX, Names
 from migrations.planner import plan as plan_migration
 from migrations.states import MoveState
 from solvers.problem import PlacementProblem, UInt8
@@ -39,10 +40,11 @@ def roll_back(
     states: Mapping[str, MoveState],
     *,
     limits: Limits = _DEFAULT_LIMITS,
+    names: Names = BY_INDEX,
 ) -> Plan:
     """A plan from what the moves that SUCCEEDED left behind back to `source_holds`, uint8[N, E].
 
-    Raises `PlanError` as `holds_after`. INFEASIBLE and cost as `migrations.planner.plan`.
+    Raises `PlanError` as `holds_after`. `names`, INFEASIBLE and cost as `migrations.planner.plan`.
     """
     observed = holds_after(problem, source_holds, plan, states)
-    return plan_migration(problem, observed, source_holds, limits=limits)
+    return plan_migration(problem, observed, source_holds, limits=limits, names=names)

@@ -13,6 +13,7 @@ import numpy as np
 from migrations.diff import Difference, difference
 from migrations.estimate import lower_bound_seconds
 from migrations.model import ORIGIN, Limits, Move, MoveKind, Plan, PlanStatus
+from migrations.naming import BY_INDEX, Names
 from migrations.reordering import Reordering
 from migrations.timing import copy_rates
 from solvers.packing import pack
@@ -59,6 +60,8 @@ def verify(
     target_holds: UInt8,
     plan: Plan,
     limits: Limits = _DEFAULT_LIMITS,
+    *,
+    names: Names = BY_INDEX,
 ) -> tuple[Violation, ...]:
     """Every rule of a plan from one placement to another, uint8[N, E], that it breaks; empty: it is right.
 
@@ -67,10 +70,13 @@ def verify(
     caps, memory and packing, sources, serving copies, the end state and the estimate; then that memory,
     sources and serving copies also hold in every other order that `depends_on` allows (`Reordering`; packing
     on several devices is checked in the order of the times only). A placement in force may exceed a node's
-    memory; no copy may start there until it does not. An INFEASIBLE plan breaks STATUS.
-    Raises `PlanError` where a placement is not one of the problem's. O(moves^2 / 64 + moves log moves + N E).
+    memory; no copy may start there until it does not. An INFEASIBLE plan breaks STATUS. `names` are the words
+    of the details.
+    Raises `PlanError` where a placement is not one of the problem's, or names don't fit it.
+    O(moves^2 / 64 + moves log moves + N E).
     """
     change = difference(problem, source_holds, target_holds)
+    names.check(problem)
     if plan.status is PlanStatus.INFEASIBLE:
         return (Violation(Rule.STATUS, None, f"the plan is INFEASIBLE: {plan.reason}"),)
     found: list[Violation] = []
@@ -82,22 +88,22 @@ def verify(
             found.append(
                 Violation(Rule.DIGEST, None, f"{key}: is {given:.12}..., expected {expected:.12}...")
             )
-    malformed = _malformed(problem, plan, limits)
+    malformed = _malformed(problem, plan, limits, names)
     order, unordered = _topological_order(plan)
     if malformed or order is None:
         return (*found, *malformed, *unordered)
     found += unordered
-    replay = _Replay(problem, change, plan, limits)
+    replay = _Replay(problem, change, plan, limits, names)
     replay.run(order)
     found += replay.found
     found += _estimate_errors(problem, change, plan, limits)
     if not found:
-        reordering = Reordering(problem, change, plan, order)
+        reordering = Reordering(problem, change, plan, order, names)
         found += [Violation(Rule.ORDER, move_id, detail) for move_id, detail in reordering.errors()]
     return tuple(found)
 
 
-def _malformed(problem: PlacementProblem, plan: Plan, limits: Limits) -> list[Violation]:
+def _malformed(problem: PlacementProblem, plan: Plan, limits: Limits, names: Names) -> list[Violation]:
     """Moves that name what does not exist, or take another time than their copy does."""
     rates = copy_rates(problem, limits)
     slack = _slack(plan)
@@ -129,7 +135,12 @@ def _malformed(problem: PlacementProblem, plan: Plan, limits: Limits) -> list[Vi
             # ORIGIN is -1, so it indexes the last row, the origin's.
             rate = float(rates[move.source, move.destination])
             if rate <= 0:
-                problems.append((Rule.SOURCE, f"node {move.destination} cannot copy from {move.source}"))
+                problems.append(
+                    (
+                        Rule.SOURCE,
+                        f"{names.node(move.destination)} cannot copy from {names.node(move.source)}",
+                    )
+                )
             elif not abs(move.end_seconds - move.start_seconds - move.bytes / rate) <= slack:
                 given = move.end_seconds - move.start_seconds
                 problems.append((Rule.DURATION, f"takes {given} s, expected {move.bytes / rate} s"))
@@ -179,11 +190,14 @@ def _topological_order(plan: Plan) -> tuple[list[Move] | None, list[Violation]]:
 class _Replay:
     """The cluster at each instant of a plan."""
 
-    def __init__(self, problem: PlacementProblem, change: Difference, plan: Plan, limits: Limits) -> None:
+    def __init__(
+        self, problem: PlacementProblem, change: Difference, plan: Plan, limits: Limits, names: Names
+    ) -> None:
         self.found: list[Violation] = []
         self._problem = problem
         self._change = change
         self._limits = limits
+        self._names = names
         self._slack = _slack(plan)
         self._serving = change.source.holds.astype(bool)
         self._occupied = self._serving.copy()
@@ -216,9 +230,8 @@ class _Replay:
         if wrong.any():
             n, column = np.argwhere(wrong)[0].tolist()
             has = "holds" if self._serving[n, column] else "does not hold"
-            block = int(self._problem.column_block[column])
-            expert = column - int(self._problem.block_offset[block])
-            detail = f"node {n} {has} expert {expert} of block {block} in the end; {int(wrong.sum())} such"
+            what = self._names.expert(self._problem, column)
+            detail = f"{self._names.node(n)} {has} {what} in the end; {int(wrong.sum())} such"
             self._add(Rule.END_STATE, None, detail)
 
     def _start(self, move: Move, column: int) -> None:
@@ -226,20 +239,22 @@ class _Replay:
         if source is None:
             raise RuntimeError("a copy without source passed the checks of its form")
         if self._occupied[node, column]:
-            self._add(Rule.HOLDING, move, f"node {node} already holds or receives the expert")
+            self._add(Rule.HOLDING, move, f"{self._names.node(node)} already holds or receives the expert")
         if source != ORIGIN and not self._serving[source, column]:
-            self._add(Rule.SOURCE, move, f"node {source} does not serve the expert")
+            self._add(Rule.SOURCE, move, f"{self._names.node(source)} does not serve the expert")
         self._reading[source, column] += 1
         self._sending[source] += 1
         self._receiving[node] += 1
         self._running += 1
         cap = limits.origin_max_sends if source == ORIGIN else limits.max_sends
         if self._sending[source] > cap:
-            self._add(
-                Rule.CAP, move, f"sender {source} has {self._sending[source]} copies at once, at most {cap}"
-            )
+            sender = self._names.node(source)
+            self._add(Rule.CAP, move, f"{sender} sends {self._sending[source]} copies at once, at most {cap}")
         if self._receiving[node] > limits.max_receives:
-            detail = f"node {node} has {self._receiving[node]} copies at once, at most {limits.max_receives}"
+            detail = (
+                f"{self._names.node(node)} receives {self._receiving[node]} copies at once, "
+                f"at most {limits.max_receives}"
+            )
             self._add(Rule.CAP, move, detail)
         if limits.max_copies is not None and self._running > limits.max_copies:
             detail = f"the cluster has {self._running} copies at once, at most {limits.max_copies}"
@@ -248,9 +263,9 @@ class _Replay:
         self._used[node] += move.bytes
         over = self._used[node] - int(self._problem.capacity_bytes[node])
         if over > 0:
-            self._add(Rule.MEMORY, move, f"node {node} exceeds its memory by {over} bytes")
+            self._add(Rule.MEMORY, move, f"{self._names.node(node)} exceeds its memory by {over} bytes")
         elif self._devices[node] != 1 and pack(self._problem, node, self._columns(node)) is None:
-            self._add(Rule.MEMORY, move, f"node {node} cannot pack its experts on its devices")
+            self._add(Rule.MEMORY, move, f"{self._names.node(node)} cannot pack its experts on its devices")
 
     def _end(self, move: Move, column: int) -> None:
         if move.source is not None:
@@ -265,10 +280,12 @@ class _Replay:
     def _drop(self, move: Move, column: int) -> None:
         node = move.destination
         if not self._serving[node, column]:
-            self._add(Rule.HOLDING, move, f"node {node} does not serve the expert")
+            self._add(Rule.HOLDING, move, f"{self._names.node(node)} does not serve the expert")
             return
         if self._reading[node, column]:
-            self._add(Rule.SOURCE, move, f"node {node} drops the expert while it is copied from there")
+            self._add(
+                Rule.SOURCE, move, f"{self._names.node(node)} drops the expert while it is copied from there"
+            )
         self._serving[node, column] = self._occupied[node, column] = False
         self._used[node] -= move.bytes
         self._copies[column] -= 1
