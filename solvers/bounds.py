@@ -102,11 +102,12 @@ class Relaxation:
         taken = min(len(candidates), int(room // self._size[0]))
         if taken == len(candidates):
             return np.argsort(-candidates, kind="stable").astype(np.int64)
-        # a stable order of those above the last one taken, then of those equal to it
-        last = np.partition(candidates, len(candidates) - taken - 1)[len(candidates) - taken - 1 :]
-        least = float(last[0])
-        above = np.flatnonzero(candidates > least)
-        return np.concatenate((above, np.flatnonzero(candidates == least))).astype(np.int64)
+        # any order of those that earn more than the last one taken, then those that earn as much
+        last = len(candidates) - taken - 1
+        least = max(0.0, float(np.partition(candidates, last)[last]))
+        return np.concatenate(
+            (np.flatnonzero(candidates > least), np.flatnonzero(candidates == least))
+        ).astype(np.int64)
 
     def service(self, opened: Float64, price: Float64) -> tuple[Float64, Float64]:
         """How often each call is served by the relaxed servers, and at what cost; float64[N, E] both."""
