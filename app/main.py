@@ -15,12 +15,14 @@ from app import metrics
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
+from app.http.durable import DurableMiddleware
 from app.http.head import HeadMiddleware
 from app.http.trace import TraceMiddleware
 from app.http.waiting import Waiters
 from app.routes import include_routes
 from app.storage.client import open_client
 from app.storage.documents import IDENTITY_LIMIT
+from app.storage.durable import DiskSync, require_durability
 from app.telemetry.intake import Intake
 
 COMPRESS_FROM_BYTES = IDENTITY_LIMIT + 1
@@ -48,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(MeasuringMiddleware),
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
             Middleware(HeadMiddleware),
+            *([Middleware(DurableMiddleware)] if settings.durable else []),
         ],
     )
     app.state.settings = settings
@@ -75,8 +78,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_client(settings.redis_url, blocking=True) as ears,
     ):
         app.state.redis = redis
+        if settings.durable:
+            await require_durability(redis)
+        app.state.disk = DiskSync(redis)
         app.state.intake = intake = Intake(redis, settings)
-        await intake.start()
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:
             yield

@@ -7,10 +7,13 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; with `WORKERS` the only keys that belong to no cluster."""
+"""SET of cluster ids; with the next two the only keys that belong to no cluster."""
 
 WORKERS = "moeplace:workers"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
+
+DISK_MARK = "moeplace:disk_mark"
+"""Written to learn when all writes before it are on disk."""
 
 WAKE_PATTERN = "moeplace:*:wake"
 """Pattern of the channels on which changes are announced, one channel a cluster (`ClusterKeys.wake`)."""

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 from collections import deque
-from typing import cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.storage.client import StorageError
 from app.telemetry.store import Append, Outcome, queue_append
 
 QUEUED_WINDOWS = 4096
@@ -19,25 +17,18 @@ QUEUED_BYTES = 64 << 20
 GROUP_WINDOWS = 256
 GROUP_BYTES = 4 << 20
 
-WAITAOF_MILLISECONDS = 4000
-
-
-class DurabilityUnsupported(StorageError):
-    """`durable` is set and the server cannot say when a write is on disk."""
-
 
 class GroupCommit:
     """Appends of one process."""
 
-    def __init__(self, redis: Redis, *, durable: bool = False) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._durable = durable
         self._queue: deque[tuple[Append, asyncio.Future[Outcome]]] = deque()
         self._queued_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
     async def append(self, window: Append) -> Outcome:
-        """What became of the window, once Redis has said so (and has it on disk, if durable).
+        """What became of the window, once Redis has said so.
 
         Raises `Unavailable` when too much is waiting, or when Redis failed: the window may be there or not,
         and sending it again counts it once.
@@ -96,33 +87,10 @@ class GroupCommit:
         async with self._redis.pipeline(transaction=False) as pipe:
             for window in windows:
                 queue_append(pipe, window)
-            if self._durable:
-                pipe.execute_command("WAITAOF", 1, 0, WAITAOF_MILLISECONDS)
             replies = await pipe.execute(raise_on_error=False)
-        if self._durable:
-            synced = replies.pop()
-            if isinstance(synced, Exception):
-                raise synced
-            if int(cast("list[int]", synced)[0]) < 1:
-                raise TimeoutError("not on disk in time")
         return [
             Unavailable(f"Redis refused the window: {reply}", retry_after_seconds=2)
             if isinstance(reply, Exception)
             else Outcome(reply)
             for reply in replies
         ]
-
-
-async def require_durability(redis: Redis) -> None:
-    """Raises `DurabilityUnsupported` unless the server has WAITAOF and an append-only file."""
-    try:
-        known = await redis.execute_command("COMMAND INFO", "WAITAOF")  # type: ignore[no-untyped-call]
-    except ResponseError as error:
-        raise DurabilityUnsupported(f"durable: the server answers {error}") from None
-    if not known or not any(known.values() if isinstance(known, dict) else known):
-        raise DurabilityUnsupported(
-            "durable: the server has no WAITAOF; Redis 7.2 or Valkey 7.2 is needed, or MOEPLACE_DURABLE=0"
-        )
-    info = await redis.info("persistence")
-    if not info.get("aof_enabled"):
-        raise DurabilityUnsupported("durable: the server keeps no append-only file; set appendonly yes")

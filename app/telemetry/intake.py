@@ -11,7 +11,7 @@ from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailab
 from app.metrics import TELEMETRY_WINDOWS
 from app.storage.keys import ClusterKeys
 from app.telemetry.checking import check
-from app.telemetry.commit import GroupCommit, require_durability
+from app.telemetry.commit import GroupCommit
 from app.telemetry.decoding import Decoded, Format, Malformed, decode
 from app.telemetry.faults import Faults
 from app.telemetry.framing import Framing
@@ -35,12 +35,7 @@ class Intake:
         self._redis = redis
         self._settings = settings
         self._registry = Registry(redis)
-        self._commit = GroupCommit(redis, durable=settings.durable)
-
-    async def start(self) -> None:
-        """Raises `DurabilityUnsupported` when the server cannot keep what `durable` promises."""
-        if self._settings.durable:
-            await require_durability(self._redis)
+        self._commit = GroupCommit(redis)
 
     async def stop(self) -> None:
         await self._commit.drain()

@@ -5,11 +5,10 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from app.errors import Unavailable
 from app.telemetry import commit as commit_module
-from app.telemetry.commit import DurabilityUnsupported, GroupCommit, require_durability
+from app.telemetry.commit import GroupCommit
 from app.telemetry.store import Append, Outcome
 from tests.app.telemetry.cluster import INSTANCE, KEYS, NODE, register
 
@@ -86,24 +85,3 @@ async def test_errors_of_the_server_are_told_window_by_window(redis: Redis) -> N
     await redis.set(KEYS.telemetry, "not a stream")
     with pytest.raises(Unavailable, match="refused"):
         await GroupCommit(redis).append(window(1))
-
-
-async def test_durable_waits_for_the_disk(redis: Redis) -> None:
-    """With WAITAOF the outcome comes after the sync; a server without it or without a file is refused."""
-    await register(redis)
-    try:
-        await redis.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]
-    except ResponseError:
-        with pytest.raises(DurabilityUnsupported, match="WAITAOF"):
-            await require_durability(redis)
-        pytest.skip("the server has no WAITAOF")
-    await require_durability(redis)
-    assert await GroupCommit(redis, durable=True).append(window(1)) is Outcome.ACCEPTED
-    await redis.config_set("appendonly", "no")
-    try:
-        with pytest.raises(DurabilityUnsupported, match="append-only"):
-            await require_durability(redis)
-        with pytest.raises(Unavailable):
-            await GroupCommit(redis, durable=True).append(window(2))
-    finally:
-        await redis.config_set("appendonly", "yes")

@@ -1,0 +1,43 @@
+"""With `durable`, a write is answered once the server has it on disk."""
+
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Unavailable
+from app.http.problem import respond
+from app.storage.durable import DiskSync, NotOnDisk
+
+WRITES = frozenset({"PUT", "POST", "DELETE"})
+
+
+class DurableMiddleware:
+    """Holds the answer to a successful write back until the disk has it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in WRITES:
+            await self._app(scope, receive, send)
+            return
+        disk: DiskSync = scope["app"].state.disk
+        failed = False
+
+        async def send_once_on_disk(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+                try:
+                    await disk.wait()
+                except (NotOnDisk, RedisError, OSError, TimeoutError):
+                    failed = True
+                    problem = Unavailable(
+                        "the write was made, but the server did not confirm in time that it is on disk; "
+                        "repeat the request",
+                        retry_after_seconds=1,
+                    )
+                    await respond(Request(scope), problem)(scope, receive, send)
+            if not failed:
+                await send(message)
+
+        await self._app(scope, receive, send_once_on_disk)
