@@ -75,6 +75,45 @@ class SgdParams(BoundParams):
         _check("eps", self.eps, float, 1e-4, 0.5)
 
 
+@dataclass(frozen=True)
+class ExactParams(BoundParams):
+    """The mixed integer programme. seconds: what HiGHS may take where the solve has no shorter limit;
+    variable_limit: a larger programme is not tried."""
+
+    bound_share: float = 0.05
+    seconds: float = 600.0
+    variable_limit: int = 3_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("seconds", self.seconds, float, 0.0, 1e6)
+        _check("variable_limit", self.variable_limit, int, 0, 100_000_000)
+
+
+@dataclass(frozen=True)
+class CertifiedParams(BoundParams):
+    """Search with a certificate.
+
+    guide_steps: steps of the dual that guides the search; effort: work of the search, in units of about ten
+    milliseconds of one core, a tenth of it when a start is given; patience: rounds of ruin and repair without
+    an improvement after which the search ends; exact_limit, eps: as for `sgd`.
+    """
+
+    guide_steps: int = 120
+    effort: int = 1000
+    patience: int = 60
+    exact_limit: int = 10
+    eps: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("guide_steps", self.guide_steps, int, 1, 1_000_000)
+        _check("effort", self.effort, int, 0, 1_000_000_000)
+        _check("patience", self.patience, int, 0, 1_000_000_000)
+        _check("exact_limit", self.exact_limit, int, 0, 20)
+        _check("eps", self.eps, float, 1e-4, 0.5)
+
+
 Params = TypeVar("Params", bound=BoundParams)
 
 

@@ -15,9 +15,10 @@ from solvers.balance import eplb, smartmoe
 from solvers.bounds import lagrangian_bound
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
+from solvers.exact import exact
 from solvers.feasibility import shortfalls
 from solvers.objective import checked_holds, total_cost
-from solvers.params import BaselineParams, BoundParams, EplbParams, SgdParams, read_params
+from solvers.params import BaselineParams, BoundParams, EplbParams, ExactParams, SgdParams, read_params
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
@@ -32,7 +33,8 @@ _LEAST_BOUND_SECONDS = 1.0
 @dataclass(frozen=True)
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
-    `certify` takes a valid lower bound, where the algorithm finds one by itself."""
+    `certify` takes a valid lower bound, where the algorithm finds one by itself. `stopping` is either
+    `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
     traffic: Traffic
@@ -42,6 +44,8 @@ class Task:
     stopping: Stopping
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
+    interrupted: Stopping
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,33 @@ def _sgd(task: Task) -> UInt8:
     )
 
 
+def _exact(task: Task) -> UInt8:
+    return exact(
+        task.problem,
+        task.traffic,
+        task.params,
+        task.generator,
+        task.start,
+        task.seconds,
+        task.interrupted,
+        task.stopping,
+        task.report,
+        task.certify,
+    )
+
+
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     {
         algorithm.name: algorithm
         for algorithm in (
             Algorithm("sgd", "successive greedy decomposition with dynamic programming", SgdParams, _sgd),
+            Algorithm(
+                "exact",
+                "the mixed integer programme through HiGHS, for small instances",
+                ExactParams,
+                _exact,
+                certifies=True,
+            ),
             Algorithm(
                 "local_popularity",
                 "each node holds the experts its own tokens call most",
@@ -155,7 +181,8 @@ def solve(
     began = time.monotonic()
     whole = never if time_limit_seconds is None else MaxRuntime(time_limit_seconds)
     share = settings.bound_share if settings.bound_steps else 0.0
-    search = never if time_limit_seconds is None else MaxRuntime(time_limit_seconds * (1.0 - share))
+    seconds = None if time_limit_seconds is None else time_limit_seconds * (1.0 - share)
+    search = never if seconds is None else MaxRuntime(seconds)
 
     def tell(step: str, objective: float | None, bound: float | None) -> None:
         if progress is not None:
@@ -171,7 +198,18 @@ def solve(
     generator = np.random.default_rng(seed)
     try:
         holds = chosen.run(
-            Task(problem, traffic, settings, generator, first, limit, report, certified.append)
+            Task(
+                problem=problem,
+                traffic=traffic,
+                params=settings,
+                generator=generator,
+                start=first,
+                stopping=limit,
+                report=report,
+                certify=certified.append,
+                interrupted=stopping,
+                seconds=seconds,
+            )
         )
     except Uncoverable as reason:
         runtime = time.monotonic() - began
