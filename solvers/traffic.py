@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solvers.kernels import routes as kernel
 from solvers.problem import Float64, Int32, Int64, PlacementProblem
 
 
@@ -26,34 +27,34 @@ class Traffic:
 
 
 def compile_traffic(problem: PlacementProblem) -> Traffic:
-    """Sorts and merges the routes. O(R K log R) time, O(R K) memory."""
-    live = problem.route_rate > 0
-    node = problem.route_node[live]
-    block = problem.route_block[live]
-    rate = problem.route_rate[live]
-    # ascending by id with the padding last, so that equal sets are equal rows
-    experts = -np.sort(-problem.route_experts[live], axis=1)
-    while experts.shape[1] and (experts[:, -1] < 0).all():
-        experts = experts[:, :-1]
-    order = np.lexsort((*experts.T, node, block))
-    node, block, rate, experts = node[order], block[order], rate[order], experts[order]
-    if len(node):
-        differs = (
-            (experts[1:] != experts[:-1]).any(axis=1) | (node[1:] != node[:-1]) | (block[1:] != block[:-1])
-        )
-        first = np.concatenate(([0], np.flatnonzero(differs) + 1))
-        node, block, experts = node[first], block[first], experts[first]
-        rate = np.add.reduceat(rate, first)
-    columns = problem.block_offset[block][:, None] + experts
-    cells = (node.astype(np.int64)[:, None] * problem.experts + columns)[experts >= 0]
-    calls = np.broadcast_to(rate[:, None], experts.shape)[experts >= 0]
-    activity: Float64 = np.bincount(cells, weights=calls, minlength=problem.nodes * problem.experts).astype(
-        np.float64
+    """Sorts and merges the routes. O(R (K^2 + log R)) time, O(R K) memory."""
+    routes, width = problem.route_experts.shape
+    start = np.zeros(problem.blocks + 1, np.int64)
+    node = np.empty(routes, np.int32)
+    experts = np.empty((routes, width), np.int32)
+    rate = np.empty(routes)
+    activity = np.zeros((problem.nodes, problem.experts))
+    most = int(problem.experts_per_block.max(initial=0))
+    count = kernel.compile_routes(
+        problem.route_node,
+        problem.route_block,
+        problem.route_experts,
+        problem.route_rate,
+        max(1, most.bit_length()),
+        problem.block_offset,
+        start,
+        node,
+        experts,
+        rate,
+        activity,
     )
+    used = width
+    while used and (experts[:count, used - 1] < 0).all():
+        used -= 1
     return Traffic(
-        start=np.searchsorted(block, np.arange(problem.blocks + 1)).astype(np.int64),
-        node=np.ascontiguousarray(node),
-        experts=np.ascontiguousarray(experts),
-        rate=rate,
-        activity=activity.reshape(problem.nodes, problem.experts),
+        start=start,
+        node=node[:count],
+        experts=np.ascontiguousarray(experts[:count, :used]),
+        rate=rate[:count],
+        activity=activity,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.quality.traces import Trace
-from solvers.problem import Coupling, Float64, Int32, PlacementProblem
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
 
 TOKENS_PER_NODE = 256
 EXPERT_BYTES = 13_000_000
@@ -26,20 +26,13 @@ def instance(
     a plane; with an origin, or else with memory for one replica of everything and a tenth more at least.
     top_one keeps only the most probable expert of each token."""
     rng = np.random.default_rng([seed, nodes])
-    share = np.clip(memory * rng.uniform(0.5, 1.5, nodes), 0.15, 0.5)
-    if not origin:
-        share *= max(1.0, 1.1 / float(share.sum()))
     total = trace.layers * trace.experts
-    place = rng.uniform(0, 1, (nodes, 2))
-    apart = np.linalg.norm(place[:, None] - place[None, :], axis=2) / np.sqrt(2)
-    latency = NEAREST_SECONDS + (FARTHEST_SECONDS - NEAREST_SECONDS) * apart
-    latency *= rng.uniform(0.95, 1.05, latency.shape)
-    np.fill_diagonal(latency, LOCAL_SECONDS)
+    capacity, latency = fleet(nodes, total, memory, rng, covers=not origin)
     node, block, experts, rate = _routes(trace, nodes, top_one, rng)
     return PlacementProblem(
         expert_bytes=np.full(trace.layers, EXPERT_BYTES),
         experts_per_block=np.full(trace.layers, trace.experts),
-        capacity_bytes=np.ceil(share * total).astype(np.int64) * EXPERT_BYTES,
+        capacity_bytes=capacity * EXPERT_BYTES,
         latency_seconds=latency,
         origin_latency_seconds=np.full(nodes, ORIGIN_SECONDS if origin else np.inf),
         route_node=node,
@@ -49,6 +42,22 @@ def instance(
         coupling=coupling,
         min_replicas=0 if origin else 1,
     )
+
+
+def fleet(
+    nodes: int, experts: int, memory: float, rng: np.random.Generator, *, covers: bool = False
+) -> tuple[Int64, Float64]:
+    """Experts each node can hold, int64[N], and latencies in seconds, float64[N, N], of nodes on a plane.
+    `covers`: together they hold every expert once and a tenth more."""
+    share = np.clip(memory * rng.uniform(0.5, 1.5, nodes), 0.15, 0.5)
+    if covers:
+        share *= max(1.0, 1.1 / float(share.sum()))
+    place = rng.uniform(0, 1, (nodes, 2))
+    apart = np.linalg.norm(place[:, None] - place[None, :], axis=2) / np.sqrt(2)
+    latency = NEAREST_SECONDS + (FARTHEST_SECONDS - NEAREST_SECONDS) * apart
+    latency *= rng.uniform(0.95, 1.05, latency.shape)
+    np.fill_diagonal(latency, LOCAL_SECONDS)
+    return np.ceil(share * experts).astype(np.int64), latency
 
 
 def _routes(
