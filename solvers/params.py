@@ -47,6 +47,18 @@ class EplbParams(BoundParams):
 
 
 @dataclass(frozen=True)
+class GreedyParams(BoundParams):
+    """Greedy by saving per byte. enumerate: it also starts from every set of up to so many replicas, which
+    takes as many runs as there are such sets."""
+
+    enumerate: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("enumerate", self.enumerate, int, 0, 3)
+
+
+@dataclass(frozen=True)
 class SgdParams(BoundParams):
     """Successive greedy decomposition.
 

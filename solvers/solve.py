@@ -17,8 +17,17 @@ from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
 from solvers.exact import exact
 from solvers.feasibility import shortfalls
+from solvers.greedy import greedy
 from solvers.objective import checked_holds, total_cost
-from solvers.params import BaselineParams, BoundParams, EplbParams, ExactParams, SgdParams, read_params
+from solvers.params import (
+    BaselineParams,
+    BoundParams,
+    EplbParams,
+    ExactParams,
+    GreedyParams,
+    SgdParams,
+    read_params,
+)
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
@@ -92,6 +101,12 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         algorithm.name: algorithm
         for algorithm in (
             Algorithm("sgd", "successive greedy decomposition with dynamic programming", SgdParams, _sgd),
+            Algorithm(
+                "greedy",
+                "the replica that saves most per byte, one after another, lazily",
+                GreedyParams,
+                lambda task: greedy(task.problem, task.traffic, task.params, task.stopping, task.report),
+            ),
             Algorithm(
                 "exact",
                 "the mixed integer programme through HiGHS, for small instances",

@@ -1,10 +1,12 @@
 """One battery over every algorithm: what `solve` promises whatever it runs."""
 
+import functools
 import itertools
 import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from solvers.bounds import cheapest_calls, lagrangian_bound
@@ -18,11 +20,20 @@ from solvers.solve import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
-from tests.oracles.placements import feasible_placements, objectives, total_costs
+from tests.oracles.placements import Placements, feasible_placements, objectives, total_costs
 
 ALL = pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 COUPLED = pytest.mark.parametrize("coupling", list(Coupling))
 TOLERANCE = 1e-9
+Costs = npt.NDArray[np.float64]
+
+
+@functools.cache
+def _enumerated(coupling: Coupling, seed: int) -> tuple[PlacementProblem, Placements, Costs]:
+    """An instance, all its feasible placements and what they cost; made once for all algorithms."""
+    problem = random_problem(1000 * list(Coupling).index(coupling) + seed, coupling)
+    placements = feasible_placements(problem)
+    return problem, placements, total_costs(problem, placements)
 
 
 @ALL
@@ -33,8 +44,7 @@ def test_contract(algorithm: str, coupling: Coupling) -> None:
     only at the optimum; the same seed gives the same placement."""
     infeasible = 0
     for seed in range(60):
-        problem = random_problem(1000 * list(Coupling).index(coupling) + seed, coupling)
-        placements = feasible_placements(problem)
+        problem, placements, costs = _enumerated(coupling, seed)
         result = solve(problem, algorithm, seed=seed, params={"bound_steps": 60})
         if len(placements) == 0:
             infeasible += 1
@@ -45,7 +55,6 @@ def test_contract(algorithm: str, coupling: Coupling) -> None:
         assert result.placement is not None, result.shortfall
         holds = result.placement.holds
         assert (placements == holds).all(axis=(1, 2)).any()
-        costs = total_costs(problem, placements)
         best = float(costs.min())
         assert result.objective == pytest.approx(total_costs(problem, holds[None])[0], rel=1e-12)
         assert result.lower_bound is not None
