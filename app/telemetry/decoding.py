@@ -2,17 +2,33 @@
 
 What is well formed is decoded in one go. Where that fails the value is taken apart, so that a fault in one
 layer or in one set of routes costs no more than that layer or set.
+
+Decoding holds the interpreter, and lists of numbers cost by the number: a megabyte of them could hold up
+everybody else for a quarter of a second. So windows beyond `MAX_LISTED_BYTES` must be packed.
 """
 
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from app.telemetry.faults import Faults
-from app.telemetry.schemas import LayerCounts, LayerRoutes, StepTime, Window
+from app.telemetry.schemas import (
+    LayerCounts,
+    LayerRoutes,
+    PackedWindow,
+    StepTime,
+    Window,
+    WindowParts,
+)
+
+MAX_LISTED_BYTES = 96 << 10
+"""Largest window that may give its numbers in lists."""
+
+MAX_PARTS = 1024
+"""Layers and routes of one window; a model has at most 256 blocks."""
 
 
 class Format(Enum):
@@ -34,22 +50,30 @@ class Decoded:
     layers_given: bool
 
 
-_TYPED: dict[Format, Any] = {
-    Format.JSON: msgspec.json.Decoder(Window),
-    Format.MSGPACK: msgspec.msgpack.Decoder(Window),
+_MODULES: dict[Format, Any] = {Format.JSON: msgspec.json, Format.MSGPACK: msgspec.msgpack}
+_DECODERS: dict[tuple[Format, type], Any] = {
+    (form, wanted): module.Decoder(wanted)
+    for form, module in _MODULES.items()
+    for wanted in (Window, PackedWindow, WindowParts, LayerCounts, LayerRoutes, StepTime, msgspec.Raw)
 }
-_UNTYPED: dict[Format, Any] = {
-    Format.JSON: msgspec.json.Decoder(),
-    Format.MSGPACK: msgspec.msgpack.Decoder(),
-}
+_NULL = {b"", b"null", b"\xc0"}
 
 
 def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
     """None when the window cannot be taken at all, which `faults` then explains. Raises `Malformed`."""
+    if body.count(b"layer") > 2 * MAX_PARTS:
+        faults.add("", f"expected at most {MAX_PARTS} layers and routes", "TOO_MANY")
+        return None
+    large = len(body) > MAX_LISTED_BYTES
     try:
-        window: Window = _TYPED[form].decode(body)
-    except msgspec.ValidationError:
-        return _take_apart(body, form, faults)
+        try:
+            window: Window = _DECODERS[form, PackedWindow if large else Window].decode(body)
+        except msgspec.ValidationError as error:
+            _DECODERS[form, msgspec.Raw].decode(body)  # what is no JSON at all is told so
+            if not large:
+                return _take_apart(body, form, faults)
+            _add(faults, "", error, f"; a window of more than {MAX_LISTED_BYTES >> 10} KiB must be packed")
+            return None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Malformed(f"not {form.value}: {_words(error)}") from None
     return Decoded(
@@ -58,57 +82,55 @@ def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
 
 
 def _take_apart(body: bytes, form: Format, faults: Faults) -> Decoded | None:
-    try:
-        value = _UNTYPED[form].decode(body)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-        raise Malformed(f"not {form.value}: {_words(error)}") from None
-    if not isinstance(value, dict):
-        faults.add("", f"expected an object, got {_kind(value)}", "WRONG_TYPE")
+    parts: WindowParts | None = _part(_DECODERS[form, WindowParts], body, "", faults)
+    if parts is None:
         return None
-    given: dict[str, list[Any]] = {}
-    for name in ("layers", "routes"):
-        part = value.get(name, [])
-        if not isinstance(part, list):
-            faults.add(f"/{name}", f"expected an array, got {_kind(part)}", "WRONG_TYPE")
-            return None
-        given[name] = part
-    envelope = {**value, "routes": []}
-    if "layers" in value:
-        envelope["layers"] = []
-    step_time = value.get("step_time_seconds")
-    envelope["step_time_seconds"] = None
-    window = _convert(envelope, Window, "", faults)
-    if window is None:
+    if parts.layers is None:
+        faults.add("", "object missing required field `layers`", "MISSING")
         return None
-    if step_time is not None:
-        converted = _convert(step_time, StepTime, "/step_time_seconds", faults)
-        window = msgspec.structs.replace(window, step_time_seconds=converted)
-    layers = _convert_each(given["layers"], LayerCounts, "/layers", faults)
-    routes = _convert_each(given["routes"], LayerRoutes, "/routes", faults)
-    return Decoded(window, layers, routes, bool(given["layers"]))
+    step_time = None
+    if bytes(parts.step_time_seconds) not in _NULL:
+        step_time = _part(_DECODERS[form, StepTime], parts.step_time_seconds, "/step_time_seconds", faults)
+    window = Window(
+        parts.model_id,
+        parts.instance_uid,
+        parts.sequence_number,
+        parts.window,
+        parts.tokens,
+        [],
+        [],
+        step_time,
+    )
+    layers = _each(_DECODERS[form, LayerCounts], parts.layers, "/layers", faults)
+    routes = _each(_DECODERS[form, LayerRoutes], parts.routes, "/routes", faults)
+    return Decoded(window, layers, routes, bool(parts.layers))
 
 
-T = TypeVar("T")
+def _each(decoder: Any, parts: list[msgspec.Raw], pointer: str, faults: Faults) -> list[tuple[int, Any]]:
+    if len(parts) > MAX_PARTS:
+        faults.add(pointer, f"has {len(parts)} elements, expected at most {MAX_PARTS}", "TOO_MANY")
+        return []
+    decoded = (
+        (index, _part(decoder, part, f"{pointer}/{index}", faults)) for index, part in enumerate(parts)
+    )
+    return [(index, part) for index, part in decoded if part is not None]
 
 
-def _convert_each(parts: list[Any], wanted: type[T], pointer: str, faults: Faults) -> list[tuple[int, T]]:
-    found = []
-    for index, part in enumerate(parts):
-        converted = _convert(part, wanted, f"{pointer}/{index}", faults)
-        if converted is not None:
-            found.append((index, converted))
-    return found
-
-
-def _convert(value: Any, wanted: type[T], pointer: str, faults: Faults) -> T | None:
+def _part(decoder: Any, encoded: bytes | msgspec.Raw, pointer: str, faults: Faults) -> Any:
     try:
-        return msgspec.convert(value, wanted)
+        return decoder.decode(encoded)
     except msgspec.ValidationError as error:
-        detail, _, path = str(error).partition(" - at `")
-        faults.add(pointer + _pointer(path.rstrip("`")), _expected(detail), _code(detail))
+        _add(faults, pointer, error)
+    except msgspec.DecodeError as error:
+        raise Malformed(_words(error)) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         faults.add(pointer, _words(error), "INVALID")
     return None
+
+
+def _add(faults: Faults, pointer: str, error: msgspec.ValidationError, hint: str = "") -> None:
+    detail, _, path = str(error).partition(" - at `")
+    faults.add(pointer + _pointer(path.rstrip("`")), _expected(detail) + hint, _code(detail))
 
 
 _STEP = re.compile(r"\.([A-Za-z_0-9]+)|\[(\d+)\]")
@@ -129,12 +151,6 @@ def _code(detail: str) -> str:
     if "unknown field" in detail:
         return "UNKNOWN_FIELD"
     return "WRONG_TYPE"
-
-
-def _kind(value: Any) -> str:
-    return {list: "an array", dict: "an object", str: "a string", type(None): "null", bool: "a boolean"}.get(
-        type(value), "a number" if isinstance(value, int | float) else "something else"
-    )
 
 
 def _words(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 from app.errors import BodyTooLarge
 from app.telemetry.decoding import Malformed
 
-MAX_WINDOW_BYTES = 8 << 20
+MAX_WINDOW_BYTES = 2 << 20
 """One window, inflated; a stream may hold any number."""
 
 

@@ -33,6 +33,16 @@ class LayerRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     weights: list[float] | bytes | None = None
 
 
+class PackedLayerCounts(LayerCounts, forbid_unknown_fields=True, frozen=True):
+    counts: bytes
+    expert_ids: bytes | None = None
+
+
+class PackedLayerRoutes(LayerRoutes, forbid_unknown_fields=True, frozen=True):
+    experts: bytes
+    weights: bytes | None = None
+
+
 class StepTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     p50: float
     p99: float
@@ -47,6 +57,26 @@ class Window(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     layers: list[LayerCounts]
     routes: list[LayerRoutes] = []
     step_time_seconds: StepTime | None = None
+
+
+class PackedWindow(Window, forbid_unknown_fields=True, frozen=True):
+    """All numbers packed, as large windows must be: their cost does not depend on what they hold."""
+
+    layers: list[PackedLayerCounts]  # type: ignore[assignment]  # read only
+    routes: list[PackedLayerRoutes] = []  # type: ignore[assignment]  # read only
+
+
+class WindowParts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A window whose parts are left as they came, to be decoded one by one."""
+
+    model_id: str
+    instance_uid: str
+    sequence_number: int
+    window: Span
+    tokens: int
+    layers: list[msgspec.Raw] | None = None
+    routes: list[msgspec.Raw] = []
+    step_time_seconds: msgspec.Raw = msgspec.Raw(b"")
 
 
 class RejectedPart(Schema):

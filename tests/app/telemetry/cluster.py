@@ -88,7 +88,6 @@ async def client_of(redis: Redis, **settings: Any) -> AsyncIterator[httpx.AsyncC
     app.state.settings = Settings(**settings)
     app.state.redis = redis
     app.state.intake = intake = Intake(redis, app.state.settings)
-    await intake.start()
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -11,6 +11,7 @@ import pytest
 import zstandard
 from redis.asyncio import Redis
 
+from app.telemetry.decoding import MAX_LISTED_BYTES
 from app.telemetry.packed import PackedWindow, unpack
 from app.telemetry.store import REMEMBERED
 from tests.app.telemetry.cluster import (
@@ -24,6 +25,7 @@ from tests.app.telemetry.cluster import (
     msgpack_window,
     node,
     packed,
+    packed_base64,
     register,
     window,
 )
@@ -447,3 +449,25 @@ async def test_a_full_stream_asks_to_come_back(redis: Redis) -> None:
         assert await redis.xlen(KEYS.telemetry) == sum(a.status_code == 200 for a in answers) > 0
         await redis.delete(KEYS.telemetry, KEYS.telemetry_bytes)
         assert (await client.post(PATH, json=window(19))).json()["accepted_count"] == 1
+
+
+async def test_large_windows_must_be_packed(client: httpx.AsyncClient, redis: Redis) -> None:
+    """Lists cost by the number, so a window of many is refused at once; packed, its size does not matter."""
+    routes = [{"layer": 1, "experts": [[0, 1]] * 20_000}]
+    layers = [{"layer": 1, "counts": packed_base64([5000] * 8, "<u4")}]
+    refused = await client.post(PATH, json=window(1, layers=layers, routes=routes))
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/routes/0/experts"
+    assert "must be packed" in refused.json()["errors"][0]["detail"]
+    routes = [{"layer": 1, "experts": packed_base64([0, 1] * 20_000, "<u2")}]
+    body = window(1, layers=layers, routes=routes)
+    assert len(json.dumps(body)) > MAX_LISTED_BYTES
+    accepted = await client.post(PATH, json=body)
+    assert accepted.json() == {"accepted_count": 1, "duplicate": False, "partial_success": None}
+
+
+async def test_more_parts_than_any_model_has(client: httpx.AsyncClient, redis: Redis) -> None:
+    """A window of thousands of layers is refused whole, before they are looked at."""
+    refused = await client.post(PATH, json=window(1, layers=[{"layer": 1, "counts": ""}] * 5000, routes=[]))
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["code"] == "TOO_MANY"
