@@ -116,13 +116,19 @@ def test_malformed_files_are_status_two(instance: Path) -> None:
         assert len(errors.splitlines()) == 1
 
 
-def test_interrupt_keeps_the_best_so_far(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_keeps_the_best_so_far(
+    instance: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The first Ctrl-C ends the search with a feasible placement and status 0; a second one is an ordinary
     one."""
 
     def interrupted(*arguments: Any, **options: Any) -> SolveResult:
         signal.raise_signal(signal.SIGINT)
         return solve(*arguments, **options)
+
+    # As at a terminal: whoever runs the tests in the background may have them started with SIGINT ignored.
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outer))
 
     monkeypatch.setattr(command, "solve", interrupted)
     out = instance.with_name("placement.npz")
