@@ -167,7 +167,7 @@ class Ascent:
             else:
                 share = share.copy()
                 self._sharpen(costs, 0.0, share, weight)
-        self._price, self._replica_price, self._share, self._weight = price, replica_price, share, weight
+        self._price, self.replica_price, self._share, self.weight = price, replica_price, share, weight
         self._averaged = costs
         self.best = Dual(cheapest_calls(problem), price, replica_price, share)
         self._here = (price, replica_price, None if share is None else share.copy())
@@ -181,15 +181,10 @@ class Ascent:
         self._objective = objective
         self._length, self._stalled, self.done = max(self._length, 0.25), 0, False
 
-    def profits(self) -> Float64:
-        """float64[N, E]: what a replica earns at the prices in force; where routes couple their experts, each
-        shares the saving of a route by theta."""
-        return self._relaxation.profits(self._weight, self._price, self._replica_price)
-
     def step(self) -> None:
         """Evaluates L where the climb stands, and moves on; sets `done` where no step helps any more."""
         relaxation, problem = self._relaxation, self._problem
-        point = relaxation.evaluate(self._weight, self._price, self._replica_price)
+        point = relaxation.evaluate(self.weight, self._price, self.replica_price)
         self.opened = point.opened
         if point.value > self._reference + 1e-6 * abs(self._reference):
             self._stalled = 0
@@ -199,7 +194,7 @@ class Ascent:
             self._reference = point.value
             self._here = (
                 self._price,
-                self._replica_price,
+                self.replica_price,
                 None if self._share is None else self._kept_share(self._share),
             )
             if point.value > self.best.bound:
@@ -213,31 +208,31 @@ class Ascent:
             if self._length < _SHORTEST:
                 self.done = True
                 return
-            self._price, self._replica_price, share = self._here
+            self._price, self.replica_price, share = self._here
             if share is not None and self._share is not None:
                 self._share[:] = share
-                self._sharpen(self._averaged, 0.0, self._share, self._weight)
-            point = relaxation.evaluate(self._weight, self._price, self._replica_price)
+                self._sharpen(self._averaged, 0.0, self._share, self.weight)
+            point = relaxation.evaluate(self.weight, self._price, self.replica_price)
         served, cost = relaxation.service(point.opened, self._price)
         self._averaged = self._averaged + _MEMORY * (cost - self._averaged)
         slope = 1.0 - served
-        metric = self._weight.sum(axis=0)
+        metric = self.weight.sum(axis=0)
         replica_slope = problem.min_replicas - point.opened.sum(axis=0)
         # a slope that points out of the box does not count
         slope[(slope < 0) & (self._price <= 0)] = 0.0
         slope[(slope > 0) & (self._price >= relaxation.highest_price)] = 0.0
-        replica_slope[(replica_slope < 0) & (self._replica_price <= 0)] = 0.0
+        replica_slope[(replica_slope < 0) & (self.replica_price <= 0)] = 0.0
         # a replica price is a price times a weight: its metric is the inverse
-        norm = float((self._weight * slope**2).sum() + (replica_slope**2 * metric).sum())
+        norm = float((self.weight * slope**2).sum() + (replica_slope**2 * metric).sum())
         if norm <= 0.0:
             self.done = True
             return
         target = self._objective if np.isfinite(self._objective) else 2.0 * abs(point.value) + 1.0
         move = self._length * max(target - point.value, 1e-9 * abs(target)) / norm
         self._price = np.clip(self._price + move * slope, 0.0, relaxation.highest_price)
-        self._replica_price = np.maximum(0.0, self._replica_price + move * replica_slope * metric)
+        self.replica_price = np.maximum(0.0, self.replica_price + move * replica_slope * metric)
         if self._share is not None:
-            self._sharpen(np.maximum(self._averaged, 0.0), _MIRROR * self._length, self._share, self._weight)
+            self._sharpen(np.maximum(self._averaged, 0.0), _MIRROR * self._length, self._share, self.weight)
 
     def _kept_share(self, share: Float64) -> Float64:
         """A copy of theta, in the memory of the copy before it where the best dual has none of its own."""

@@ -19,12 +19,22 @@ from solvers.knapsack import choose_counts
 from solvers.objective import COUPLING_CODE, nearest_nodes, opening_costs, total_cost
 from solvers.packing import pack, packable_bytes, packs_within_bytes
 from solvers.params import SgdParams
-from solvers.problem import Float64, Int8, Int32, PlacementProblem, UInt8
+from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
 Subsets = tuple[Int32, Int32, Float64, int]  # members int32[M, K], size int32[M], weight float64[M], how many
+_WORK_PER_TABLE, _WORK_PER_ROUTE, _WORK_PER_MEMBER = 2000, 3, 15
 _IMPROVEMENT = 1e-12  # relative; a response must beat the set in force by more than rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What a `BestResponse` knows about one placement."""
+
+    tables: dict[tuple[int, int], _Table]
+    own_value: dict[tuple[int, int], float]
+    changed_at: Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +56,21 @@ class BestResponse:
     coverage, which binds only after that sweep, can take part of it away. For `slowest` no constant exists.
     """
 
-    def __init__(self, problem: PlacementProblem, traffic: Traffic, params: SgdParams) -> None:
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        params: SgdParams,
+        coupling: Coupling | None = None,
+    ) -> None:
+        """`coupling` takes the place of the problem's, where `traffic` is a surrogate of its traffic."""
         self._problem = problem
         self.traffic = traffic
         self._params = params
-        self._coupling = COUPLING_CODE[problem.coupling]
+        self._coupling = COUPLING_CODE[coupling or problem.coupling]
+        # float64[E]: what holding an expert is worth, beyond its calls, while it lacks replicas elsewhere
+        self.replica_worth: Float64 | None = None
+        self.work = 0  # units of about 10 ns, counted, so that the same search ends at the same point
         self._allowed: Int8 = allowance(problem)
         self._fallback = finite_fallback(problem)
         self._nearest = nearest_nodes(problem)
@@ -86,6 +106,27 @@ class BestResponse:
         self._changed_at[:] = self._clock
         self._tables.clear()
         self._own_value.clear()
+
+    def remember(self) -> Memory:
+        """What it knows now, to be recalled when the placement is again as now. O(N B)."""
+        return Memory(dict(self._tables), dict(self._own_value), self._changed_at.copy())
+
+    def recall(self, memory: Memory) -> None:
+        """Takes up again what it knew. O(N B)."""
+        self._tables = dict(memory.tables)
+        self._own_value = dict(memory.own_value)
+        self._changed_at[:] = memory.changed_at
+
+    def replaced(self, before: UInt8, after: UInt8) -> None:
+        """Is told that someone else changed the placement uint8[N, E]. O(N E)."""
+        self._clock += 1
+        offset = self._problem.block_offset
+        differs = before != after
+        for block in np.unique(self._problem.column_block[differs.any(axis=0)]).tolist():
+            changed = differs[:, offset[block] : offset[block + 1]].any(axis=1)
+            for node in np.flatnonzero(changed).tolist():
+                self._changed_at[node, block] = self._clock
+                self._tables.pop((node, block), None)
 
     def respond(self, node: int, holds: UInt8, enforce: bool, stopping: Stopping) -> bool:
         """Replaces row `node` of holds uint8[N, E] by a better one; False where it stays or `stopping` came
@@ -171,6 +212,9 @@ class BestResponse:
             holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
         )
         modular = -self._opening[node, first:last]
+        if enforce and self.replica_worth is not None:
+            elsewhere = holds[:, first:last].sum(axis=0, dtype=np.int64) - holds[node, first:last]
+            modular += np.where(elsewhere < problem.min_replicas, self.replica_worth[first:last], 0.0)
         count = terms.build_terms(
             self._coupling,
             node,
@@ -190,6 +234,9 @@ class BestResponse:
             self._term_size,
             self._term_weight,
         )
+        visited = int(traffic.start[block + 1] - traffic.start[block])
+        width = self._term_experts.shape[1]
+        self.work += _WORK_PER_TABLE + _WORK_PER_ROUTE * visited + _WORK_PER_MEMBER * count * width
         subsets = (self._term_experts, self._term_size, self._term_weight, count)
         values = np.empty(experts + 1)
         sets = np.zeros((experts + 1, experts), np.uint8)

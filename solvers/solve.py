@@ -12,7 +12,8 @@ import numpy as np
 
 from solvers import baselines
 from solvers.balance import eplb, smartmoe
-from solvers.bounds import lagrangian_bound
+from solvers.bounds import Dual, lagrangian_bound
+from solvers.certified import certified
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
 from solvers.exact import exact
@@ -22,6 +23,7 @@ from solvers.objective import checked_holds, total_cost
 from solvers.params import (
     BaselineParams,
     BoundParams,
+    CertifiedParams,
     EplbParams,
     ExactParams,
     GreedyParams,
@@ -42,7 +44,8 @@ _LEAST_BOUND_SECONDS = 1.0
 @dataclass(frozen=True)
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
-    `certify` takes a valid lower bound, where the algorithm finds one by itself. `stopping` is either
+    `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the dual that
+    the bound goes on from. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -53,6 +56,7 @@ class Task:
     stopping: Stopping
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
+    climbed: Callable[[Dual], None]
     interrupted: Stopping
     seconds: float | None
 
@@ -81,6 +85,21 @@ def _sgd(task: Task) -> UInt8:
     )
 
 
+def _certified(task: Task) -> UInt8:
+    found = certified(
+        task.problem,
+        task.traffic,
+        task.params,
+        task.generator,
+        task.start,
+        task.stopping,
+        task.report,
+    )
+    task.certify(found.dual.bound)
+    task.climbed(found.dual)
+    return found.holds
+
+
 def _exact(task: Task) -> UInt8:
     return exact(
         task.problem,
@@ -101,6 +120,13 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         algorithm.name: algorithm
         for algorithm in (
             Algorithm("sgd", "successive greedy decomposition with dynamic programming", SgdParams, _sgd),
+            Algorithm(
+                "certified",
+                "ruin and repair by best responses, guided and certified by the Lagrangian dual",
+                CertifiedParams,
+                _certified,
+                certifies=True,
+            ),
             Algorithm(
                 "greedy",
                 "the replica that saves most per byte, one after another, lazily",
@@ -207,7 +233,8 @@ def solve(
         if progress is not None:
             tell(step, total_cost(problem, holds), None)
 
-    certified: list[float] = []
+    bounds: list[float] = []
+    duals: list[Dual] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
@@ -221,7 +248,8 @@ def solve(
                 start=first,
                 stopping=limit,
                 report=report,
-                certify=certified.append,
+                certify=bounds.append,
+                climbed=duals.append,
                 interrupted=stopping,
                 seconds=seconds,
             )
@@ -234,7 +262,7 @@ def solve(
     if broken:
         raise RuntimeError(f"{algorithm} broke a constraint: {broken[0]}")
     objective = total_cost(problem, holds)
-    bound = min(max(certified), objective) if certified else None
+    bound = min(max(bounds), objective) if bounds else None
     tell("bound", objective, bound)
     gap = gap_ratio(objective, bound)
     if settings.bound_steps and (gap is None or gap > OPTIMALITY_TOLERANCE):
@@ -244,7 +272,13 @@ def solve(
         else:
             bounding = FirstOf((whole, MaxRuntime(time_limit_seconds * share)))
         ascended = lagrangian_bound(
-            problem, traffic, holds, objective, settings.bound_steps, FirstOf((stopping, bounding))
+            problem,
+            traffic,
+            holds,
+            objective,
+            settings.bound_steps,
+            FirstOf((stopping, bounding)),
+            duals[-1] if duals else None,
         ).bound
         bound = ascended if bound is None else max(bound, ascended)
     gap = gap_ratio(objective, bound)

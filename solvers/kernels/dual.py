@@ -43,8 +43,9 @@ def critical_shares(
                     # the floor keeps every expert able to come back
                     share[r, k] = max(share[r, k] / (square * square), 1e-9)
                     total += share[r, k]
+                scale = 1.0 / total
                 for k in range(size):
-                    share[r, k] /= total
+                    share[r, k] *= scale
             for k in range(size):
                 weight[n, first + experts[r, k]] += rate[r] * share[r, k]
 

@@ -1,0 +1,219 @@
+"""`certified`: sweeps of best responses, ruin and repair, guided by the Lagrangian dual (*ours*).
+
+The dual of `solvers.bounds` climbs beside the search. Its multipliers are the search's guide: where routes
+couple their experts, theta says which of them decide a route, so that the sum of single calls weighted by
+theta is a good surrogate; its knapsacks are placements to start from. The dynamic programme over blocks of
+`sgd` is the engine: from the best placement, part of the replicas are taken out and the nodes respond anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from solvers.bounds import Ascent, Dual
+from solvers.coverage import allowance, make_feasible
+from solvers.decomposition import BestResponse
+from solvers.objective import total_cost
+from solvers.params import CertifiedParams, SgdParams
+from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
+from solvers.singles import single_calls
+from solvers.stopping import Stopping
+from solvers.traffic import Traffic
+
+_BETTER = 1.0 - 1e-12  # relative; less is rounding
+_CERTAIN = 1e-9  # relative gap at which there is nothing left to find
+_EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
+_WARM_SHARE = 0.1  # of the effort, where a start is given
+_SWEEPS = 6  # of all nodes at most, per start or repair
+_FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
+_PAUSE = 10  # steps of the dual between two placements made from it
+_WORK_PER_CALL, _WORK_PER_PAIR = 0.8, 0.5  # of a step of the dual: per expert of a route, per pair and expert
+_RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = all
+    (0.34, 0),
+    (0.0, 0),
+    (0.5, 4),
+    (0.5, 8),
+    (1.0, 2),
+    (1.0, 4),
+)
+
+
+class Certified(NamedTuple):
+    """A feasible placement uint8[N, E] and the dual that was found beside it."""
+
+    holds: UInt8
+    dual: Dual
+
+
+class _Search:
+    """The best placement so far, and the ways to better ones."""
+
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        params: CertifiedParams,
+        generator: np.random.Generator,
+        stopping: Stopping,
+        report: Callable[[str, UInt8], None],
+    ) -> None:
+        self._problem = problem
+        self._traffic = traffic
+        self._generator = generator
+        self._stopping = stopping
+        self._report = report
+        self._pinned = (allowance(problem) == 1).astype(np.uint8)
+        self._tables = SgdParams(exact_limit=params.exact_limit, exchange_steps=0, eps=params.eps)
+        demand = traffic
+        if problem.coupling is Coupling.SUM:
+            demand = single_calls(problem, traffic.activity)
+        self._response = BestResponse(problem, demand, self._tables)
+        self.work = 0
+        self.holds: UInt8 | None = None
+        self.cost = np.inf
+        self._memory = self._response.remember()
+        self._blocks = np.flatnonzero(np.diff(traffic.start) > 0)  # only these can gain anything
+
+    def descend(self, name: str, start: UInt8) -> bool:
+        """Sweeps from `start` uint8[N, E], feasible or not, to a feasible placement; True where it's the best
+        so far."""
+        self._response.restart()
+        return self._settle(name, start.copy())
+
+    def ruin(self) -> bool:
+        """Takes part of the best placement out and lets the nodes respond anew; True where that is better."""
+        assert self.holds is not None
+        nodes, blocks = self._problem.nodes, len(self._blocks)
+        share, width = _RUINS[int(self._generator.integers(len(_RUINS)))]
+        chosen = self._generator.choice(nodes, min(nodes, max(2, round(share * nodes))), replace=False)
+        columns = np.ones(self._problem.experts, np.bool_)
+        if 0 < width < blocks:
+            picked = self._generator.choice(self._blocks, width, replace=False)
+            columns = np.isin(self._problem.column_block, picked)
+        ruined = self.holds.copy()
+        ruined[np.ix_(chosen, columns)] = self._pinned[np.ix_(chosen, columns)]
+        self._response.recall(self._memory)
+        self._response.replaced(self.holds, ruined)
+        return self._settle("repair", ruined)
+
+    def surrogate(self, weight: Float64, replica_worth: Float64 | None, start: UInt8) -> UInt8:
+        """A placement that is good for single calls at the rates weight float64[N, E], by sweeps from
+        `start`."""
+        demand = single_calls(self._problem, weight)
+        response = BestResponse(self._problem, demand, self._tables, Coupling.SUM)
+        response.replica_worth = replica_worth
+        holds: UInt8 = np.maximum(start, self._pinned)
+        self._sweep(response, holds)
+        self.work += response.work
+        return holds
+
+    def first(self, effort: float) -> UInt8:
+        """A placement to begin with: nothing, where sweeps over the true routes are affordable, else what is
+        good for single calls."""
+        problem, traffic = self._problem, self._traffic
+        holds: UInt8 = self._pinned.copy()
+        width = traffic.experts.shape[1]
+        sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
+        if problem.coupling is Coupling.SUM or sweep <= _FIRST_SHARE * effort:
+            return holds
+        return self.surrogate(traffic.activity / width, None, holds)
+
+    def climb(self, ascent: Ascent, steps: int) -> None:
+        """Steps of the dual, which raise the bound and look for other placements."""
+        problem, traffic = self._problem, self._traffic
+        calls = 0 if problem.coupling is Coupling.SUM else traffic.experts.size
+        for _ in range(steps):
+            if ascent.done or self._stopping():
+                return
+            ascent.step()
+            self.work += int(_WORK_PER_CALL * calls + _WORK_PER_PAIR * problem.nodes**2 * problem.experts)
+
+    def follow(self, ascent: Ascent) -> bool:
+        """Descends from the knapsacks of the dual; True where that is better."""
+        opened = (ascent.opened > 0.5).astype(np.uint8)
+        if self._problem.min_replicas > 0:
+            self._response.replica_worth = ascent.replica_price
+        if self._problem.coupling is not Coupling.SUM:
+            opened = self.surrogate(ascent.weight, self._response.replica_worth, opened)
+        if not self.descend("dual", opened):
+            return False
+        ascent.aim(self.cost)
+        return True
+
+    def _settle(self, name: str, holds: UInt8) -> bool:
+        problem, response = self._problem, self._response
+        before = response.work
+        self._sweep(response, holds)
+        feasible = make_feasible(problem, self._traffic, holds)
+        if (feasible != holds).any():
+            response.replaced(holds, feasible)
+            holds = feasible
+            self._sweep(response, holds)
+        self.work += response.work - before
+        cost = total_cost(problem, holds)
+        if self.holds is not None and not cost < self.cost * _BETTER:
+            return False
+        self.holds, self.cost = holds, cost
+        self._memory = response.remember()
+        self._report(name, holds)
+        return True
+
+    def _sweep(self, response: BestResponse, holds: UInt8) -> None:
+        for _ in range(_SWEEPS):
+            moved = False
+            for node in self._generator.permutation(self._problem.nodes).tolist():
+                moved |= response.respond(node, holds, self._problem.min_replicas > 0, self._stopping)
+            if not moved or self._stopping():
+                return
+
+
+def certified(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    params: CertifiedParams,
+    generator: np.random.Generator,
+    start: UInt8 | None,
+    stopping: Stopping,
+    report: Callable[[str, UInt8], None],
+) -> Certified:
+    """A feasible placement by guided search, and the dual found beside it.
+
+    No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
+    from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
+    Raises `Uncoverable`.
+    """
+    search = _Search(problem, traffic, params, generator, stopping, report)
+    effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
+    for name, given in (("start", start), ("current", problem.current)):
+        if given is not None and not (search.holds is not None and stopping()):
+            search.descend(name, make_feasible(problem, traffic, given))
+    if search.holds is None or (start is None and not stopping()):
+        search.descend("empty", search.first(effort))
+    assert search.holds is not None
+    ascent = Ascent(problem, traffic, search.holds, search.cost)
+    # under `sum` the knapsacks of the dual are the best source of placements, else the ruins are
+    pause = _PAUSE if problem.coupling is Coupling.SUM else 4 * _PAUSE
+    for _ in range(params.guide_steps // pause):
+        if ascent.done or search.work > effort or stopping():
+            break
+        search.climb(ascent, pause)
+        search.follow(ascent)
+    idle = 0
+    while (
+        idle < params.patience
+        and search.work < effort
+        and not stopping()
+        and search.cost - ascent.best.bound > _CERTAIN * abs(search.cost)
+    ):
+        if problem.coupling is Coupling.SUM and generator.random() < 0.8:
+            if ascent.done:
+                ascent.aim(search.cost)
+            search.climb(ascent, 2)
+            better = search.follow(ascent)
+        else:
+            better = search.ruin()
+        idle = 0 if better else idle + 1
+    return Certified(search.holds, ascent.best)
