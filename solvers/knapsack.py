@@ -37,20 +37,33 @@ def choose_counts(
     return _by_value(values, start, size_bytes, capacity_bytes, eps)
 
 
-def _by_value(values: Float64, start: Int64, size: Int64, capacity: int, eps: float) -> Int32 | None:
+def gains_over_least(
+    values: Float64, start: Int64, size: Int64, capacity: int
+) -> tuple[Int64, int, Float64] | None:
+    """The least possible counts int64[B], the bytes they leave, and gain float64[len(values)] of every count
+    over them, -1 where it gains nothing or does not fit alone; None where the least don't fit. O(n)."""
     blocks = len(size)
     least = np.array([np.argmax(values[start[b] : start[b + 1]] > -np.inf) for b in range(blocks)])
     room = capacity - int((least * size).sum())
     if room < 0 or not np.isfinite(values[start[:-1] + least]).all():
         return None
-    # gains over the least counts; a count that gains nothing is never better than the least one
+    # a count that gains nothing is never better than the least one
     gain = values - np.repeat(values[start[:-1] + least], np.diff(start))
     count = np.arange(len(values)) - np.repeat(start[:-1] + least, np.diff(start))
     affordable = (gain > 0) & (count * np.repeat(size, np.diff(start)) <= room)
+    return least, room, np.where(affordable, gain, -1.0)
+
+
+def _by_value(values: Float64, start: Int64, size: Int64, capacity: int, eps: float) -> Int32 | None:
+    blocks = len(size)
+    found = gains_over_least(values, start, size, capacity)
+    if found is None:
+        return None
+    least, room, gain = found
+    affordable = gain > 0
     if not affordable.any():
         return least.astype(np.int32)
-    gain = np.where(affordable, gain, -1.0)
-    bound, floor = _greedy_bounds(gain, start, size, least, room)
+    bound, floor = gain_bounds(gain, start, size, least, room)
     scale = eps * floor / blocks
     whole = np.where(affordable, np.floor(gain / scale), -1.0).astype(np.int64)
     whole[start[:-1] + least] = 0
@@ -61,7 +74,7 @@ def _by_value(values: Float64, start: Int64, size: Int64, capacity: int, eps: fl
     return choice
 
 
-def _greedy_bounds(gain: Float64, start: Int64, size: Int64, least: Int64, room: int) -> tuple[float, float]:
+def gain_bounds(gain: Float64, start: Int64, size: Int64, least: Int64, room: int) -> tuple[float, float]:
     """The optimum of the linear relaxation, from above, and a value that is reached, at least half of it."""
     steps: list[
         tuple[float, float, int]

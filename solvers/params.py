@@ -88,6 +88,24 @@ class SgdParams(BoundParams):
 
 
 @dataclass(frozen=True)
+class MaxconvParams(SgdParams):
+    """Successive decomposition with convolutions. mode: "concave" (a modular surrogate of the saving) or
+    "fptas" (the tables of `sgd`, rounded by `eps`); surrogate, of the concave mode: "shares" gives every term
+    of the saving in equal shares to its experts, "singletons" counts only what an expert saves alone."""
+
+    mode: str = "concave"
+    surrogate: str = "shares"
+    eps: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("concave", "fptas"):
+            raise ParamsError(f"mode: is {self.mode!r:.60}, expected concave or fptas")
+        if self.surrogate not in ("shares", "singletons"):
+            raise ParamsError(f"surrogate: is {self.surrogate!r:.60}, expected shares or singletons")
+
+
+@dataclass(frozen=True)
 class ExactParams(BoundParams):
     """The mixed integer programme. seconds: what HiGHS may take where the solve has no shorter limit;
     variable_limit: a larger programme is not tried."""

@@ -19,6 +19,7 @@ from solvers.decomposition import sgd
 from solvers.exact import exact
 from solvers.feasibility import shortfalls
 from solvers.greedy import greedy
+from solvers.maxconv import maxconv
 from solvers.objective import checked_holds, total_cost
 from solvers.params import (
     BaselineParams,
@@ -27,6 +28,7 @@ from solvers.params import (
     EplbParams,
     ExactParams,
     GreedyParams,
+    MaxconvParams,
     SgdParams,
     read_params,
 )
@@ -126,6 +128,20 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 CertifiedParams,
                 _certified,
                 certifies=True,
+            ),
+            Algorithm(
+                "maxconv",
+                "as sgd, with the knapsack by max-plus convolution",
+                MaxconvParams,
+                lambda task: maxconv(
+                    task.problem,
+                    task.traffic,
+                    task.params,
+                    task.generator,
+                    task.start,
+                    task.stopping,
+                    task.report,
+                ),
             ),
             Algorithm(
                 "greedy",

@@ -37,6 +37,7 @@ def warm() -> None:
             mean_latency_seconds(problem, result.placement.holds, 3.0)
         # the greedy tables, which blocks this small don't use by themselves
         solve(problem, "sgd", params={"exact_limit": 0})
+        solve(problem, "maxconv", params={"mode": "fptas"})
     start = np.array([0, 2], np.int64)
     one = np.ones(1, np.int64)
     knapsack.group_knapsack_by_value(np.array([0, 1]), start, one, 1, 2, np.zeros(1, np.int32))

@@ -59,12 +59,12 @@ def test_interpreted_kernels_give_the_same_results() -> None:
 _COUNT = """
 import pickle, sys
 from solvers import kernels
-from solvers.kernels import coverage, dual, evaluation, greedy, knapsack, packing, tables, terms
+from solvers.kernels import convolution, coverage, dual, evaluation, greedy, knapsack, packing, tables, terms
 from solvers.warm import warm
 from solvers.solve import ALGORITHMS, solve
 def compiled():
     found = {}
-    for module in (coverage, dual, evaluation, greedy, knapsack, packing, tables, terms):
+    for module in (convolution, coverage, dual, evaluation, greedy, knapsack, packing, tables, terms):
         for name, kernel in vars(module).items():
             if hasattr(kernel, "signatures"):
                 found[f"{module.__name__}.{name}"] = len(kernel.signatures)
