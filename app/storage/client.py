@@ -38,6 +38,9 @@ COMMAND_TIMEOUT_SECONDS = 5.0
 CONNECTIONS = 64
 """Connections a process opens at most; commands beyond wait for one."""
 
+_CREDENTIALS = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):.*@")
+"""Up to the last @, so that no / or @ within a password leaves a part of it behind."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -59,12 +62,8 @@ class ServerFacts:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=netloc))
+    """The URL without its password, also where the password's characters make it none that parses."""
+    return _CREDENTIALS.sub(lambda found: f"{found['user']}:***@", url)
 
 
 def open_client(url: str, *, blocking: bool = False) -> Redis:
@@ -75,12 +74,24 @@ def open_client(url: str, *, blocking: bool = False) -> Redis:
     Commands are never repeated by the client: a command whose reply was lost may have been executed, and only
     its caller knows whether to do it again.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise StorageError(
+            f"redis_url: {redacted(url)!r} is no URL; within a password, write / as %2F, @ as %40, "
+            "# as %23, ? as %3F and : as %3A"
+        ) from None
     scheme = SCHEMES.get(parts.scheme)
     if scheme is None:
         raise StorageError(
             "redis_url: expected redis://, rediss://, valkey://, valkeys:// or unix://, "
             f"got {redacted(url)!r}"
+        )
+    database = parts.path.strip("/")
+    if scheme != "unix" and database and not database.isdecimal():
+        raise StorageError(
+            f"redis_url: expected the number of a database after the host, got {redacted(url)!r}"
         )
     options: dict[str, Any] = {
         "max_connections": CONNECTIONS,

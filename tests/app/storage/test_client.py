@@ -179,7 +179,10 @@ async def test_missing_and_wrong_passwords(locked_down: str) -> None:
     await (await connect(right)).aclose()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:6379", "127.0.0.1:6379", "", "redis://127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:6379", "127.0.0.1:6379", "", "redis://127.0.0.1:port", "redis://127.0.0.1:6379/name"],
+)
 async def test_urls_that_are_none(url: str) -> None:
     """A malformed URL is named as the setting it came from."""
     with pytest.raises(StorageError, match=r"^redis_url: "):
@@ -190,6 +193,15 @@ async def test_passwords_are_redacted() -> None:
     """Messages name the server without its password."""
     assert redacted("rediss://user:secret@host:1/0") == "rediss://user:***@host:1/0"
     assert redacted("redis://host") == "redis://host"
+    assert redacted("unix://:secret@/run/valkey.sock") == "unix://:***@/run/valkey.sock"
+
+
+@pytest.mark.parametrize("password", ["sec/ret", "sec@ret", "sec#ret", "sec?ret", "sec:ret", "s[ecret"])
+async def test_a_password_that_needs_escapes_is_not_printed(password: str) -> None:
+    """Written as it is, it makes the URL another one or none; either way no part of it is in the message."""
+    with pytest.raises(StorageError) as raised:
+        await connect(f"redis://:{password}@127.0.0.1:1/0")
+    assert "ret" not in str(raised.value)
 
 
 async def test_blocking_client_outlives_the_command_timeout(
