@@ -24,6 +24,11 @@ class PlacementSpec(Schema):
     holds: list[NodeHoldings]
 
 
+OPERATOR = "operator"
+ROLLBACK = "rollback"
+"""What stands for the algorithm of a placement that no solver made."""
+
+
 class Evidence(Schema):
     """Why this placement. The three figures of the certificate belong together: objective and lower bound are
     in seconds of expert latency per second of traffic."""
@@ -40,6 +45,26 @@ class Evidence(Schema):
     runtime_seconds: float | None
     telemetry_until: Timestamp | None
     reason: Annotated[str, Field(description="What made the service look: INTERVAL, NODES_CHANGED, ...")]
+
+    @classmethod
+    def without_solve(cls, algorithm: str, reason: str) -> "Evidence":
+        """Of a placement that was given, `OPERATOR` or `ROLLBACK`: nothing is known of how well it does."""
+        return cls(
+            algorithm=algorithm,
+            objective=None,
+            lower_bound=None,
+            gap_ratio=None,
+            mean_latency_seconds=None,
+            objective_before=None,
+            migration_bytes=None,
+            runtime_seconds=None,
+            telemetry_until=None,
+            reason=reason,
+        )
+
+    @property
+    def solved(self) -> bool:
+        return self.algorithm not in (OPERATOR, ROLLBACK)
 
 
 class PlacementDocument(Schema):

@@ -14,6 +14,8 @@ from app.nodes.store import node_ids, read_nodes
 from app.placements import store
 from app.placements.publish import GenerationChanged, placement_digest, publish
 from app.placements.schemas import (
+    OPERATOR,
+    ROLLBACK,
     AutomationState,
     Evidence,
     NodeHoldings,
@@ -49,7 +51,7 @@ async def put_placement(
         if document is not None:
             return document
     try:
-        await _publish(redis, cluster, fleet, holds, "operator", "OPERATOR", in_force)
+        await _publish(redis, cluster, fleet, holds, OPERATOR, "OPERATOR", in_force)
     except GenerationChanged as error:
         raise PreconditionFailed(str(error)) from None
     return await _in_force(redis, cluster_id)
@@ -73,7 +75,7 @@ async def rollback(redis: Redis, cluster_id: str, to_generation: int) -> Encoded
     holds = await asyncio.to_thread(_everywhere, fleet, earlier.spec.holds)
     try:
         await _publish(
-            redis, cluster, fleet, holds, "rollback", f"ROLLBACK_TO_GENERATION_{to_generation}", in_force
+            redis, cluster, fleet, holds, ROLLBACK, f"ROLLBACK_TO_GENERATION_{to_generation}", in_force
         )
     except GenerationChanged as error:
         raise Conflict(str(error)) from None
@@ -126,18 +128,7 @@ async def _publish(
     reason: str,
     in_force: int | None,
 ) -> None:
-    evidence = Evidence(
-        algorithm=algorithm,
-        objective=None,
-        lower_bound=None,
-        gap_ratio=None,
-        mean_latency_seconds=None,
-        objective_before=None,
-        migration_bytes=None,
-        runtime_seconds=None,
-        telemetry_until=None,
-        reason=reason,
-    )
+    evidence = Evidence.without_solve(algorithm, reason)
     await publish(
         redis,
         cluster,

@@ -15,7 +15,7 @@ from app.instance.problem import BuiltProblem
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
-from app.placements.schemas import Evidence, PlacementDocument
+from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.cancellation import end
 from app.solving.migration import PLAN_SECONDS, Migration
 from app.solving.observation import Observation
@@ -259,17 +259,8 @@ class Jobs:
         assert in_force is not None  # the generation to go to exists
         generation = in_force.generation
         if generation != record.to_generation:
-            evidence = Evidence(
-                algorithm="rollback",
-                objective=None,
-                lower_bound=None,
-                gap_ratio=None,
-                mean_latency_seconds=None,
-                objective_before=None,
-                migration_bytes=None,
-                runtime_seconds=None,
-                telemetry_until=None,
-                reason=f"operator: plan {record.plan_id} to generation {record.to_generation}",
+            evidence = Evidence.without_solve(
+                ROLLBACK, f"operator: plan {record.plan_id} to generation {record.to_generation}"
             )
             published = await publish_matrix(self._redis, self._lease, observation, target, evidence)
             generation = published.metadata.generation

@@ -26,7 +26,7 @@ from app.migration_plans.schemas import (
     ReleasedMove,
 )
 from app.placements.publish import GenerationChanged
-from app.placements.schemas import Evidence, PlacementDocument
+from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.cancellation import end
 from app.solving.execution import WORKING, Execution, Source
 from app.solving.expectation import Expectation
@@ -408,17 +408,8 @@ class Migration:
         holds = await asyncio.to_thread(
             observation.fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
         )
-        evidence = Evidence(
-            algorithm="rollback",
-            objective=None,
-            lower_bound=None,
-            gap_ratio=None,
-            mean_latency_seconds=None,
-            objective_before=None,
-            migration_bytes=None,
-            runtime_seconds=None,
-            telemetry_until=None,
-            reason=f"plan {execution.record.plan_id} was cancelled: back to generation {generation}",
+        evidence = Evidence.without_solve(
+            ROLLBACK, f"plan {execution.record.plan_id} was cancelled: back to generation {generation}"
         )
         try:
             published = await publish_matrix(self._redis, self._lease, observation, holds, evidence)

@@ -6,10 +6,13 @@ from enum import StrEnum
 
 from app.clusters.schemas import ClusterSettings
 from app.nodes.schemas import NodeRecord
-from app.solving.observation import Observation
+from app.solving.observation import InForce, Observation
 
 SETTLE_SECONDS = 1.0
 """What joins or changes seldom comes alone: the solve waits until nothing has changed for this long."""
+
+FIRST_TELEMETRY_SECONDS = 5.0
+"""From the first window until a placement made without any is reconsidered: the other nodes' should be in."""
 
 
 class Reason(StrEnum):
@@ -22,6 +25,7 @@ class Reason(StrEnum):
     NODES_CHANGED = "NODES_CHANGED"
     MODELS_CHANGED = "MODELS_CHANGED"
     SETTINGS_CHANGED = "SETTINGS_CHANGED"
+    FIRST_TELEMETRY = "FIRST_TELEMETRY"
     INTERVAL = "INTERVAL"
     OPERATOR = "OPERATOR"
 
@@ -77,6 +81,7 @@ class Triggers:
         self._solved: Situation | None = None
         self._last: Situation | None = None
         self._changed_at = 0.0
+        self._telemetry_since: float | None = None
         self._solved_at: float | None = None
         self._solved_until: object = None
         self._solved_generation: int | None = None
@@ -89,6 +94,10 @@ class Triggers:
         situation = Situation.of(observation)
         if situation != self._last:
             self._last, self._changed_at = situation, now
+        if telemetry_until is None:
+            self._telemetry_since = None
+        elif self._telemetry_since is None:
+            self._telemetry_since = now
         settings = observation.cluster.settings
         if not settings.automatic or observation.paused:
             return None
@@ -104,6 +113,10 @@ class Triggers:
         change = situation.change_since(self._solved)
         if change is not None and (change in URGENT or settled):
             return change
+        if self._blind(observation.in_force) and self._telemetry_since is not None:
+            wait = min(FIRST_TELEMETRY_SECONDS, settings.optimization_interval_seconds)
+            if now - self._telemetry_since >= wait:
+                return Reason.FIRST_TELEMETRY
         if telemetry_until is None or not self._interval_passed(settings, now):
             return None
         moved_on = telemetry_until != self._solved_until
@@ -124,6 +137,11 @@ class Triggers:
 
     def published(self, generation: int) -> None:
         self._solved_generation = generation
+
+    def _blind(self, in_force: InForce) -> bool:
+        """The placement is the service's own guess, and nothing has been solved with telemetry since."""
+        evidence = in_force.document.evidence
+        return evidence.solved and evidence.telemetry_until is None and self._solved_until is None
 
     def _interval_passed(self, settings: ClusterSettings, now: float) -> bool:
         return self._solved_at is None or now - self._solved_at >= settings.optimization_interval_seconds

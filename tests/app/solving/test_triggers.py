@@ -12,7 +12,7 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, NodeRecord, NodeSpec
 from app.placements.schemas import Evidence, PlacementDocument, PlacementMetadata, PlacementSpec
 from app.solving.observation import InForce, Observation
-from app.solving.triggers import SETTLE_SECONDS, Reason, Triggers
+from app.solving.triggers import FIRST_TELEMETRY_SECONDS, SETTLE_SECONDS, Reason, Triggers
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL = 100.0
@@ -54,6 +54,7 @@ def observed(
     placed_on: str = "ab",
     models: tuple[ModelRecord, ...] = (model(),),
     paused: bool = False,
+    evidence: Evidence = EVIDENCE,
     **settings: object,
 ) -> Observation:
     fleet = Fleet.of(models, nodes or (node("a"), node("b")))
@@ -65,7 +66,7 @@ def observed(
                 uid="u", generation=generation, digest="d", created_at=NOW, supersedes=None
             ),
             spec=PlacementSpec(nodes=list(placed_on), models=["m"], holds=[]),
-            evidence=EVIDENCE,
+            evidence=evidence,
         )
         in_force = InForce(generation, document, np.zeros(fleet.shape, np.uint8))
     return Observation(
@@ -131,9 +132,34 @@ def test_change_is_seen_once(change: Observation, expected: Reason) -> None:
     assert triggers.due(change, None, 5.0) is None
 
 
+def test_first_telemetry_is_not_left_until_the_interval() -> None:
+    """A placement made blindly is reconsidered once, when the first windows have settled."""
+    look = observed()
+    triggers = after(look)
+    assert triggers.due(look, None, 40.0) is None
+    assert triggers.due(look, 7, 50.0) is None
+    assert triggers.due(look, 8, 50.0 + FIRST_TELEMETRY_SECONDS) is Reason.FIRST_TELEMETRY
+    triggers.solving(look, 8, 56.0)
+    assert triggers.due(look, 9, 70.0) is None, "not adopted, perhaps: that is what the interval is for"
+    hurried = observed(optimization_interval_seconds=2.0)
+    triggers = after(hurried)
+    assert triggers.due(hurried, 7, 1.0) is None
+    assert triggers.due(hurried, 7, 3.0) is Reason.FIRST_TELEMETRY
+
+
+@pytest.mark.parametrize("algorithm", ["operator", "rollback"])
+def test_first_telemetry_leaves_an_operators_placement(algorithm: str) -> None:
+    """What an operator brought into force without telemetry is not taken for the service's guess."""
+    look = observed(evidence=EVIDENCE.model_copy(update={"algorithm": algorithm}))
+    triggers = after(look)
+    assert triggers.due(look, 7, 1.0) is None
+    assert triggers.due(look, 7, 1.0 + FIRST_TELEMETRY_SECONDS) is None
+    assert triggers.due(look, 7, INTERVAL) is Reason.INTERVAL
+
+
 def test_interval_needs_new_telemetry() -> None:
     """On the interval nothing is solved twice over the same statistics, nor without any."""
-    look = observed()
+    look = observed(evidence=EVIDENCE.model_copy(update={"telemetry_until": NOW}))
     triggers = after(look)
     assert triggers.due(look, None, INTERVAL + 1) is None
     assert triggers.due(look, 7, INTERVAL - 1) is None
