@@ -20,15 +20,16 @@ class Breakdown(NamedTuple):
     """Per (node, block), float64[N, B] each; shares are of expert calls and NaN-free (0 where nothing is
     called).
 
-    rate: routes per second; local_hit_ratio, remote_ratio, origin_ratio: shares of expert calls served by
-    the node itself, by another node (or, with an infinite cost, by nobody), by the origin; latency_seconds:
-    mean D of a route.
+    rate: routes per second; local_hit_ratio, remote_ratio, origin_ratio, unserved_ratio: shares of expert
+    calls served by the node itself, by another node, by the origin, by nobody (no holder can be reached and
+    there is no origin); latency_seconds: mean D of a route.
     """
 
     rate: Float64
     local_hit_ratio: Float64
     remote_ratio: Float64
     origin_ratio: Float64
+    unserved_ratio: Float64
     latency_seconds: Float64
 
 
@@ -104,7 +105,7 @@ def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
     """Rate, shares and latency per (node, block): what an analysis draws. As `route_latencies`."""
     held = checked_holds(problem, holds)
     costs = serving_costs(problem, held)
-    sums = np.zeros((problem.nodes, problem.blocks, 5))
+    sums = np.zeros((problem.nodes, problem.blocks, 6))
     evaluation.breakdown(
         held,
         problem.latency_seconds,
@@ -118,11 +119,10 @@ def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
         _latencies(problem, held, costs),
         sums,
     )
-    rate, calls, local, origin, latency = (sums[:, :, i] for i in range(5))
-    remote = np.maximum(calls - local - origin, 0.0)
-    return Breakdown(
-        rate.copy(), _ratio(local, calls), _ratio(remote, calls), _ratio(origin, calls), _ratio(latency, rate)
-    )
+    rate, latency = sums[:, :, 0], sums[:, :, 1]
+    calls = sums[:, :, 2:].sum(axis=2)
+    local, remote, origin, unserved = (_ratio(sums[:, :, i], calls) for i in range(2, 6))
+    return Breakdown(rate.copy(), local, remote, origin, unserved, _ratio(latency, rate))
 
 
 def _ratio(part: Float64, whole: Float64) -> Float64:

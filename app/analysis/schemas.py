@@ -22,6 +22,7 @@ class LayerAnalysis(Schema):
     local_hit_ratio: float | None
     peer_ratio: float | None
     origin_ratio: float | None
+    unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
     latency_seconds: Annotated[float | None, Field(description="Mean per token, under the coupling.")]
     held_count: int
     top_experts: list[TopExpert]
@@ -36,6 +37,7 @@ class NodeAnalysis(Schema):
     local_hit_ratio: float | None
     peer_ratio: float | None
     origin_ratio: float | None
+    unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
     mean_latency_seconds: Annotated[float | None, Field(description="Per token, over all MoE layers.")]
     served_per_second: Annotated[float, Field(description="Activations this node serves, for all nodes.")]
     layers: list[LayerAnalysis]

@@ -131,9 +131,9 @@ def breakdown(
     route_latency: Float64,
     out: Float64,
 ) -> None:
-    """Adds, per (node, block), to out float64[N, B, 5]: route rate, expert calls per second, local calls,
-    calls served by the origin, and latency in seconds per second. A call is local where the node holds the
-    expert; it goes to the origin where that beats every holder. O(R K).
+    """Adds, per (node, block), to out float64[N, B, 6]: route rate, latency in seconds per second, and expert
+    calls per second that are local, served by another node, by the origin, and by nobody. A call is local
+    where the node holds the expert; it goes to the origin where no holder beats that. O(R K).
     """
     for r in range(route_node.shape[0]):
         rate = route_rate[r]
@@ -143,14 +143,17 @@ def breakdown(
         b = route_block[r]
         first = block_offset[b]
         out[n, b, 0] += rate
-        out[n, b, 4] += rate * route_latency[r]
+        out[n, b, 1] += rate * route_latency[r]
         for k in range(route_experts.shape[1]):
             expert = route_experts[r, k]
             if expert < 0:
                 continue
-            out[n, b, 1] += rate
             cost = costs[n, first + expert]
             if holds[n, first + expert] != 0:
                 out[n, b, 2] += rate
-            elif cost == origin[n] and origin[n] < np.inf:
+            elif cost == np.inf:
+                out[n, b, 5] += rate
+            elif cost == origin[n]:
+                out[n, b, 4] += rate
+            else:
                 out[n, b, 3] += rate

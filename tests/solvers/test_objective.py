@@ -119,12 +119,36 @@ def test_breakdown_adds_up(seed: int, coupling: Coupling) -> None:
     problem = random_problem(seed, coupling, nodes=3, blocks=[3, 2], origin="all")
     holds = random_holds(problem, seed)
     parts = breakdown(problem, holds)
-    shares = parts.local_hit_ratio + parts.remote_ratio + parts.origin_ratio
+    shares = parts.local_hit_ratio + parts.remote_ratio + parts.origin_ratio + parts.unserved_ratio
     np.testing.assert_allclose(shares[parts.rate > 0], 1.0)
     assert not shares[parts.rate == 0].any()
     assert (parts.rate * parts.latency_seconds).sum() == pytest.approx(evaluate(problem, holds), rel=1e-9)
     everywhere = breakdown(problem, np.ones_like(holds))
     assert (everywhere.local_hit_ratio[everywhere.rate > 0] == 1.0).all()
+
+
+def test_breakdown_tells_who_serves() -> None:
+    """One call each is served by the node, by a peer, by the origin (where there is one) and by nobody."""
+    problem = PlacementProblem(
+        expert_bytes=np.array([1]),
+        experts_per_block=np.array([3]),
+        capacity_bytes=np.array([1, 1]),
+        latency_seconds=np.array([[1.0, 4.0], [4.0, 1.0]]),
+        origin_latency_seconds=np.array([np.inf, np.inf]),
+        route_node=np.array([0], np.int32),
+        route_block=np.array([0], np.int32),
+        route_experts=np.array([[0, 1, 2]], np.int32),
+        route_rate=np.array([2.0]),
+    )
+    holds = np.array([[1, 0, 0], [0, 1, 0]], np.uint8)
+    alone = breakdown(problem, holds)
+    shares = (alone.local_hit_ratio, alone.remote_ratio, alone.origin_ratio, alone.unserved_ratio)
+    assert [share[0, 0] for share in shares] == pytest.approx([1 / 3, 1 / 3, 0.0, 1 / 3])
+    assert alone.latency_seconds[0, 0] == np.inf
+    backed = breakdown(problem.replace(origin_latency_seconds=np.full(2, 7.0)), holds)
+    shares = (backed.local_hit_ratio, backed.remote_ratio, backed.origin_ratio, backed.unserved_ratio)
+    assert [share[0, 0] for share in shares] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])
+    assert backed.rate[0, 0] == 2.0
 
 
 def test_survives_pickling() -> None:
