@@ -24,6 +24,14 @@ class LogLevelError(ValueError):
     """The level is none of those known; one line."""
 
 
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Values come from clients too, and a terminal obeys control characters. `event` is our own words."""
+    for name, value in event.items():
+        if name != "event" and isinstance(value, str) and not value.isprintable():
+            event[name] = repr(value)[1:-1]
+    return event
+
+
 def configure(log_format: LogFormat, level: str, *, process: str) -> None:
     """Send all logs to stderr; `process` (serve, api, worker) is in every line."""
     number = _LEVELS.get(level.lower())
@@ -50,6 +58,7 @@ def configure(log_format: LogFormat, level: str, *, process: str) -> None:
             serializer=lambda event, **_: orjson.dumps(event, default=repr).decode()
         )
     else:
+        shared.append(_escape)
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )

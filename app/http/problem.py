@@ -33,6 +33,9 @@ MEDIA_TYPE = "application/problem+json"
 LISTED_ERRORS = 100
 """Faults listed in one problem; `detail` tells how many there are."""
 
+LOGGED_CHARACTERS = 300
+"""Of what a client sent, in a line of the log."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -64,6 +67,15 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    # So that whoever is handed a trace id finds what was asked and what was wrong with it.
+    log.info(
+        "problem answered",
+        status=status,
+        type=slug,
+        detail=detail[:LOGGED_CHARACTERS],
+        method=request.method,
+        path=request.url.path[:LOGGED_CHARACTERS],
+    )
     body = {
         "type": f"/problems/{slug}",
         "title": title,

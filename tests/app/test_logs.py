@@ -15,7 +15,7 @@ from app.logs import configure
 configure(LogFormat(sys.argv[1]), "info", process="api")
 log = structlog.stdlib.get_logger("app.test")
 with structlog.contextvars.bound_contextvars(trace_id="abc", cluster_id="east"):
-    log.info("folded %d windows", 3, node_id="n1")
+    log.info("folded %d windows", 3, node_id="n1", path="/\\x1b[31m")
     logging.getLogger("uvicorn.error").warning("from %s", "uvicorn")
 logging.getLogger("uvicorn.error").info("not shown")
 log.debug("not shown either")
@@ -49,10 +49,13 @@ def test_json_lines() -> None:
 
 
 def test_console_lines() -> None:
-    """People get the words first, then what belongs to them, and a traceback without values."""
+    """People get the words first, then what belongs to them, and a traceback without values; what a client
+    sent cannot steer their terminal."""
     text = lines("console")
     assert "folded 3 windows" in text[0]
     assert "trace_id=abc" in text[0]
+    assert "\x1b" not in text[0]
+    assert r"path=/\x1b[31m" in text[0]
     assert "from uvicorn" in text[1]
     assert text[-1] == "RuntimeError: broken"
 
