@@ -33,6 +33,7 @@ from solvers.params import (
     read_params,
 )
 from solvers.placement import Placement
+from solvers.prism import prism
 from solvers.problem import PlacementProblem, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
@@ -142,6 +143,12 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                     task.stopping,
                     task.report,
                 ),
+            ),
+            Algorithm(
+                "prism",
+                "activation-aware: slots by entropy, each node's most frequent experts, repaired",
+                BaselineParams,
+                lambda task: prism(task.problem, task.traffic),
             ),
             Algorithm(
                 "greedy",
