@@ -28,11 +28,12 @@ from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
-_SHARPNESS = 8.0  # of the first theta: how much of a route's weight goes to its critical expert
-_STALL = 12  # steps without progress after which the step is halved, from the best point
-_SHORTEST = 1e-4  # a shorter step than this ends the ascent
-_MEMORY = 0.15  # how much of the averaged serving costs each step replaces
-_MIRROR = 0.3  # of the steps on theta, in units of the dearest cost of a route
+_SHARPNESS = 3.0  # of the first theta: how much of a route's weight goes to its critical expert
+_STALL = 5  # steps without progress after which the step is halved, from the best point
+_PROGRESS = 5e-3  # relative; less counts as none
+_SHORTEST, _RESTART, _LAST_RESTART = 0.1, 0.25, 1e-2
+_MEMORY = 0.25  # how much of the averaged serving costs each step replaces
+_MIRROR = 1.0  # of the steps on theta, in units of the dearest cost of a route
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ class Ascent:
         self.best = Dual(cheapest_calls(problem), price, replica_price, share)
         self._here = (price, replica_price, None if share is None else share.copy())
         self._reference = -np.inf  # the best value of the climb itself, which may start below the best bound
-        self._length, self._stalled = 1.0, 0
+        self._length, self._restart, self._stalled = 1.0, _RESTART, 0
         self.opened: Float64 = np.zeros_like(price)
         self.done = False
 
@@ -186,7 +187,7 @@ class Ascent:
         relaxation, problem = self._relaxation, self._problem
         point = relaxation.evaluate(self.weight, self._price, self.replica_price)
         self.opened = point.opened
-        if point.value > self._reference + 1e-6 * abs(self._reference):
+        if point.value > self._reference + _PROGRESS * self._length * abs(self._reference):
             self._stalled = 0
         else:
             self._stalled += 1
@@ -205,9 +206,12 @@ class Ascent:
         if self._stalled >= _STALL:
             self._length *= 0.5
             self._stalled = 0
-            if self._length < _SHORTEST:
-                self.done = True
-                return
+            if self._length < _SHORTEST * self._restart:
+                if self._restart < _LAST_RESTART:
+                    self.done = True
+                    return
+                self._length = self._restart
+                self._restart *= 0.5
             self._price, self.replica_price, share = self._here
             if share is not None and self._share is not None:
                 self._share[:] = share

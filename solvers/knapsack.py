@@ -10,6 +10,7 @@ from solvers.kernels import knapsack as kernel
 from solvers.problem import Float64, Int32, Int64
 
 WORK_LIMIT = 300_000_000  # inner steps of the exact recursion, about half a second
+_NOISE = 1e-12  # relative to the largest value
 CELL_LIMIT = 100_000_000  # cells of its table of choices
 
 
@@ -31,6 +32,9 @@ def choose_counts(
     unit = int(np.gcd.reduce(size_bytes))
     units = min(capacity_bytes, int((longest * size_bytes).sum())) // unit
     choice = np.zeros(blocks, np.int32)
+    if unit == size_bytes.max() and _concave(values, start):
+        best = kernel.hull_knapsack(values, start, size_bytes // unit, units, choice)
+        return choice if best > -np.inf else None
     if (units + 1) * len(values) <= WORK_LIMIT and (units + 1) * blocks <= CELL_LIMIT:
         best = kernel.group_knapsack(values, start, size_bytes // unit, units, choice)
         return choice if best > -np.inf else None
@@ -52,6 +56,29 @@ def gains_over_least(
     count = np.arange(len(values)) - np.repeat(start[:-1] + least, np.diff(start))
     affordable = (gain > 0) & (count * np.repeat(size, np.diff(start)) <= room)
     return least, room, np.where(affordable, gain, -1.0)
+
+
+def hull_counts(values: Float64, start: Int64, size_bytes: Int64, capacity_bytes: int) -> Int32 | None:
+    """As `choose_counts`, less than one edge of an upper hull below the best, in O(L log L) whatever the
+    capacity."""
+    choice = np.zeros(len(size_bytes), np.int32)
+    best = kernel.hull_knapsack(values, start, size_bytes, capacity_bytes, choice)
+    return choice if best > -np.inf else None
+
+
+def _concave(values: Float64, start: Int64) -> bool:
+    """Whether every table is concave, up to rounding, from its first count that exists."""
+    with np.errstate(invalid="ignore"):
+        rise = np.diff(values)
+        noise = _NOISE * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+        bends = rise[1:] > rise[:-1] + noise
+    # a bend between the tables of two blocks, or before the first count that exists, is none
+    bends[np.isinf(values[:-2])] = False
+    across = np.concatenate((start[1:-1] - 1, start[1:-1] - 2))
+    bends[across[(across >= 0) & (across < len(bends))]] = False
+    ends = np.isinf(values) & np.concatenate(([False], np.isfinite(values[:-1])))
+    ends[start[:-1]] = False
+    return not bends.any() and not ends.any()
 
 
 def _by_value(values: Float64, start: Int64, size: Int64, capacity: int, eps: float) -> Int32 | None:

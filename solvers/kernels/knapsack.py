@@ -79,3 +79,86 @@ def group_knapsack_by_value(
         choice[b] = taken[b, v]
         v -= gains[start[b] + taken[b, v]]
     return best
+
+
+@compiled
+def hull_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, choice: Int32) -> float:
+    """As `group_knapsack` from below: the linear relaxation's counts, then single blocks raised to what still
+    fits and gains most.
+
+    With the tables concave and the sizes equal that is the maximum; else it lacks less than the largest edge
+    of an upper hull. Returns the value reached, or -inf where nothing fits. O(L log L + raises L), L =
+    len(values).
+    """
+    blocks = size.shape[0]
+    # the edges of the hulls, each block's in falling order of slope, so that none comes before its left one
+    low = np.empty(values.shape[0], np.int64)
+    high = np.empty(values.shape[0], np.int64)
+    owner = np.empty(values.shape[0], np.int64)
+    slope = np.empty(values.shape[0], np.float64)
+    hull = np.empty(values.shape[0], np.int64)
+    edges = 0
+    room = capacity
+    for b in range(blocks):
+        count = start[b + 1] - start[b]
+        least = 0
+        while least < count and values[start[b] + least] == -np.inf:
+            least += 1
+        if least == count:
+            return -np.inf
+        choice[b] = least
+        room -= least * size[b]
+        hull[0] = least
+        top = 1
+        for k in range(least + 1, count):
+            value = values[start[b] + k]
+            if value <= values[start[b] + hull[top - 1]]:
+                continue
+            while top > 1:
+                before, last = hull[top - 2], hull[top - 1]
+                rise = values[start[b] + last] - values[start[b] + before]
+                if rise * (k - last) < (value - values[start[b] + last]) * (last - before):
+                    top -= 1
+                else:
+                    break
+            hull[top] = k
+            top += 1
+        for i in range(top - 1):
+            low[edges] = hull[i]
+            high[edges] = hull[i + 1]
+            owner[edges] = b
+            rise = values[start[b] + hull[i + 1]] - values[start[b] + hull[i]]
+            slope[edges] = rise / ((hull[i + 1] - hull[i]) * size[b])
+            edges += 1
+    if room < 0:
+        return -np.inf
+    order = np.argsort(-slope[:edges], kind="mergesort")
+    for position in range(edges):
+        i = order[position]
+        b = owner[i]
+        needed = (high[i] - low[i]) * size[b]
+        if needed > room:
+            break
+        choice[b] = high[i]
+        room -= needed
+    while True:
+        best = 0.0
+        raised = -1
+        to = 0
+        for b in range(blocks):
+            here = values[start[b] + choice[b]]
+            most = min(start[b + 1] - start[b] - 1, choice[b] + room // size[b])
+            for k in range(choice[b] + 1, most + 1):
+                gain = values[start[b] + k] - here
+                if gain > best:
+                    best = gain
+                    raised = b
+                    to = k
+        if raised < 0:
+            break
+        room -= (to - choice[raised]) * size[raised]
+        choice[raised] = to
+    total = 0.0
+    for b in range(blocks):
+        total += values[start[b] + choice[b]]
+    return total

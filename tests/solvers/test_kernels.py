@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from solvers.coverage import finite_fallback
 from solvers.kernels import evaluation, tables, terms
 from solvers.kernels import knapsack as kernel
-from solvers.knapsack import _by_value, choose_counts
+from solvers.knapsack import _by_value, choose_counts, hull_counts
 from solvers.objective import COUPLING_CODE, nearest_nodes
 from solvers.problem import Coupling, PlacementProblem
 from solvers.traffic import compile_traffic
@@ -168,6 +168,46 @@ def test_value_scaled_knapsack_keeps_its_promise(seed: int, eps: float) -> None:
     least = sum(float(values[a:b][np.argmax(values[a:b] > -np.inf)]) for a, b in itertools.pairwise(start))
     gain = float(values[start[:-1] + counts].sum()) - least
     assert gain >= (1 - eps) * (best - least) - 1e-9
+
+
+@given(SEEDS)
+@settings(max_examples=300, deadline=None)
+def test_concave_tables_of_one_size_need_no_recursion(seed: int) -> None:
+    """Concave tables, some cut off below and above, linear stretches included: the hulls give the maximum."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 6, size=int(rng.integers(1, 5)))
+    start = np.concatenate(([0], np.cumsum(counts + 1))).astype(np.int64)
+    values = np.full(start[-1], -np.inf)
+    for b, count in enumerate(counts.tolist()):
+        least = int(rng.integers(0, count + 1))
+        rises = -np.sort(-rng.choice([0.0, 0.1, 0.3, 0.7, float(rng.random())], count - least))
+        values[start[b] + least : start[b + 1]] = np.concatenate(([0.0], np.cumsum(rises))) + rng.random()
+    size = np.full(len(counts), 3, np.int64)
+    capacity = int(rng.integers(0, 50))
+    best = _best_counts(values, start, size, capacity)
+    for counts_found in (
+        choose_counts(values, start, size, capacity, 0.1),
+        hull_counts(values, start, size, capacity),
+    ):
+        if counts_found is None:
+            assert best == -np.inf
+        else:
+            assert counts_found @ size <= capacity
+            assert values[start[:-1] + counts_found].sum() == pytest.approx(best, abs=1e-9)
+
+
+@given(SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_hulls_from_below(seed: int) -> None:
+    """On any tables the hulls' counts fit, exist wherever some exist, and never claim more than the best."""
+    values, start, size, capacity = _knapsack(seed)
+    best = _best_counts(values, start, size, capacity)
+    counts = hull_counts(values, start, size, capacity)
+    assert (counts is None) == (best == -np.inf)
+    if counts is not None:
+        assert counts @ size <= capacity
+        reached = values[start[:-1] + counts].sum()
+        assert -np.inf < reached <= best + 1e-9
 
 
 def test_knapsack_by_value_with_huge_sizes() -> None:
