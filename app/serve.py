@@ -5,6 +5,7 @@ It does nothing else, so it is the one process that hardly can die. All children
 
 import asyncio
 import http.client
+import json
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
+from redis.asyncio import Redis
 
 from app.child import ended, ended_within
 from app.config import Settings
@@ -27,6 +29,7 @@ from app.listening import open_listener, refuse_open_host, url_of
 from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
 from app.storage import workers
 from app.storage.client import connect, open_client
+from app.storage.durable import require_durability
 from app.storage.embedded import EmbeddedServer, EmbeddedServerError, private_runtime_base
 from app.tied import tied_command
 
@@ -38,6 +41,9 @@ STEADY_SECONDS = 30.0
 
 EARLY_DEATHS = 3
 """How often a child may die before the service was ever ready."""
+
+PATIENCE_SECONDS = 10.0
+"""How often an operator who waits for the service is told what it is waiting for."""
 
 WORKER_SECONDS = 1.0
 SERVER_SECONDS = 0.8
@@ -89,11 +95,13 @@ class Supervisor:
                     return self._status()
                 redis_url, runtime = server.url, server.runtime_dir
                 async with open_client(redis_url) as redis:
+                    await self._check_durability(redis)
                     await workers.forget_all(redis)
                 keep(self._keep_server(server))
             else:
                 redis_url = settings.redis_url
-                await (await connect(redis_url)).aclose()
+                async with await connect(redis_url) as redis:
+                    await self._check_durability(redis)
                 runtime = own_runtime = Path(tempfile.mkdtemp(prefix="moeplace-", dir=private_runtime_base()))
             environment = self._environment(redis_url, runtime)
             for index in range(settings.api_workers):
@@ -109,6 +117,11 @@ class Supervisor:
             if own_runtime is not None:
                 shutil.rmtree(own_runtime, ignore_errors=True)
         return self._status()
+
+    async def _check_durability(self, redis: Redis) -> None:
+        """Here too, although each API process does: a line for the operator, before anything starts."""
+        if self._settings.durable:
+            await require_durability(redis)
 
     def _status(self) -> int:
         return 1 if self._hurry.is_set() else 0
@@ -151,11 +164,11 @@ class Supervisor:
     async def _wait_until_ready(self, url: str) -> None:
         path = "/healthz" if self._api_only else "/readyz"
         said_at = time.monotonic()
-        while not await asyncio.to_thread(_answers_ok, url, path):
+        while (missing := await asyncio.to_thread(_what_is_missing, url, path)) is not None:
             await asyncio.sleep(0.05)
-            if time.monotonic() - said_at >= 10:
+            if time.monotonic() - said_at >= PATIENCE_SECONDS:
                 said_at = time.monotonic()
-                log.info("waiting for the service to become ready", url=url)
+                log.info("waiting for the service to become ready", url=url, missing=missing)
 
     def _asked_to_end(self) -> None:
         if self._stopping.is_set():
@@ -298,14 +311,18 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-def _answers_ok(url: str, path: str) -> bool:
+def _what_is_missing(url: str, path: str) -> str | None:
+    """Why the service is not ready, as its own problem says; None when it is."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        if answer.status == 200:
+            return None
+        return str(json.loads(answer.read()).get("detail"))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"the API does not answer: {error}"
     finally:
         connection.close()
 

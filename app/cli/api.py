@@ -22,6 +22,7 @@ from app.listening import ListeningError, open_listener, refuse_open_host, url_o
 from app.serve import Supervisor, SupervisorError
 from app.server import run_api
 from app.storage.client import StorageError, connect
+from app.storage.durable import require_durability
 
 
 def api_command(
@@ -64,7 +65,7 @@ def api_command(
             listener = open_listener(settings.host, settings.port)
         else:
             listener = socket.socket(fileno=listen_fd)
-        asyncio.run(_check(settings.redis_url))
+        asyncio.run(_check(settings.redis_url, durable=settings.durable))
     except (ListeningError, StorageError, SupervisorError, logs.LogLevelError) as error:
         raise fail(error) from None
     if listen_fd is None:
@@ -72,6 +73,7 @@ def api_command(
     run_api(settings, listener)
 
 
-async def _check(redis_url: str) -> None:
-    redis = await connect(redis_url)
-    await redis.aclose()
+async def _check(redis_url: str, *, durable: bool) -> None:
+    async with await connect(redis_url) as redis:
+        if durable:
+            await require_durability(redis)

@@ -1,6 +1,7 @@
 """`moeplace serve` with real processes: it starts only when it can, survives the death of any child, and ends
 in order."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from app.listening import open_listener
+from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer, runtime_path
 from tests.conftest import TEST_SERVER
 from tests.service import Service
@@ -244,6 +246,26 @@ def test_unreachable_redis(command: str) -> None:
     said = refused(command, *options, env={"MOEPLACE_REDIS_URL": "valkey://:secret@127.0.0.1:1"})
     assert "valkey://:***@127.0.0.1:1: cannot be reached: Connection refused" in said
     assert "secret" not in said
+
+
+def test_durability_that_the_server_cannot_promise(tmp_path: Path) -> None:
+    """Told in one line before anything listens, not by processes that die one after another."""
+    server = EmbeddedServer(tmp_path / "redis", binary=TEST_SERVER)
+    server.spawn()
+
+    async def without_append_only_file() -> None:
+        await server.ready()
+        async with open_client(server.url) as redis:
+            await redis.config_set("appendonly", "no")
+
+    try:
+        asyncio.run(without_append_only_file())
+        environment = {"MOEPLACE_DURABLE": "1", "MOEPLACE_REDIS_URL": server.url}
+        for command in ("serve", "api"):
+            assert "durable: the server " in refused(command, "--port", "0", env=environment)
+    finally:
+        server.kill()
+        server.close()
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])
