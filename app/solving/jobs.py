@@ -21,7 +21,7 @@ from app.solving.migration import PLAN_SECONDS, Migration
 from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
 from app.solving.plan_records import newest_plans, read_plan
-from app.solving.planning import plan_record, planning_limits, problem_for_planning
+from app.solving.planning import names_of, plan_record, planning_limits, problem_for_planning
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task
@@ -236,6 +236,7 @@ class Jobs:
             _only(source, live),
             _only(target, live),
             planning_limits(observation.cluster.settings.max_copies_per_cluster),
+            names_of(observation.fleet),
             deadline_seconds=PLAN_SECONDS,
         )
         infeasible = outcome.plan.status is PlanStatus.INFEASIBLE

@@ -43,6 +43,7 @@ from app.solving.plan_records import (
     read_reports,
 )
 from app.solving.planning import (
+    names_of,
     new_plan_id,
     plan_record,
     planning_limits,
@@ -231,7 +232,13 @@ class Migration:
         self._planning_for = case
         self._planning = asyncio.create_task(
             self._planner.run(
-                plan_task, problem, observation.held, target, limits, deadline_seconds=PLAN_SECONDS
+                plan_task,
+                problem,
+                observation.held,
+                target,
+                limits,
+                names_of(observation.fleet),
+                deadline_seconds=PLAN_SECONDS,
             )
         )
         return None

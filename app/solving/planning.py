@@ -8,6 +8,7 @@ import numpy as np
 from app.instance.fleet import Fleet
 from app.migration_plans.schemas import PlanEstimate, PlannedMove, PlanProgress, PlanRecord
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
+from migrations.naming import Names
 from migrations.states import PlanState
 from solvers.problem import PlacementProblem
 
@@ -39,6 +40,11 @@ def problem_for_planning(
             live[problem.device_node], problem.device_capacity_bytes, 0
         )
     return problem.replace(**changes)
+
+
+def names_of(fleet: Fleet) -> Names:
+    """What reasons and violations call nodes and experts."""
+    return Names(fleet.node_ids, tuple(f"layer {layer} of {model_id}" for model_id, layer in fleet.blocks))
 
 
 def new_plan_id(generation: int) -> str:

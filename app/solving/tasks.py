@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from migrations.model import Limits, Plan, PlanStatus
+from migrations.naming import Names
 from migrations.planner import plan
 from migrations.verify import verify
 from solvers.feasibility import shortfalls
@@ -106,11 +107,13 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
     )
 
 
-def plan_task(problem: PlacementProblem, source: UInt8, target: UInt8, limits: Limits) -> PlanOutcome:
-    found = plan(problem, source, target, limits=limits)
+def plan_task(
+    problem: PlacementProblem, source: UInt8, target: UInt8, limits: Limits, names: Names
+) -> PlanOutcome:
+    found = plan(problem, source, target, limits=limits, names=names)
     if found.status is PlanStatus.INFEASIBLE:
         return PlanOutcome(found, ())
-    violations = verify(problem, source, target, found, limits)
+    violations = verify(problem, source, target, found, limits, names=names)
     return PlanOutcome(found, tuple(str(violation) for violation in violations))
 
 

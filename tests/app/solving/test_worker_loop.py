@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -447,6 +448,26 @@ async def test_infeasible_fleet_says_what_is_short(redis: Redis) -> None:
         assert await cluster.generation() is None
         await cluster.add_node("b", 5)
         await until(lambda: reaches_generation(cluster, 1), what="a placement once there is room")
+
+
+async def test_impossible_plan_is_told_in_names(redis: Redis) -> None:
+    """What nobody holds and no origin has cannot be copied: the plan says which expert and node by name."""
+    cluster = Cluster(redis)
+    await cluster.create(cluster_settings(origin=None))
+    await cluster.add_node("east", 8)
+    await cluster.add_node("west", 8)
+    async with working(redis):
+
+        async def failed() -> bool:
+            return any(plan.state == "FAILED" for plan in await cluster.plans())
+
+        await until(failed, what="the failure")
+        (plan, *_) = await cluster.plans()
+        assert plan.reason is not None
+        assert re.search(rf"expert \d of layer [01] of {MODEL} \(node (east|west)\)", plan.reason), (
+            plan.reason
+        )
+        assert "block" not in plan.reason
 
 
 async def test_stale_lease_stops_the_worker(redis: Redis) -> None:
