@@ -87,6 +87,25 @@ COMMANDS = (
         _FILES,
     ),
     Command(
+        "compare",
+        "app.cli.compare",
+        "compare_command",
+        "Run the algorithms on a problem file and compare cost over bound and time.",
+        (
+            "moeplace compare instance.npz",
+            "moeplace compare instance.npz --algorithm sgd --algorithm eplb --chart comparison.svg",
+        ),
+        _FILES,
+    ),
+    Command(
+        "instance",
+        "app.cli.instance",
+        "instance_command",
+        "Build a problem file from recorded routing and a description of the fleet.",
+        ("moeplace instance traces.npz fleet.yaml --out instance.npz",),
+        _FILES,
+    ),
+    Command(
         "plan",
         "app.cli.plan",
         "plan_command",

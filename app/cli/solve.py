@@ -50,7 +50,7 @@ def solve_command(
     problem = read_instance(instance, coupling)
     if algorithm not in ALGORITHMS:
         refuse(f"--algorithm: is {algorithm!r:.60}, expected one of {', '.join(ALGORITHMS)}")
-    with _interrupts() as interrupted, _progress() as report:
+    with interrupts() as interrupted, shown_progress() as report:
         try:
             result = solve(
                 problem,
@@ -124,7 +124,7 @@ def _params(text: str | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a stopping criterion; a second one ends the process as usual."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -144,7 +144,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None] | None]:
+def shown_progress() -> Iterator[Callable[[Progress], None] | None]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
