@@ -44,6 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         redoc_url=None,
+        # A redirect would name the host as this process sees it, and clients repeat no body behind it.
+        redirect_slashes=False,
         middleware=[
             Middleware(TraceMiddleware),
             Middleware(problem.UnexpectedErrorMiddleware),

@@ -8,11 +8,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 ID_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 """Ids of clusters, nodes, models and devices: they stand in URLs, in Redis keys and in members of sets."""
 
+HTTP_URL_PATTERN = r"^https?://[^\s/?#]+[^\s?#]*$"
+
 MAX_EXACT = 2**53
 """Integers beyond this are not exact in JSON for most clients, nor in float64."""
 
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
 InstanceUid = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+HttpUrl = Annotated[str, Field(max_length=2048, pattern=HTTP_URL_PATTERN)]
+"""Where others send HTTP requests: a base, to which paths are added."""
+
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_EXACT)]
 BytesPerSecond = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]

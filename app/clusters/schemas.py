@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.schema import BytesPerSecond, Identifier, Schema, Seconds, Timestamp
+from app.schema import BytesPerSecond, HttpUrl, Identifier, Schema, Seconds, Timestamp
 from solvers.problem import Coupling
 
 
 class OriginSpec(Schema):
     """The store that holds every expert; slow, and never full."""
 
-    base_url: Annotated[str | None, Field(max_length=2048)] = None
+    base_url: HttpUrl | None = None
     egress_bytes_per_second: BytesPerSecond = 1.25e8
     latency_seconds: Annotated[Seconds, Field(description="For nodes that do not give their own.")] = 0.1
 

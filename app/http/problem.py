@@ -28,6 +28,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.trace import trace_id
+from app.schema import HTTP_URL_PATTERN, ID_PATTERN
 
 MEDIA_TYPE = "application/problem+json"
 LISTED_ERRORS = 100
@@ -113,7 +114,7 @@ def from_validation(errors: Sequence[ErrorDetails], *, prefix: str = "") -> Prob
                 f"the body is not JSON: {error.get('ctx', {}).get('error', error['msg'])}"
             )
     faults = [
-        FieldError(prefix + pointer(error["loc"]), _sentence(error["msg"]), error["type"].upper())
+        FieldError(prefix + pointer(error["loc"]), _sentence(error), error["type"].upper())
         for error in errors
     ]
     return InvalidRequest(_summary(faults), errors=faults)
@@ -216,7 +217,7 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
     """Faults in path, query and headers; bodies are read and judged by `app.http.json_body`."""
     assert isinstance(error, RequestValidationError)
     faults = [
-        FieldError(":".join(map(str, found["loc"])), _sentence(found["msg"]), str(found["type"]).upper())
+        FieldError(":".join(map(str, found["loc"])), _sentence(found), str(found["type"]).upper())
         for found in error.errors()
     ]
     return respond(request, InvalidRequest(_summary(faults), errors=faults))
@@ -231,8 +232,20 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return respond(request, MalformedRequest("the connection ended before the body did"))
 
 
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")
+_PATTERNS = {
+    ID_PATTERN: "expected 1 to 63 of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first and last",
+    HTTP_URL_PATTERN: "expected http:// or https://, a host, perhaps a port and a path",
+}
+"""What the patterns that people meet most mean."""
+
+
+def _sentence(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such field"
+    if error["type"] == "string_pattern_mismatch":
+        pattern = error.get("ctx", {}).get("pattern", "")
+        return _PATTERNS.get(pattern, f"expected to match {pattern}")
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _summary(faults: Sequence[FieldError]) -> str:

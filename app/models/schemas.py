@@ -1,8 +1,9 @@
 """A registered model: what its MoE layers consist of."""
 
+from itertools import pairwise
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.schema import Identifier, Layer, Schema, Timestamp
 
@@ -48,10 +49,18 @@ class ModelSpec(Schema):
             raise ValueError(
                 f"give exactly one of blocks, preset, huggingface_config; found {given or 'none'}"
             )
-        layers = [block.layer for block in self.blocks or ()]
-        if layers != sorted(set(layers)):
-            raise ValueError("blocks must be in ascending order of layer, each layer once")
         return self
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_ascend(cls, blocks: list[Block] | None) -> list[Block] | None:
+        for index, (before, block) in enumerate(pairwise(blocks or ()), start=1):
+            if block.layer <= before.layer:
+                raise ValueError(
+                    f"block {index} is layer {block.layer} and comes after layer {before.layer}: "
+                    "expected ascending layers, each once"
+                )
+        return blocks
 
 
 class ModelRecord(Schema):

@@ -1,15 +1,16 @@
 """Nodes: what they are, what they say of themselves, and what they are told."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from app.schema import (
     MAX_EXACT,
     Bytes,
     BytesPerSecond,
     ExpertId,
+    HttpUrl,
     Identifier,
     InstanceUid,
     Layer,
@@ -37,18 +38,21 @@ class NodeSpec(Schema):
     devices: Annotated[list[Device], Field(min_length=1, max_length=64)]
     ingress_bytes_per_second: BytesPerSecond = 1.25e8
     egress_bytes_per_second: BytesPerSecond = 1.25e8
-    base_url: Annotated[
-        str | None, Field(max_length=2048, description="Where peers call and fetch experts.")
-    ] = None
+    base_url: Annotated[HttpUrl | None, Field(description="Where peers call and fetch experts.")] = None
     latency: LatencySpec = LatencySpec()
     labels: Annotated[dict[str, str], Field(max_length=32)] = {}
 
-    @model_validator(mode="after")
-    def _devices_differ(self) -> Self:
-        ids = [device.device_id for device in self.devices]
-        if len(set(ids)) != len(ids):
-            raise ValueError("device_id must differ between the devices of a node")
-        return self
+    @field_validator("devices")
+    @classmethod
+    def _devices_differ(cls, devices: list[Device]) -> list[Device]:
+        seen: dict[str, int] = {}
+        for index, device in enumerate(devices):
+            first = seen.setdefault(device.device_id, index)
+            if first != index:
+                raise ValueError(
+                    f"devices {first} and {index} are both {device.device_id}: device_id must differ"
+                )
+        return devices
 
 
 class NodeRecord(Schema):

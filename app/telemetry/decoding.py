@@ -130,8 +130,15 @@ def _part(decoder: Any, encoded: bytes | msgspec.Raw, pointer: str, faults: Faul
 
 def _add(faults: Faults, pointer: str, error: msgspec.ValidationError, hint: str = "") -> None:
     detail, _, path = str(error).partition(" - at `")
-    faults.add(pointer + _pointer(path.rstrip("`")), _expected(detail) + hint, _code(detail))
+    where = pointer + _pointer(path.rstrip("`"))
+    unknown = _UNKNOWN.search(detail)
+    if unknown is not None:
+        where += "/" + unknown[1].replace("~", "~0").replace("/", "~1")
+    faults.add(where, _expected(detail) + hint, _code(detail))
 
+
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
+"""The path of such a fault ends at the object; the field is only in the words."""
 
 _STEP = re.compile(r"\.([A-Za-z_0-9]+)|\[(\d+)\]")
 

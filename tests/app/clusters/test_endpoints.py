@@ -36,6 +36,7 @@ async def test_settings_are_replaced(api: AsyncClient) -> None:
         ({"horizon_seconds": 0}, "/horizon_seconds"),
         ({"automatic": "yes"}, "/automatic"),
         ({"origin": {"latency_seconds": -1}}, "/origin/latency_seconds"),
+        ({"origin": {"base_url": "experts.example"}}, "/origin/base_url"),
         ({"nonsense": 1}, "/nonsense"),
     ],
 )

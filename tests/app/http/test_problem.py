@@ -34,6 +34,7 @@ async def test_unknown_routes_and_methods(api: AsyncClient) -> None:
     refused = await api.delete("/v1/clusters/alpha/placement")
     problem(refused, 405)
     assert refused.headers["allow"] == "GET, HEAD, PUT"
+    problem(await api.get("/v1/clusters/"), 404)
     refused = await api.patch("/v1/clusters/alpha/models/tiny")
     problem(refused, 405)
     assert refused.headers["allow"] == "DELETE, GET, HEAD, PUT"
@@ -71,6 +72,16 @@ async def test_bodies_that_cannot_be_taken(
     if status == 422:
         assert found["errors"]
         assert all(fault["pointer"] == "" or fault["pointer"][0] == "/" for fault in found["errors"])
+
+
+async def test_faults_are_told_in_words(api: AsyncClient) -> None:
+    """No pattern to decipher where an id or a URL is wrong, and a misspelt field is said to be none."""
+    told = problem(await api.put("/v1/clusters/a:b", json={}), 422)["detail"]
+    assert told.startswith("path:cluster_id: expected 1 to 63 of a-z, A-Z, 0-9")
+    told = problem(await api.put("/v1/clusters/c", json={"horizon": 1}), 422)["detail"]
+    assert told == "/horizon: there is no such field"
+    told = problem(await api.put("/v1/clusters/c", json={"origin": {"base_url": "x"}}), 422)["detail"]
+    assert told.startswith("/origin/base_url: expected http:// or https://")
 
 
 async def test_bodies_too_large(api: AsyncClient) -> None:

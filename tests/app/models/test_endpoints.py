@@ -37,6 +37,17 @@ async def test_registering_creates_the_cluster(api: AsyncClient, redis: Redis) -
     assert (await api.get(f"{BASE}/m")).status_code == 404
 
 
+async def test_deleted_models_are_remembered_until_they_come_back(api: AsyncClient, redis: Redis) -> None:
+    """Nodes may hold experts of a deleted model; registered anew it is a model like others."""
+    deleted = ClusterKeys("alpha").deleted_models
+    for name in "ab":
+        await api.put(f"{BASE}/{name}", json={"blocks": [BLOCK]})
+        await api.delete(f"{BASE}/{name}")
+    assert await redis.zrange(deleted, 0, -1) == [b"a", b"b"]
+    await api.put(f"{BASE}/a", json={"blocks": [BLOCK]})
+    assert await redis.zrange(deleted, 0, -1) == [b"b"]
+
+
 async def test_pages(api: AsyncClient) -> None:
     """In order of id, each once; beyond the last page there is none."""
     for name in "dbca":
@@ -69,7 +80,7 @@ async def test_limits(api: AsyncClient) -> None:
         ({"preset": "gpt-9"}, "/preset"),
         ({"blocks": []}, "/blocks"),
         ({"blocks": [BLOCK | {"top_k": 5}]}, "/blocks/0"),
-        ({"blocks": [BLOCK, BLOCK]}, ""),
+        ({"blocks": [BLOCK, BLOCK]}, "/blocks"),
         ({"blocks": [BLOCK | {"expert_bytes": 2**41}]}, "/blocks/0/expert_bytes"),
         ({"blocks": [BLOCK | {"expert_digests": ["0" * 64]}]}, "/blocks/0"),
         ({"huggingface_config": {"model_type": "bert"}}, "/huggingface_config/model_type"),

@@ -189,7 +189,7 @@ def _layer(**changes: Any) -> list[dict[str, Any]]:
         (_layer(expert_ids=[0, 8], counts=[1, 1]), "/layers/0/expert_ids/1", "EXPERT_OUT_OF_RANGE"),
         (_layer(expert_ids=[3, 1, 3], counts=[1, 1, 1]), "/layers/0/expert_ids/2", "REPEATED_EXPERT"),
         (_layer(expert_ids=[3, 1], counts=[1, 1, 1]), "/layers/0/counts", "WRONG_LENGTH"),
-        (_layer(cuonts=[1]), "/layers/0", "UNKNOWN_FIELD"),
+        (_layer(cuonts=[1]), "/layers/0/cuonts", "UNKNOWN_FIELD"),
         ([{"counts": [1] * 8}, *_layer()[1:]], "/layers/0", "MISSING"),
         ([7, *_layer()[1:]], "/layers/0", "WRONG_TYPE"),
         (
@@ -308,7 +308,7 @@ async def test_faults_are_listed_up_to_a_limit_and_all_counted(
             "/window/start_at",
             "WRONG_TYPE",
         ),
-        ({"tokens_seen": 1}, "", "UNKNOWN_FIELD"),
+        ({"tokens_seen": 1}, "/tokens_seen", "UNKNOWN_FIELD"),
     ],
 )
 async def test_a_window_that_cannot_be_taken(
