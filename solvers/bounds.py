@@ -129,8 +129,7 @@ def cheapest_calls(problem: PlacementProblem) -> float:
 
 
 class Ascent:
-    """A climb on L, from the serving costs of a placement `holds` towards its `objective`, or from an earlier
-    dual of the same routes.
+    """A climb on L, from the serving costs of a placement `holds` towards its `objective`.
 
     Polyak steps on the prices in the metric of w, halved and restarted from the best point on a stall;
     mirror steps on theta with averaged serving costs. The bound is valid however early it stops. A step is
@@ -143,7 +142,6 @@ class Ascent:
         traffic: Traffic,
         holds: UInt8,
         objective: float,
-        start: Dual | None = None,
     ) -> None:
         self._problem = problem
         self._traffic = traffic
@@ -151,36 +149,33 @@ class Ascent:
         self._objective = objective
         highest = self._relaxation.highest_price
         costs = np.minimum(serving_costs(problem, holds), highest)
-        if start is not None:
-            price, replica_price, share = start.price, start.replica_price, start.share
-        else:
-            spare = 1e-3 * float(highest.max())
-            price = np.minimum(costs * 1.02 + spare * 0.01, highest)
-            replica_price = np.zeros(problem.experts)
-            share = None
-        weight = traffic.activity
-        if problem.coupling is not Coupling.SUM:
-            weight = np.empty_like(weight)
-            if share is None:
-                share = (traffic.experts >= 0).astype(np.float64)
-                share /= np.maximum(1.0, share.sum(axis=1, keepdims=True))
-                self._sharpen(costs, _SHARPNESS, share, weight)
-            else:
-                share = share.copy()
-                self._sharpen(costs, 0.0, share, weight)
-        self._price, self.replica_price, self._share, self.weight = price, replica_price, share, weight
+        spare = 1e-3 * float(highest.max())
+        self._price = np.minimum(costs * 1.02 + spare * 0.01, highest)
+        self.replica_price = np.zeros(problem.experts)
         self._averaged = costs
-        self.best = Dual(cheapest_calls(problem), price, replica_price, share)
-        self._here = (price, replica_price, None if share is None else share.copy())
+        self._share: Float64 | None = None
+        self._spare: list[Float64] = []
+        self.weight = traffic.activity
+        self.best = Dual(cheapest_calls(problem), self._price, self.replica_price, None)
+        self._here: tuple[Float64, Float64, Float64 | None] = (self._price, self.replica_price, None)
+        if problem.coupling is not Coupling.SUM:
+            share = (traffic.experts >= 0).astype(np.float64)
+            share /= np.maximum(1.0, share.sum(axis=1, keepdims=True))
+            self._share = share
+            self._spare.append(share)
+            self.weight = np.empty_like(traffic.activity)
+            self._sharpen(costs, _SHARPNESS)
+            self._here = (self._price, self.replica_price, self._share)
         self._reference = -np.inf  # the best value of the climb itself, which may start below the best bound
         self._length, self._restart, self._stalled = 1.0, _RESTART, 0
-        self.opened: Float64 = np.zeros_like(price)
+        self.opened: Float64 = np.zeros_like(self._price)
         self.done = False
 
     def aim(self, objective: float) -> None:
         """A placement of this cost is known: climb towards it, with long steps again."""
         self._objective = objective
-        self._length, self._stalled, self.done = max(self._length, 0.25), 0, False
+        self._length, self._stalled, self.done = max(self._length, _RESTART), 0, False
+        self._restart = _RESTART
 
     def step(self) -> None:
         """Evaluates L where the climb stands, and moves on; sets `done` where no step helps any more."""
@@ -193,11 +188,7 @@ class Ascent:
             self._stalled += 1
         if point.value > self._reference:
             self._reference = point.value
-            self._here = (
-                self._price,
-                self.replica_price,
-                None if self._share is None else self._kept_share(self._share),
-            )
+            self._here = (self._price, self.replica_price, self._share)
             if point.value > self.best.bound:
                 self.best = Dual(point.value, *self._here)
         if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
@@ -213,9 +204,9 @@ class Ascent:
                 self._length = self._restart
                 self._restart *= 0.5
             self._price, self.replica_price, share = self._here
-            if share is not None and self._share is not None:
-                self._share[:] = share
-                self._sharpen(self._averaged, 0.0, self._share, self.weight)
+            if share is not self._share:
+                self._share = share
+                self._sharpen(self._averaged, 0.0)
             point = relaxation.evaluate(self.weight, self._price, self.replica_price)
         served, cost = relaxation.service(point.opened, self._price)
         self._averaged = self._averaged + _MEMORY * (cost - self._averaged)
@@ -236,17 +227,22 @@ class Ascent:
         self._price = np.clip(self._price + move * slope, 0.0, relaxation.highest_price)
         self.replica_price = np.maximum(0.0, self.replica_price + move * replica_slope * metric)
         if self._share is not None:
-            self._sharpen(np.maximum(self._averaged, 0.0), _MIRROR * self._length, self._share, self.weight)
+            self._sharpen(np.maximum(self._averaged, 0.0), _MIRROR * self._length)
 
-    def _kept_share(self, share: Float64) -> Float64:
-        """A copy of theta, in the memory of the copy before it where the best dual has none of its own."""
-        kept = self._here[2]
-        if kept is None or kept is self.best.share:
-            return share.copy()
-        kept[:] = share
-        return kept
-
-    def _sharpen(self, costs: Float64, sharpness: float, share: Float64, weight: Float64) -> None:
+    def _sharpen(self, costs: Float64, sharpness: float) -> None:
+        """Moves theta towards the dearest experts of each route, and the weights with it."""
+        old = self._share
+        assert old is not None
+        # theta is large and steps are many: a few arrays take turns, those in use elsewhere aside
+        used = [array for array in (old, self._here[2], self.best.share) if array is not None]
+        free = [array for array in self._spare if all(array is not other for other in used)]
+        if sharpness == 0.0:
+            new = old
+        elif free:
+            new = free[0]
+        else:
+            new = np.empty_like(old)
+            self._spare.append(new)
         traffic = self._traffic
         dual.critical_shares(
             traffic.start,
@@ -256,9 +252,11 @@ class Ascent:
             costs,
             self._problem.block_offset,
             sharpness,
-            share,
-            weight,
+            old,
+            new,
+            self.weight,
         )
+        self._share = new
 
 
 def lagrangian_bound(
@@ -268,13 +266,15 @@ def lagrangian_bound(
     objective: float,
     steps: int,
     stopping: Stopping,
-    start: Dual | None = None,
+    begun: Ascent | None = None,
 ) -> Dual:
-    """The best dual after at most `steps` steps of an `Ascent`; at least one is made."""
-    ascent = Ascent(problem, traffic, holds, objective, start)
+    """The best dual after at most `steps` steps of an `Ascent`, the one `begun` or a new one; at least one
+    step is made."""
+    ascent = begun or Ascent(problem, traffic, holds, objective)
+    ascent.aim(objective)
     for step in range(steps):
         if ascent.done or (stopping() and step > 0):
             break
         ascent.step()
-    best = ascent.best if start is None or start.bound < ascent.best.bound else start
+    best = ascent.best
     return Dual(max(0.0, min(best.bound, objective)), best.price, best.replica_price, best.share)

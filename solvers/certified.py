@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.bounds import Ascent, Dual
+from solvers.bounds import Ascent
 from solvers.coverage import allowance, make_feasible
-from solvers.decomposition import BestResponse
+from solvers.decomposition import BestResponse, Subsets
+from solvers.kernels import tables
+from solvers.knapsack import hull_counts
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
-from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
+from solvers.problem import Coupling, Float64, Int8, Int32, PlacementProblem, UInt8
 from solvers.singles import single_calls
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
@@ -28,8 +30,11 @@ _CERTAIN = 1e-9  # relative gap at which there is nothing left to find
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
+_SURROGATE_SWEEPS = 3  # of a placement that the true routes still change
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _PAUSE = 10  # steps of the dual between two placements made from it
+_MANY_MEMBERS = 20_000  # of the terms of one block at one node, above which the tables are simpler
+_MANY_CELLS = 10_000_000  # of the knapsack of one node, above which it is solved by hulls
 _WORK_PER_CALL, _WORK_PER_PAIR = 0.8, 0.5  # of a step of the dual: per expert of a route, per pair and expert
 _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = all
     (0.34, 0),
@@ -42,10 +47,36 @@ _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = al
 
 
 class Certified(NamedTuple):
-    """A feasible placement uint8[N, E] and the dual that was found beside it."""
+    """A feasible placement uint8[N, E] and the climb of the dual beside it."""
 
     holds: UInt8
-    dual: Dual
+    ascent: Ascent
+
+
+class _Engine(BestResponse):
+    """Best responses that stay affordable in large problems: by greedy-drop alone where a block has many
+    terms, by the hulls of the tables where the knapsack has many cells."""
+
+    def _fill_table(
+        self,
+        key: tuple[int, int],
+        state: Int8,
+        modular: Float64,
+        subsets: Subsets,
+        values: Float64,
+        sets: UInt8,
+    ) -> None:
+        if subsets[3] * subsets[0].shape[1] > _MANY_MEMBERS:
+            tables.drop_table(state, modular, *subsets, values, sets)
+        else:
+            super()._fill_table(key, state, modular, subsets, values, sets)
+
+    def _choose_counts(self, node: int, values: Float64, capacity: int) -> Int32 | None:
+        size = self._problem.expert_bytes
+        units = min(capacity, int(self._problem.column_bytes.sum())) // max(1, int(np.gcd.reduce(size)))
+        if units * len(values) > _MANY_CELLS:
+            return hull_counts(values, self._values_start, size, capacity)
+        return super()._choose_counts(node, values, capacity)
 
 
 class _Search:
@@ -70,7 +101,7 @@ class _Search:
         demand = traffic
         if problem.coupling is Coupling.SUM:
             demand = single_calls(problem, traffic.activity)
-        self._response = BestResponse(problem, demand, self._tables)
+        self._response = _Engine(problem, demand, self._tables)
         self.work = 0
         self.holds: UInt8 | None = None
         self.cost = np.inf
@@ -103,23 +134,24 @@ class _Search:
         """A placement that is good for single calls at the rates weight float64[N, E], by sweeps from
         `start`."""
         demand = single_calls(self._problem, weight)
-        response = BestResponse(self._problem, demand, self._tables, Coupling.SUM)
+        response = _Engine(self._problem, demand, self._tables, Coupling.SUM)
         response.replica_worth = replica_worth
         holds: UInt8 = np.maximum(start, self._pinned)
-        self._sweep(response, holds)
+        self._sweep(response, holds, _SURROGATE_SWEEPS)
         self.work += response.work
         return holds
 
-    def first(self, effort: float) -> UInt8:
-        """A placement to begin with: nothing, where sweeps over the true routes are affordable, else what is
-        good for single calls."""
+    def begin(self, effort: float) -> None:
+        """The first descent: from nothing where sweeps over the true routes are affordable, else only to what
+        is good for single calls."""
         problem, traffic = self._problem, self._traffic
-        holds: UInt8 = self._pinned.copy()
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
         if problem.coupling is Coupling.SUM or sweep <= _FIRST_SHARE * effort:
-            return holds
-        return self.surrogate(traffic.activity / width, None, holds)
+            self.descend("empty", self._pinned)
+            return
+        holds = self.surrogate(traffic.activity / width, None, self._pinned)
+        self._take("single calls", make_feasible(problem, traffic, holds))
 
     def climb(self, ascent: Ascent, steps: int) -> None:
         """Steps of the dual, which raise the bound and look for other placements."""
@@ -153,16 +185,19 @@ class _Search:
             holds = feasible
             self._sweep(response, holds)
         self.work += response.work - before
-        cost = total_cost(problem, holds)
+        return self._take(name, holds)
+
+    def _take(self, name: str, holds: UInt8) -> bool:
+        cost = total_cost(self._problem, holds)
         if self.holds is not None and not cost < self.cost * _BETTER:
             return False
         self.holds, self.cost = holds, cost
-        self._memory = response.remember()
+        self._memory = self._response.remember()
         self._report(name, holds)
         return True
 
-    def _sweep(self, response: BestResponse, holds: UInt8) -> None:
-        for _ in range(_SWEEPS):
+    def _sweep(self, response: BestResponse, holds: UInt8, sweeps: int = _SWEEPS) -> None:
+        for _ in range(sweeps):
             moved = False
             for node in self._generator.permutation(self._problem.nodes).tolist():
                 moved |= response.respond(node, holds, self._problem.min_replicas > 0, self._stopping)
@@ -179,7 +214,7 @@ def certified(
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
 ) -> Certified:
-    """A feasible placement by guided search, and the dual found beside it.
+    """A feasible placement by guided search, and the climb of the dual beside it.
 
     No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
@@ -191,7 +226,7 @@ def certified(
         if given is not None and not (search.holds is not None and stopping()):
             search.descend(name, make_feasible(problem, traffic, given))
     if search.holds is None or (start is None and not stopping()):
-        search.descend("empty", search.first(effort))
+        search.begin(effort)
     assert search.holds is not None
     ascent = Ascent(problem, traffic, search.holds, search.cost)
     # under `sum` the knapsacks of the dual are the best source of placements, else the ruins are
@@ -216,4 +251,4 @@ def certified(
         else:
             better = search.ruin()
         idle = 0 if better else idle + 1
-    return Certified(search.holds, ascent.best)
+    return Certified(search.holds, ascent)

@@ -12,7 +12,7 @@ import numpy as np
 
 from solvers import baselines
 from solvers.balance import eplb, smartmoe
-from solvers.bounds import Dual, lagrangian_bound
+from solvers.bounds import Ascent, lagrangian_bound
 from solvers.certified import certified
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd
@@ -47,8 +47,8 @@ _LEAST_BOUND_SECONDS = 1.0
 @dataclass(frozen=True)
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
-    `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the dual that
-    the bound goes on from. `stopping` is either
+    `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the climb that
+    the bound goes on with. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -59,7 +59,7 @@ class Task:
     stopping: Stopping
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
-    climbed: Callable[[Dual], None]
+    climbed: Callable[[Ascent], None]
     interrupted: Stopping
     seconds: float | None
 
@@ -98,8 +98,8 @@ def _certified(task: Task) -> UInt8:
         task.stopping,
         task.report,
     )
-    task.certify(found.dual.bound)
-    task.climbed(found.dual)
+    task.certify(found.ascent.best.bound)
+    task.climbed(found.ascent)
     return found.holds
 
 
@@ -257,7 +257,7 @@ def solve(
             tell(step, total_cost(problem, holds), None)
 
     bounds: list[float] = []
-    duals: list[Dual] = []
+    climbs: list[Ascent] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
@@ -272,7 +272,7 @@ def solve(
                 stopping=limit,
                 report=report,
                 certify=bounds.append,
-                climbed=duals.append,
+                climbed=climbs.append,
                 interrupted=stopping,
                 seconds=seconds,
             )
@@ -301,7 +301,7 @@ def solve(
             objective,
             settings.bound_steps,
             FirstOf((stopping, bounding)),
-            duals[-1] if duals else None,
+            climbs[-1] if climbs else None,
         ).bound
         bound = ascended if bound is None else max(bound, ascended)
     gap = gap_ratio(objective, bound)

@@ -16,11 +16,13 @@ def critical_shares(
     block_offset: Int64,
     sharpness: float,
     share: Float64,
+    out: Float64,
     weight: Float64,
 ) -> None:
     """Multiplies each route's row of share float64[R, K] by about exp(sharpness * (cost - dearest) / dearest)
-    and scales it to sum to 1: weight moves to the experts with the largest costs float64[N, E]. Writes
-    share, and weight[n, e] = sum over routes of rate * share into float64[N, E]. O(R K + N E).
+    and scales it to sum to 1: weight moves to the experts with the largest costs float64[N, E]. Writes out
+    float64[R, K], which may be `share`, and weight[n, e] = sum over routes of rate * out into float64[N, E].
+    O(R K + N E).
     """
     weight[:] = 0.0
     width = experts.shape[1]
@@ -41,13 +43,19 @@ def critical_shares(
                     root = 1.0 + scale * (dearest - costs[n, first + experts[r, k]])
                     square = root * root
                     # the floor keeps every expert able to come back
-                    share[r, k] = max(share[r, k] / (square * square), 1e-9)
-                    total += share[r, k]
+                    moved = max(share[r, k] / (square * square), 1e-9)
+                    out[r, k] = moved
+                    total += moved
                 scale = 1.0 / total
                 for k in range(size):
-                    share[r, k] *= scale
+                    out[r, k] *= scale
+                for k in range(size, width):
+                    out[r, k] = 0.0
+            else:
+                for k in range(width):
+                    out[r, k] = share[r, k]
             for k in range(size):
-                weight[n, first + experts[r, k]] += rate[r] * share[r, k]
+                weight[n, first + experts[r, k]] += rate[r] * out[r, k]
 
 
 @compiled
