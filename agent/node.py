@@ -119,6 +119,9 @@ class NodeAgent:
         # A heartbeat and a report of moves both change what the service thinks the node holds: one at a
         # time, so that they arrive in the order in which they were written.
         self._speaking = asyncio.Lock()
+        # Nothing is reported while the fate of the last heartbeat is unknown: it may yet arrive, and would take
+        # back what a report of a move has changed. One that comes after a newer heartbeat is refused.
+        self._heard = asyncio.Event()
         self._registering = asyncio.Lock()
 
     @property
@@ -230,7 +233,9 @@ class NodeAgent:
                 "added": grouped(held - self._reported),
                 "removed": grouped(self._reported - held),
             }
+        self._heard.clear()
         answer = await self._client.report_status(self._config.node_id, status)
+        self._heard.set()
         self._reported = held
         self._intervals = answer.intervals
         if answer.cluster_uid != self._cluster_uid:
@@ -315,9 +320,12 @@ class NodeAgent:
         failures = 0
         while True:
             await self._reports.wait()
+            await self._heard.wait()
             batch: list[MoveReport] = []
             try:
                 async with self._speaking:
+                    if not self._heard.is_set():
+                        continue
                     batch = self._reports.batch()
                     bodies = [report.body(self._config.instance_uid) for report in batch]
                     answer = await self._client.report_moves(self._config.node_id, bodies)
