@@ -94,6 +94,7 @@ class Assignment(msgspec.Struct, frozen=True):
     devices: list[DeviceAssignment]
     targets: list[RouteTarget]
     routes: list[LayerRoutes]
+    evict: list[HeldExperts] = []
 
 
 class MoveKind(StrEnum):

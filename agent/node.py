@@ -309,6 +309,11 @@ class NodeAgent:
         else:
             self._failure = None
             self._executor.routes_switched()
+            self._executor.discard(
+                ExpertKey(held.model_id, held.layer, expert)
+                for held in assignment.evict
+                for expert in held.experts
+            )
             self._on_routes(self.routes)
         self._say_soon()
 

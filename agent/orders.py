@@ -1,7 +1,7 @@
 """Executing what the service orders, after checking that it can be done here.
 
 Two rules hold whatever the orders say: an expert is loaded before it counts as held, and it is evicted only
-when the routing table in use sends its calls elsewhere.
+when the routing table in use sends its calls elsewhere, or its model is no more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from agent.holdings import ExpertKey, Holdings, NoRoom
 from agent.messages import MoveKind, MoveOrder, Orders
@@ -49,6 +49,7 @@ class OrderExecutor:
         self._changed = changed
         self._switch_seconds = switch_seconds
         self._orders: Orders | None = None
+        self._obsolete: frozenset[ExpertKey] = frozenset()
         self._arrived = asyncio.Event()
         self._switched = asyncio.Event()
         self._done: dict[tuple[str, str], MoveReport] = {}
@@ -72,6 +73,11 @@ class OrderExecutor:
         self._done = {key: report for key, report in self._done.items() if key in listed}
         self._arrived.set()
 
+    def discard(self, keys: Iterable[ExpertKey]) -> None:
+        """Their models are no more: evicted before anything else is done, but for what an order names."""
+        self._obsolete = frozenset(keys)
+        self._arrived.set()
+
     def routes_switched(self) -> None:
         """A new routing table is in use."""
         self._switched.set()
@@ -79,6 +85,7 @@ class OrderExecutor:
     async def run(self) -> None:
         """Execute orders as they come, for ever."""
         while True:
+            await self._evict_obsolete()
             order = self._next()
             if order is None:
                 self._arrived.clear()
@@ -93,16 +100,24 @@ class OrderExecutor:
                 return order
         return None
 
+    async def _evict_obsolete(self) -> None:
+        ordered = {_key_of(order) for order in (self._orders.moves if self._orders else ())}
+        for key in sorted((self._obsolete & self._holdings.keys) - ordered):
+            try:
+                await self._evict(key)
+            except OSError as error:
+                logger.warning("evicting %s failed: %s", key, error)
+
     async def _execute(self, order: MoveOrder) -> None:
         assert self._orders is not None
         generation = self._orders.metadata.generation
-        key = ExpertKey(order.model_id, order.layer, order.expert)
+        key = _key_of(order)
         try:
             if order.kind is MoveKind.COPY:
                 digest = await self._copy(order, key, generation)
             else:
                 digest = None
-                await self._drop(order, key)
+                await self._drop(key)
         except (OrderRefused, FetchFailed, OSError) as error:
             self.failures += 1
             logger.warning("move %s (%s %s) failed: %s", order.move_id, order.kind, key, error)
@@ -136,19 +151,21 @@ class OrderExecutor:
             self._holdings.abandon(key)
             raise
         if order.expert_digest is not None and digest is not None and digest != order.expert_digest:
-            await self._storage.evict(order, placed.device_id)
+            await self._storage.evict(key, placed.device_id)
             self._holdings.abandon(key)
             raise FetchFailed(f"{key}: its bytes have SHA-256 {digest}, expected {order.expert_digest}")
         self._holdings.complete(key)
         self._changed()
         return digest
 
-    async def _drop(self, order: MoveOrder, key: ExpertKey) -> None:
+    async def _drop(self, key: ExpertKey) -> None:
         if key not in self._holdings:
             return
         await self._wait_until_served_elsewhere(key)
-        device_id = self._holdings.remove(key).device_id
-        await self._storage.evict(order, device_id)
+        await self._evict(key)
+
+    async def _evict(self, key: ExpertKey) -> None:
+        await self._storage.evict(key, self._holdings.remove(key).device_id)
         self._changed()
 
     async def _wait_until_served_elsewhere(self, key: ExpertKey) -> None:
@@ -162,3 +179,7 @@ class OrderExecutor:
                     await self._switched.wait()
         except TimeoutError:
             raise OrderRefused(f"{key}: the routing table in use still serves it here") from None
+
+
+def _key_of(order: MoveOrder) -> ExpertKey:
+    return ExpertKey(order.model_id, order.layer, order.expert)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.holdings import ExpertKey
 from agent.messages import MoveOrder
 
 
@@ -21,6 +22,6 @@ class Storage(Protocol):
         bytes, in hex, or None where the storage moves none it could digest. Raises `FetchFailed`."""
         ...
 
-    async def evict(self, order: MoveOrder, device_id: str) -> None:
+    async def evict(self, key: ExpertKey, device_id: str) -> None:
         """Give the expert's memory back."""
         ...

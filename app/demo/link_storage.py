@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from agent.holdings import ExpertKey
 from agent.messages import MoveOrder
 from agent.storage import FetchFailed
 
@@ -32,5 +33,5 @@ class LinkStorage:
         progress(order.bytes // 2)
         await asyncio.sleep(seconds / 2)
 
-    async def evict(self, order: MoveOrder, device_id: str) -> None:
+    async def evict(self, key: ExpertKey, device_id: str) -> None:
         """Nothing lies anywhere, so nothing has to go."""

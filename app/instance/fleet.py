@@ -171,6 +171,11 @@ class Fleet:
         row[columns] = 1
         return row
 
+    def unknown_members(self, members: Iterable[bytes]) -> list[ExpertAddress]:
+        """Those of a set of holdings that no registered model has, in order."""
+        parts = (member.decode().split("/") for member in set(members) - self._members.keys())
+        return sorted(ExpertAddress(model_id, int(layer), int(expert)) for model_id, layer, expert in parts)
+
     def matrix_of_members(self, holdings: Mapping[str, Iterable[bytes]]) -> UInt8:
         """uint8[N, E] of node_id -> set of holdings; nodes not named hold nothing."""
         matrix = np.zeros(self.shape, np.uint8)

@@ -103,7 +103,7 @@ async def put_model(
     "/{model_id}",
     status_code=204,
     summary="Remove a model",
-    description="The next placement has none of its experts.",
+    description="The next placement has none of its experts, and nodes are told to evict those they hold.",
     operation_id="delete_model",
     response_class=Response,
     responses={204: {"description": "Removed."}, **problems(404)},

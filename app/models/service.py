@@ -58,7 +58,7 @@ async def list_models(redis: Redis, cluster_id: str, *, limit: int, after: str |
 
 
 async def delete_model(redis: Redis, cluster_id: str, model_id: str) -> None:
-    """Nodes are told to drop its experts by the next placement; its statistics are forgotten."""
+    """Nodes are told to evict its experts with their next assignment; its statistics are forgotten."""
     if not await store.delete_model(redis, cluster_id, model_id):
         raise NotFound(f"there is no model {model_id} in cluster {cluster_id}")
 

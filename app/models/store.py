@@ -1,6 +1,7 @@
 """Models in Redis."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -16,6 +17,9 @@ from app.storage.optimistic import Queue, optimistic
 MAX_MODELS = 64
 MAX_EXPERTS = 2**18
 """Of all models of a cluster: columns of its placement."""
+
+MAX_DELETED = 256
+"""Deleted models remembered, the newest; nodes evict what they hold of one within a heartbeat or two."""
 
 
 async def read_model(redis: Redis, cluster_id: str, model_id: str) -> ModelRecord | None:
@@ -66,6 +70,7 @@ async def write_model(
 
         def queue() -> None:
             pipe.hset(keys.models, model_id, record.model_dump_json())
+            pipe.zrem(keys.deleted_models, model_id)
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)
 
@@ -83,6 +88,8 @@ async def delete_model(redis: Redis, cluster_id: str, model_id: str) -> bool:
 
         def queue() -> None:
             pipe.hdel(keys.models, model_id)
+            pipe.zadd(keys.deleted_models, {model_id: time.time()})
+            pipe.zremrangebyrank(keys.deleted_models, 0, -MAX_DELETED - 1)
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)
 

@@ -49,4 +49,5 @@ ASSIGNMENT = {
         },
     ],
     "routes": [{"model_id": "tiny-moe", "layer": 0, "experts": [1, 2, 4], "targets": [[0, 1], [0, 1], [1]]}],
+    "evict": [],
 }

@@ -123,6 +123,7 @@ class NodeProgress(Schema):
     held_count: int
     missing_count: int
     excess_count: int
+    obsolete_count: Annotated[int, Field(description="Held experts of models that were deleted or replaced.")]
 
 
 class PlacementStatus(Schema):
@@ -168,7 +169,7 @@ class DeviceAssignment(Schema):
 class AssignmentMetadata(Schema):
     uid: str
     generation: int
-    digest: Annotated[str, Field(description="Of devices, targets and routes.")]
+    digest: Annotated[str, Field(description="Of devices, targets, routes and evict.")]
 
 
 class Assignment(Schema):
@@ -177,3 +178,10 @@ class Assignment(Schema):
     devices: Annotated[list[DeviceAssignment], Field(description="What the node is to hold in the end.")]
     targets: list[RouteTarget]
     routes: list[LayerRoutes]
+    evict: Annotated[
+        list[HeldExperts],
+        Field(
+            description="What the node holds of models that were deleted, or registered anew without it: to "
+            "be evicted at once, no move orders it."
+        ),
+    ]

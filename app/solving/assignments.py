@@ -6,14 +6,15 @@ result conforms to `app.placements.schemas.Assignment`.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.instance.fleet import Fleet
+from app.instance.fleet import ExpertAddress, Fleet
 from app.placements.schemas import TargetKind
 from app.storage.documents import EncodedDocument, encode_document
 from solvers.packing import pack
@@ -29,7 +30,8 @@ ORIGIN_ROW = -1
 class Tables:
     """What all assignments of a cluster are made from.
 
-    desired uint8[N, E]: what the generation in force gives; serving uint8[N, E]: copies that may be called.
+    desired uint8[N, E]: what the generation in force gives; serving uint8[N, E]: copies that may be called;
+    obsolete: node_id -> what it holds of models that are no more.
     """
 
     fleet: Fleet
@@ -39,13 +41,19 @@ class Tables:
     origin_url: str | None
     uid: str
     generation: int
+    obsolete: Mapping[str, Sequence[ExpertAddress]] = field(default_factory=dict)
 
 
 def assignment_contents(tables: Tables) -> dict[str, bytes]:
-    """node_id -> JSON of devices, targets and routes, for every node. O(N^2 E)."""
+    """node_id -> JSON of devices, targets, routes and what to evict, for every node. O(N^2 E)."""
     return {
         node_id: orjson.dumps(
-            {"devices": _devices(tables, row), **_routes(tables, row)}, option=orjson.OPT_SERIALIZE_NUMPY
+            {
+                "devices": _devices(tables, row),
+                **_routes(tables, row),
+                "evict": _by_layer(tables.obsolete.get(node_id, ())),
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
         )
         for row, node_id in enumerate(tables.fleet.node_ids)
     }
@@ -113,6 +121,16 @@ def _held(fleet: Fleet, columns: Int64) -> list[dict[str, object]]:
             "experts": columns[cuts[block] : cuts[block + 1]] - fleet.block_offset[block],
         }
         for block in np.flatnonzero(np.diff(cuts)).tolist()
+    ]
+
+
+def _by_layer(experts: Iterable[ExpertAddress]) -> list[dict[str, object]]:
+    """As `HeldExperts`; experts of a layer follow each other."""
+    return [
+        {"model_id": model_id, "layer": layer, "experts": [address.expert for address in group]}
+        for (model_id, layer), group in groupby(
+            experts, key=lambda address: (address.model_id, address.layer)
+        )
     ]
 
 

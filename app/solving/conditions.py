@@ -84,6 +84,7 @@ def _nodes(observation: Observation, routes: Mapping[str, str]) -> list[NodeProg
                 held_count=int(held[row].sum()),
                 missing_count=int(missing[row]),
                 excess_count=int(excess[row]),
+                obsolete_count=len(observation.obsolete.get(node_id, ())),
             )
         )
     return nodes
@@ -120,6 +121,9 @@ def _converged(
         words = f"{len(different)} of {len(live)} live nodes lack {missing}, hold {excess} experts too many"
         why = trouble or waiting_for
         return False, words if why is None else f"{words}; {why}"
+    obsolete = sum(node.obsolete_count for node in live)
+    if obsolete:
+        return False, f"live nodes hold {obsolete} experts of models that were deleted or replaced"
     stale = [node.node_id for node in live if not node.routes_current]
     if stale:
         return False, f"{len(stale)} of {len(live)} live nodes do not use the newest routes, first {stale[0]}"

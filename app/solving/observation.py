@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterRecord
-from app.instance.fleet import Fleet
+from app.instance.fleet import ExpertAddress, Fleet
 from app.models.schemas import ModelRecord
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.placements.schemas import PlacementDocument
@@ -36,6 +36,8 @@ class InForce:
 class Observation:
     """One look. `held` uint8[N, E]: what live nodes serve; the rows of nodes that are not live are empty.
 
+    `obsolete`: what live nodes hold of models that were deleted, or registered anew without it; an expert of
+    a model that was never registered is not among them, since its model may be about to be.
     `spec_version`, `held_version` and `live_version` rise whenever the part they name differs from before.
     """
 
@@ -45,6 +47,7 @@ class Observation:
     live: frozenset[str]
     lease_ends: Mapping[str, float]
     held: UInt8
+    obsolete: Mapping[str, list[ExpertAddress]]
     in_force: InForce | None
     paused: bool
     active_plan: str | None
@@ -99,6 +102,7 @@ class Observer:
         self._keys = keys
         self._cluster = _Decoded(ClusterRecord)
         self._models = _Decoded(ModelRecord)
+        self._deleted_models: frozenset[str] = frozenset()
         self._nodes = _Decoded(NodeRecord)
         self._statuses = _Decoded(NodeStatusRecord)
         self._revision: bytes | None = None
@@ -106,6 +110,7 @@ class Observer:
         self._versions: dict[bytes, bytes] = {}
         self._members: dict[str, frozenset[bytes]] = {}
         self._rows: dict[str, UInt8] = {}
+        self._obsolete: dict[str, list[ExpertAddress]] = {}
         self._held: UInt8 = np.zeros((0, 0), np.uint8)
         self._live: frozenset[str] = frozenset()
         self._document: PlacementDocument | None = None
@@ -152,6 +157,7 @@ class Observer:
             live=live,
             lease_ends=ends,
             held=self._held,
+            obsolete={node_id: found for node_id in sorted(live) if (found := self._obsolete.get(node_id))},
             in_force=self._in_force,
             paused=paused == b"1",
             active_plan=None if plan is None else plan.decode(),
@@ -166,7 +172,11 @@ class Observer:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hgetall(self._keys.models)
         pipe.hgetall(self._keys.nodes)
-        models, nodes = cast("list[dict[bytes, bytes]]", await pipe.execute())
+        pipe.zrange(self._keys.deleted_models, 0, -1)
+        models, nodes, deleted = cast(
+            "tuple[dict[bytes, bytes], dict[bytes, bytes], list[bytes]]", await pipe.execute()
+        )
+        self._deleted_models = frozenset(model_id.decode() for model_id in deleted)
         # A model's record holds a digest for each expert, megabytes of them for a large model.
         changed = await asyncio.to_thread(self._models.update, models)
         changed |= self._nodes.update(nodes)
@@ -184,6 +194,7 @@ class Observer:
         for name in gone:
             self._members.pop(name.decode(), None)
             self._rows.pop(name.decode(), None)
+            self._obsolete.pop(name.decode(), None)
         if changed:
             pipe = self._redis.pipeline(transaction=False)
             for node_id in changed:
@@ -191,10 +202,10 @@ class Observer:
             read = cast("list[set[bytes]]", await pipe.execute())
             for node_id, members in zip(changed, read, strict=True):
                 self._members[node_id] = frozenset(members)
-        if anew:
-            self._rows = await asyncio.to_thread(self._all_rows)
-        elif changed:
-            self._rows |= await asyncio.to_thread(self._rows_of, changed)
+        if anew or changed:
+            read_anew = list(self._members) if anew else changed
+            self._rows |= await asyncio.to_thread(self._rows_of, read_anew)
+            self._obsolete |= await asyncio.to_thread(self._obsolete_of, read_anew)
         if anew or changed or gone or live_changed:
             held = np.zeros(self._fleet.shape, np.uint8)
             for node_id in self._live:
@@ -208,8 +219,16 @@ class Observer:
     def _rows_of(self, node_ids: Iterable[str]) -> dict[str, UInt8]:
         return {node_id: self._fleet.row_of_members(self._members[node_id]) for node_id in node_ids}
 
-    def _all_rows(self) -> dict[str, UInt8]:
-        return self._rows_of(list(self._members))
+    def _obsolete_of(self, node_ids: Iterable[str]) -> dict[str, list[ExpertAddress]]:
+        registered_once = self._deleted_models | self._models.records.keys()
+        return {
+            node_id: [
+                expert
+                for expert in self._fleet.unknown_members(self._members[node_id])
+                if expert.model_id in registered_once
+            ]
+            for node_id in node_ids
+        }
 
     async def _read_placement(self, generation: bytes | None, digest: bytes | None, *, anew: bool) -> None:
         if generation is None:

@@ -65,6 +65,7 @@ class RoutingTables:
             observation.live_version,
             in_force.generation,
             in_force.document.metadata.digest,
+            observation.obsolete,
             self._latency_set,
             self._withdrawal.revision,
         )
@@ -84,6 +85,7 @@ class RoutingTables:
             origin_url=None if origin is None else origin.base_url,
             uid=observation.cluster.uid,
             generation=in_force.generation,
+            obsolete=observation.obsolete,
         )
         contents = await asyncio.to_thread(assignment_contents, tables)
         versions = {node_id: assignment_version(tables, content) for node_id, content in contents.items()}

@@ -38,6 +38,11 @@ class ClusterKeys:
         return self._key("models")
 
     @property
+    def deleted_models(self) -> str:
+        """ZSET model_id -> when it was deleted, bounded: nodes may still hold experts of it."""
+        return self._key("deleted_models")
+
+    @property
     def nodes(self) -> str:
         """HASH node_id -> JSON `NodeRecord`."""
         return self._key("nodes")

@@ -34,7 +34,7 @@ class Memory:
     async def fetch(self, order: MoveOrder, device_id: str, progress: Callable[[int], None]) -> str | None:
         return None
 
-    async def evict(self, order: MoveOrder, device_id: str) -> None:
+    async def evict(self, key: ExpertKey, device_id: str) -> None:
         return None
 
 
@@ -199,6 +199,17 @@ async def test_an_assignment_that_cannot_be_applied_leaves_the_old_in_use(scene:
         assert "target outside" in (await scene.status())["reason"]
         third = await scene.assign(dict(good), 3)
         await scene.until(lambda: _reports(scene, state="APPLIED", assignment_version=third))
+
+
+async def test_what_an_assignment_says_to_evict_goes_and_is_reported(scene: Scene) -> None:
+    """A model was deleted: its experts go with the assignment that names them, without an order."""
+    scene.hold(4)
+    scene.hold(5)
+    async with running(scene.agent):
+        await scene.until(lambda: _equals(scene.held(), {"m/0/4", "m/0/5"}))
+        evict = [{"model_id": "m", "layer": 0, "experts": [5, 6]}]
+        await scene.assign({"node_id": "n1", "devices": [], "targets": [], "routes": [], "evict": evict}, 2)
+        await scene.until(lambda: _equals(scene.held(), {"m/0/4"}))
 
 
 async def test_another_instance_under_the_same_name_is_told_apart(scene: Scene) -> None:

@@ -34,8 +34,8 @@ class Shelf:
             raise self.fails[order.expert]
         return self.digest
 
-    async def evict(self, order: MoveOrder, device_id: str) -> None:
-        self.log.append(f"evict {order.expert}")
+    async def evict(self, key: ExpertKey, device_id: str) -> None:
+        self.log.append(f"evict {key.expert}")
 
 
 class Bench:
@@ -103,6 +103,21 @@ async def test_a_copy_counts_only_when_it_is_whole() -> None:
         bench.shelf.gate.set()
         await bench.idle()
     assert bench.holdings.keys == {ExpertKey("m", 0, 1)}
+
+
+async def test_what_is_obsolete_goes_before_orders_need_its_room() -> None:
+    """Experts of a model that is no more are evicted although no table serves them elsewhere, before the next
+    order is executed; one that an order names stays."""
+    bench = Bench(capacity=10)
+    bench.hold(1, size=5)
+    bench.hold(2, size=5)
+    bench.executor.discard([ExpertKey("m", 0, 1), ExpertKey("m", 0, 2), ExpertKey("m", 0, 7)])
+    bench.executor.accept(orders(order(MoveKind.COPY, 2, size=5), order(MoveKind.COPY, 3, size=5)))
+    async with running(bench):
+        await bench.idle()
+    assert bench.shelf.log == ["evict 1", "changed", "fetch 3", "changed"]
+    assert bench.states() == {"copy-2": ReportedState.SUCCEEDED, "copy-3": ReportedState.SUCCEEDED}
+    assert bench.holdings.keys == {ExpertKey("m", 0, 2), ExpertKey("m", 0, 3)}
 
 
 @pytest.mark.parametrize("error", [FetchFailed("peer gone"), OSError("disk full")])

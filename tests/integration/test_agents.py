@@ -54,9 +54,9 @@ class Memory:
         self.orders.append(order.kind)
         return None
 
-    async def evict(self, order: MoveOrder, device_id: str) -> None:
-        self.experts.remove(ExpertKey(order.model_id, order.layer, order.expert))
-        self.orders.append(order.kind)
+    async def evict(self, key: ExpertKey, device_id: str) -> None:
+        self.experts.remove(key)
+        self.orders.append(MoveKind.DROP)
 
 
 class Node:

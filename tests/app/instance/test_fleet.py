@@ -63,6 +63,12 @@ def test_what_is_not_registered_is_named(model_id: str, layer: int, experts: lis
     assert FLEET.row_of_members([b"z/3/1", b"b/1/0", b"a/7/2", b"junk"]).sum() == 1
 
 
+def test_members_of_no_registered_model_are_told_apart() -> None:
+    """A model, a layer or an expert that is not there; numbers in their order, not that of their text."""
+    members = [b"z/3/10", b"z/3/9", FLEET.address(0).member.encode(), b"a/7/2"]
+    assert FLEET.unknown_members(members) == [("a", 7, 2), ("z", 3, 9), ("z", 3, 10)]
+
+
 def test_an_empty_fleet() -> None:
     """Nothing registered is no error."""
     empty = Fleet.of([], [])

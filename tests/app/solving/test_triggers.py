@@ -76,6 +76,7 @@ def observed(
         live=frozenset(fleet.node_ids) if live is None else frozenset(live),
         lease_ends={},
         held=np.zeros(fleet.shape, np.uint8),
+        obsolete={},
         in_force=in_force,
         paused=paused,
         active_plan=None,

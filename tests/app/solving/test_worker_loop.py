@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, PlanRecord, PlanVerb
+from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
 from app.solving import migration, triggers
@@ -468,6 +469,38 @@ async def test_impossible_plan_is_told_in_names(redis: Redis) -> None:
             plan.reason
         )
         assert "block" not in plan.reason
+
+
+async def test_deleted_model_is_evicted(redis: Redis) -> None:
+    """Nodes are told to evict what they hold of a model that was deleted or shrank, and the fleet has not
+    converged before they did; what was never registered is left alone, its model may yet come."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        held = await cluster.held("a")
+        await cluster.holds("a", held | {"gone/0/1", "gone/0/2", "to-come/0/0", f"{MODEL}/9/0"})
+        await redis.zadd(cluster.keys.deleted_models, {"gone": 1.0})
+        await cluster.changed()
+        await until(
+            lambda: _condition_says(cluster, "Converged", "hold 3 experts of models that were deleted"),
+            what="the condition",
+        )
+        assert {(e.model_id, e.layer, *e.experts) for e in await _to_evict(cluster, "a")} == {
+            ("gone", 0, 1, 2),
+            (MODEL, 9, 0),
+        }
+        assert await _to_evict(cluster, "b") == []
+        await cluster.holds("a", held | {"to-come/0/0"})
+        await redis.publish(cluster.keys.wake, topics.WORK)
+        await until(lambda: converged(cluster), what="convergence once they are evicted")
+        assert await _to_evict(cluster, "a") == []
+
+
+async def _to_evict(cluster: Cluster, node_id: str) -> list[HeldExperts]:
+    document = await read_document(cluster.redis, cluster.keys.assignment(node_id))
+    assert document is not None
+    return Assignment.model_validate_json(document.json).evict
 
 
 async def test_stale_lease_stops_the_worker(redis: Redis) -> None:
