@@ -20,7 +20,7 @@ from solvers.kernels import tables
 from solvers.knapsack import hull_counts
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
-from solvers.problem import Coupling, Float64, Int8, Int32, PlacementProblem, UInt8
+from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.singles import single_calls
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
@@ -38,6 +38,7 @@ _MANY_CELLS = 10_000_000  # of the knapsack of one node, above which it is solve
 _WORK_PER_CALL, _WORK_PER_PAIR = 0.8, 0.5  # of a step of the dual: per expert of a route, per pair and expert
 _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = all
     (0.34, 0),
+    (0.67, 0),
     (0.0, 0),
     (0.5, 4),
     (0.5, 8),
@@ -108,11 +109,11 @@ class _Search:
         self._memory = self._response.remember()
         self._blocks = np.flatnonzero(np.diff(traffic.start) > 0)  # only these can gain anything
 
-    def descend(self, name: str, start: UInt8) -> bool:
+    def descend(self, name: str, start: UInt8, order: Int64 | None = None) -> bool:
         """Sweeps from `start` uint8[N, E], feasible or not, to a feasible placement; True where it's the best
         so far."""
         self._response.restart()
-        return self._settle(name, start.copy())
+        return self._settle(name, start.copy(), order)
 
     def ruin(self) -> bool:
         """Takes part of the best placement out and lets the nodes respond anew; True where that is better."""
@@ -148,7 +149,8 @@ class _Search:
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
         if problem.coupling is Coupling.SUM or sweep <= _FIRST_SHARE * effort:
-            self.descend("empty", self._pinned)
+            order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
+            self.descend("empty", self._pinned, order)
             return
         holds = self.surrogate(traffic.activity / width, None, self._pinned)
         self._take("single calls", make_feasible(problem, traffic, holds))
@@ -175,10 +177,10 @@ class _Search:
         ascent.aim(self.cost)
         return True
 
-    def _settle(self, name: str, holds: UInt8) -> bool:
+    def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
         before = response.work
-        self._sweep(response, holds)
+        self._sweep(response, holds, order=order)
         feasible = make_feasible(problem, self._traffic, holds)
         if (feasible != holds).any():
             response.replaced(holds, feasible)
@@ -196,10 +198,18 @@ class _Search:
         self._report(name, holds)
         return True
 
-    def _sweep(self, response: BestResponse, holds: UInt8, sweeps: int = _SWEEPS) -> None:
+    def _sweep(
+        self,
+        response: BestResponse,
+        holds: UInt8,
+        sweeps: int = _SWEEPS,
+        order: Int64 | None = None,
+    ) -> None:
+        """Best responses of all nodes in `order` int64[N], else in random ones, until none moves."""
         for _ in range(sweeps):
             moved = False
-            for node in self._generator.permutation(self._problem.nodes).tolist():
+            turn = self._generator.permutation(self._problem.nodes) if order is None else order
+            for node in turn.tolist():
                 moved |= response.respond(node, holds, self._problem.min_replicas > 0, self._stopping)
             if not moved or self._stopping():
                 return

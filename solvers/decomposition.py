@@ -42,7 +42,7 @@ class _Table:
     """V_b(k) of one node and block, valid while no other node changes in the block."""
 
     made_at: int
-    enforced: bool
+    state: bytes  # of the block's experts: which are forced or forbidden
     values: Float64
     sets: UInt8  # packed bits, [E_b + 1, ceil(E_b / 8)]
 
@@ -200,13 +200,14 @@ class BestResponse:
     def _table(self, node: int, block: int, holds: UInt8, state: Int8, enforce: bool) -> tuple[_Table, float]:
         key = (node, block)
         known = self._tables.get(key)
-        if known is not None and known.enforced == enforce:
+        first, last = self._problem.block_offset[block : block + 2].tolist()
+        demanded = state[first:last].tobytes()
+        if known is not None and known.state == demanded:
             changed = self._changed_at[:, block]
             latest = max(changed[:node].max(initial=0), changed[node + 1 :].max(initial=0))
             if latest <= known.made_at:
                 return known, self._own_value[key]
         problem, traffic = self._problem, self.traffic
-        first, last = problem.block_offset[block : block + 2].tolist()
         experts = last - first
         evaluation.serving_costs(
             holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
@@ -242,7 +243,7 @@ class BestResponse:
         sets = np.zeros((experts + 1, experts), np.uint8)
         block_state = state[first:last]
         self._fill_table(key, block_state, modular, subsets, values, sets)
-        table = _Table(self._clock, enforce, values, np.packbits(sets, axis=1))
+        table = _Table(self._clock, demanded, values, np.packbits(sets, axis=1))
         own = float(tables.value_of(np.ascontiguousarray(holds[node, first:last]), modular, *subsets))
         self._tables[key] = table
         self._own_value[key] = own

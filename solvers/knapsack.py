@@ -62,7 +62,8 @@ def hull_counts(values: Float64, start: Int64, size_bytes: Int64, capacity_bytes
     """As `choose_counts`, less than one edge of an upper hull below the best, in O(L log L) whatever the
     capacity."""
     choice = np.zeros(len(size_bytes), np.int32)
-    best = kernel.hull_knapsack(values, start, size_bytes, capacity_bytes, choice)
+    unit = int(np.gcd.reduce(size_bytes)) or 1
+    best = kernel.hull_knapsack(values, start, size_bytes // unit, capacity_bytes // unit, choice)
     return choice if best > -np.inf else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.kernels import knapsack
+from solvers.kernels import knapsack, tables
 from solvers.objective import breakdown, mean_latency_seconds
 from solvers.problem import Coupling, PlacementProblem
 from solvers.solve import ALGORITHMS, solve
@@ -41,3 +41,7 @@ def warm() -> None:
     start = np.array([0, 2], np.int64)
     one = np.ones(1, np.int64)
     knapsack.group_knapsack_by_value(np.array([0, 1]), start, one, 1, 2, np.zeros(1, np.int32))
+    knapsack.hull_knapsack(np.zeros(2), start, one, 1, np.zeros(1, np.int32))
+    # the tables of large problems
+    term = (np.zeros((1, 1), np.int32), np.ones(1, np.int32), np.ones(1), 1)
+    tables.drop_table(np.zeros(1, np.int8), np.zeros(1), *term, np.zeros(2), np.zeros((2, 1), np.uint8))

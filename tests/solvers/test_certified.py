@@ -1,0 +1,179 @@
+"""The guided search: near the optimum, never behind `sgd`, with a dual that proves what it says."""
+
+import numpy as np
+import pytest
+
+from solvers import certified as module
+from solvers.bounds import Ascent, Dual
+from solvers.coverage import allowance
+from solvers.objective import opening_costs, total_cost
+from solvers.packing import packable_bytes
+from solvers.params import CertifiedParams, ParamsError
+from solvers.placement import Placement
+from solvers.problem import Coupling, PlacementProblem
+from solvers.result import SolveStatus
+from solvers.solve import solve
+from solvers.stopping import MaxRuntime
+from solvers.traffic import compile_traffic
+from tests.oracles.instances import random_holds, random_problem
+from tests.oracles.placements import feasible_placements, total_costs
+
+COUPLED = pytest.mark.parametrize("coupling", list(Coupling))
+
+
+def _fleet(coupling: Coupling, origin: str = "all", seed: int = 4, routes: int = 3000) -> PlacementProblem:
+    """5 nodes, 6 blocks of 12 experts, and calls that are skewed by node."""
+    problem = random_problem(
+        seed, coupling, nodes=5, blocks=[12] * 6, routes=routes, origin=origin, extras=False, slack=1.4
+    )
+    rng = np.random.default_rng(seed)
+    taste = rng.lognormal(0.0, 1.5, (problem.nodes, problem.experts))
+    columns = problem.block_offset[problem.route_block][:, None] + np.maximum(problem.route_experts, 0)
+    liking = np.where(problem.route_experts >= 0, taste[problem.route_node[:, None], columns], 1.0)
+    return problem.replace(
+        route_rate=problem.route_rate * liking.prod(axis=1), min_replicas=0 if origin == "all" else 1
+    )
+
+
+@COUPLED
+def test_near_the_optimum(coupling: Coupling) -> None:
+    """On small instances with every feature the mean excess over the optimum is below 0.2 %."""
+    excess = []
+    for seed in range(60):
+        problem = random_problem(9000 + seed, coupling)
+        placements = feasible_placements(problem)
+        if len(placements) == 0:
+            continue
+        best = float(total_costs(problem, placements).min())
+        if not np.isfinite(best) or best <= 0:
+            continue
+        result = solve(problem, "certified", params={"bound_steps": 0})
+        assert result.objective is not None
+        excess.append(result.objective / best - 1.0)
+    assert len(excess) > 25
+    assert np.mean(excess) < 0.002
+
+
+@COUPLED
+@pytest.mark.parametrize("origin", ["all", "none"])
+def test_never_behind_sgd(coupling: Coupling, origin: str) -> None:
+    """On fleets of five nodes its cost is at most that of `sgd`, and the gap it certifies is smaller."""
+    problem = _fleet(coupling, origin)
+    ours, theirs = (
+        solve(problem, algorithm, params=params)
+        for algorithm, params in (("certified", {"effort": 100}), ("sgd", None))
+    )
+    assert ours.objective is not None
+    assert theirs.objective is not None
+    assert ours.objective <= theirs.objective * (1 + 1e-9)
+    assert ours.gap_ratio is not None
+    assert theirs.gap_ratio is not None
+    assert ours.gap_ratio <= theirs.gap_ratio + 1e-3
+    if coupling is Coupling.SUM:
+        assert ours.gap_ratio <= 0.005
+
+
+def _bound_of(problem: PlacementProblem, dual: Dual) -> float:
+    """L at the multipliers of `dual`, from its definition: loops, and a fractional knapsack by sorting."""
+    traffic = compile_traffic(problem)
+    weight = np.zeros((problem.nodes, problem.experts))
+    for b in range(problem.blocks):
+        for r in range(int(traffic.start[b]), int(traffic.start[b + 1])):
+            for k, expert in enumerate(traffic.experts[r].tolist()):
+                if expert >= 0:
+                    part = 1.0 if dual.share is None else float(dual.share[r, k])
+                    weight[traffic.node[r], problem.block_offset[b] + expert] += traffic.rate[r] * part
+    if dual.share is not None:
+        assert (dual.share >= 0).all()
+        np.testing.assert_allclose(dual.share.sum(axis=1), 1.0, rtol=1e-12)
+    total = (weight * dual.price).sum() + problem.min_replicas * dual.replica_price.sum()
+    opening = opening_costs(problem) / (problem.horizon_seconds or np.inf)
+    allowed, room = allowance(problem), packable_bytes(problem)
+    for m in range(problem.nodes):
+        reach = dual.price - problem.latency_seconds[:, m][:, None]
+        profit = dual.replica_price - opening[m] + (weight * np.maximum(reach, 0.0)).sum(axis=0)
+        left = float(room[m])
+        for e in sorted(range(problem.experts), key=lambda e: -profit[e] / problem.column_bytes[e]):
+            if allowed[m, e] == 1:
+                left -= float(problem.column_bytes[e])
+                total -= profit[e]
+        for e in sorted(range(problem.experts), key=lambda e: -profit[e] / problem.column_bytes[e]):
+            if allowed[m, e] == 0 and profit[e] > 0 and left > 0:
+                part = min(1.0, left / float(problem.column_bytes[e]))
+                total -= part * profit[e]
+                left -= part * float(problem.column_bytes[e])
+    return float(total)
+
+
+@COUPLED
+def test_the_dual_proves_its_bound(coupling: Coupling) -> None:
+    """Wherever the climb is stopped, its best multipliers give its best value by the definition of L, prices
+    lie in their box and theta on its simplex."""
+    proved = 0
+    for seed in range(60):
+        problem = random_problem(seed + 300, coupling, routes=12)
+        if len(feasible_placements(problem)) == 0:
+            continue
+        holds = feasible_placements(problem)[0]
+        ascent = Ascent(problem, compile_traffic(problem), holds, total_cost(problem, holds))
+        cheapest = ascent.best.bound
+        for _ in range(1 + seed):
+            if not ascent.done:
+                ascent.step()
+        assert (ascent.best.price >= 0).all()
+        assert (ascent.best.replica_price >= 0).all()
+        if ascent.best.bound > cheapest:
+            proved += 1
+            assert ascent.best.bound == pytest.approx(_bound_of(problem, ascent.best), rel=1e-9, abs=1e-9)
+    assert proved > 15
+
+
+@COUPLED
+def test_ways_of_large_problems(coupling: Coupling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortcuts that large problems take - single calls first, greedy-drop, hulls - cost at most 5 %
+    here."""
+    problem = _fleet(coupling)
+    usual = solve(problem, "certified", params={"effort": 100, "bound_steps": 0}).objective
+    for name in ("_FIRST_SHARE", "_MANY_MEMBERS", "_MANY_CELLS"):
+        monkeypatch.setattr(module, name, 0)
+    short = solve(problem, "certified", params={"effort": 100, "bound_steps": 0}).objective
+    assert usual is not None
+    assert short is not None
+    assert short <= usual * 1.05
+
+
+@COUPLED
+def test_start_is_kept_or_bettered(coupling: Coupling) -> None:
+    """From its own result it returns nothing worse, and from an infeasible start something feasible."""
+    problem = _fleet(coupling)
+    cold = solve(problem, "certified", params={"effort": 50, "bound_steps": 0})
+    warm = solve(problem, "certified", start=cold.placement, params={"effort": 50, "bound_steps": 0})
+    assert cold.objective is not None
+    assert warm.objective is not None
+    assert warm.objective <= cold.objective * (1 + 1e-12)
+    anything = Placement(random_holds(problem, 3))
+    assert solve(problem, "certified", start=anything, params={"effort": 5}).placement is not None
+
+
+def test_time_limit_is_kept_with_a_certificate() -> None:
+    """Cut off early it still returns a feasible placement with its gap, within the time one step takes; the
+    search is the same for the same seed where only work limits it."""
+    problem = _fleet(Coupling.SLOWEST, routes=20_000)
+    clock = MaxRuntime(8.0)
+    result = solve(problem, "certified", params={"patience": 10**6, "effort": 10**6}, time_limit_seconds=1.0)
+    assert not clock()
+    assert result.status is SolveStatus.TIME_LIMIT
+    assert result.gap_ratio is not None
+    assert result.gap_ratio < 1.0
+    digests = set()
+    for _ in range(2):
+        again = solve(problem, "certified", seed=5, params={"effort": 60, "bound_steps": 0})
+        assert again.placement is not None
+        digests.add(again.placement.digest)
+    assert len(digests) == 1
+
+
+def test_params_are_checked() -> None:
+    """Out of range is named."""
+    with pytest.raises(ParamsError, match="guide_steps: is 0"):
+        CertifiedParams(guide_steps=0)
