@@ -116,9 +116,18 @@ class Observer:
         self._document: PlacementDocument | None = None
         self._in_force: InForce | None = None
         self._spec_version = self._held_version = self._live_version = 0
+        self._anew = False
 
     async def look(self) -> Observation | None:
-        """None when the cluster is gone."""
+        """None when the cluster is gone. After a look that failed the next one reads everything."""
+        try:
+            return await self._look()
+        except BaseException:
+            # What was compared may be remembered already, and what it stands for not read.
+            self._anew = True
+            raise
+
+    async def _look(self) -> Observation | None:
         keys = self._keys
         pipe = self._redis.pipeline(transaction=False)
         pipe.get(keys.cluster)
@@ -136,6 +145,9 @@ class Observer:
         if cluster is None:
             return None
         spec_changed = self._cluster.update({b"cluster": cluster})
+        if self._anew:
+            spec_changed = True
+            self._versions = {}
         if revision != self._revision or spec_changed:
             spec_changed |= await self._read_spec()
             self._revision = revision
@@ -150,6 +162,7 @@ class Observer:
         self._live_version += live_changed
         await self._read_holdings(versions, anew=spec_changed, live_changed=live_changed)
         await self._read_placement(pointer[0], pointer[1], anew=spec_changed)
+        self._anew = False
         return Observation(
             cluster=self._cluster.records["cluster"],
             fleet=self._fleet,
@@ -180,7 +193,7 @@ class Observer:
         # A model's record holds a digest for each expert, megabytes of them for a large model.
         changed = await asyncio.to_thread(self._models.update, models)
         changed |= self._nodes.update(nodes)
-        if changed:
+        if changed or self._anew:
             self._fleet = Fleet.of(self._models.records.values(), self._nodes.records.values())
             await asyncio.to_thread(self._fleet.row_of_members, ())  # builds the names of all experts once
         return changed
@@ -242,9 +255,12 @@ class Observer:
             or known.metadata.digest.encode() != (digest or b"")
         ):
             encoded = await read_document(self._redis, self._keys.placement_generation(number))
-            if encoded is None:  # superseded and pruned since the pointer was read: the next look finds it
+            if encoded is not None:
+                self._document = await asyncio.to_thread(PlacementDocument.model_validate_json, encoded.json)
+            elif known is None or not anew:
                 return
-            self._document = await asyncio.to_thread(PlacementDocument.model_validate_json, encoded.json)
+            else:  # superseded and pruned since the pointer was read: the next look finds what is in force
+                number = known.metadata.generation
         elif not anew:
             return
         document = self._document
