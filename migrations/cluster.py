@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from migrations.diff import Difference
 from migrations.model import Limits
 from migrations.room import Room
 from migrations.timing import copy_rates
-from solvers.problem import PlacementProblem
+from solvers.problem import Float64, PlacementProblem
+
+_SHOULD_SEND: Final = 0.25  # copies of an allocation
 
 
 @dataclass(slots=True)
@@ -58,7 +61,9 @@ class Cluster:
     * a held expert: whoever reads it depends on the copy that brought it, and its drop on all its readers.
     """
 
-    def __init__(self, problem: PlacementProblem, difference: Difference, limits: Limits) -> None:
+    def __init__(
+        self, problem: PlacementProblem, difference: Difference, limits: Limits, sends: Float64
+    ) -> None:
         nodes, experts = problem.nodes, problem.experts
         self.nodes, self.experts, self.origin = nodes, experts, nodes
         self.limits = limits
@@ -82,6 +87,7 @@ class Cluster:
             self.missing[column] |= 1 << n
         for n, column in zip(*(axis.tolist() for axis in np.nonzero(difference.superfluous)), strict=True):
             self.superfluous[n][column] = None
+        self._sends: list[list[float]] = sends.tolist()
         self.parked: set[tuple[int, int]] = set()
         self.receiving = [0] * nodes
         self.senders = [Sender(limits.max_sends) for _ in range(nodes)] + [Sender(limits.origin_max_sends)]
@@ -112,19 +118,21 @@ class Cluster:
     def droppable(self, node: int) -> list[int]:
         """What the node may drop now on its way to the target, in the order of `superfluous`.
 
-        Experts another node still waits for come last: they are sources. One that was parked here
-        stays until its last copy is in place.
+        Experts another node still waits for come last, those that this node should send after all others:
+        they are sources. One that was parked here stays until its last copy is in place.
         """
         idle: list[int] = []
         wanted: list[int] = []
+        planned: list[int] = []
+        sends = self._sends[node]
         for column in self.superfluous[node]:
             if not self.can_drop(node, column):
                 continue
             if not self.missing[column]:
                 idle.append(column)
             elif (node, column) not in self.parked:
-                wanted.append(column)
-        return idle + wanted
+                (planned if sends[column] > _SHOULD_SEND else wanted).append(column)
+        return idle + wanted + planned
 
     def occupants(self, node: int) -> list[int]:
         """Columns that occupy memory of the node: served or arriving. O(E)."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from migrations.allocation import Allocation, allocate
 from migrations.diff import Difference
 from migrations.model import Limits
 from migrations.timing import copy_rates
 from solvers.problem import Float64, PlacementProblem
 
 
-def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limits: Limits) -> float:
+def lower_bound_seconds(
+    problem: PlacementProblem, difference: Difference, limits: Limits, allocation: Allocation | None = None
+) -> float:
     """A valid bound on the seconds of any schedule of the timing model between two placements.
 
     The largest of these, each of which any schedule must respect, whatever extra copies it makes:
@@ -24,8 +27,9 @@ def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limit
     * all links: bytes to be copied over what all nodes, with the origin where one is reachable, can send;
     * room: a copy on its way occupies memory without serving, besides the copies of each expert that must
       serve, so the bytes on their way at once are at most what these leave of the memory of all nodes;
-    * the cluster's cap: the shortest times of all copies over max_copies.
-    Infinite where a missing expert cannot be copied from anywhere. O(N^2 + N E).
+    * the cluster's cap: the shortest times of all copies over max_copies;
+    * links: all copies together at the prices of `allocation`, which is computed unless given.
+    Infinite where a missing expert cannot be copied from anywhere. O(N^2 + N E), and `allocate`.
     """
     missing = difference.missing
     if not missing.any():
@@ -52,7 +56,11 @@ def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limit
     capacity = best_out[:nodes].sum() * limits.max_sends + best_out[nodes] * limits.origin_max_sends
     if capacity > 0:
         bounds.append(float((missing * size).sum() / capacity))
-    return max(bounds)
+    if not np.isfinite(bounds).all():
+        return float("inf")
+    if allocation is None:
+        allocation = allocate(problem, difference, limits)
+    return max(*bounds, allocation.bound_seconds)
 
 
 def _sending(difference: Difference, limits: Limits, rates: Float64, size: Float64) -> float:

@@ -9,11 +9,12 @@ from typing import Final
 
 import numpy as np
 
+from migrations.allocation import Allocation
 from migrations.cluster import Cluster, members
 from migrations.sources import Wait, choose_source
 from solvers.problem import Float64
 
-_RECOUNTS: Final = 100  # times in a plan that the load of the senders is counted anew
+_RECOUNTS: Final = 200  # times in a plan that the load of senders and the room of nodes are counted anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +22,37 @@ class Policy:
     """How a schedule weighs being done early against helping tokens early.
 
     urgency: a sender counts as scarce, and what it must send goes first, once the copies it is needed for
-    take more than this share of the time left until the lower bound; above 1, only once it is already late.
+    take more than this share of the time left until the bound; above 1, only once it is already late.
+    by_flow: senders that an `Allocation` gives to a node come before others.
+    room: a node counts as short of room while it could take in less than so many of the largest expert it
+    waits for; what others must copy from it before it may drop anything then goes first. 0: never.
+    bulk: the power of an expert's size by which large ones come earlier than their worth per byte says.
     """
 
     urgency: float = 0.97
+    by_flow: bool = True
+    room: float = 3.0
+    bulk: float = 0.0
 
 
 class Schedule:
     """Starts copies whenever a receiver and a sender are free; time moves from one end of a copy to the next.
 
     Receivers take their turn by the seconds of copies they still wait for, longest first. Each takes, of
-    what it misses, scarce senders' experts first and then the largest `gain` (float64[N, E]) per byte, if it
-    has or can make room. O((moves + N) log + moves * (N + candidates looked at)).
+    what it misses, first what makes room elsewhere and scarce senders' experts, then the largest `gain`
+    (float64[N, E]) per byte, if it has or can make room; from senders whose bytes into it, of `allocation`,
+    are not yet used up before others. O((moves + N) log + moves * (N + candidates looked at)).
     """
 
-    def __init__(self, cluster: Cluster, gain: Float64, loss: Float64, bound: float, policy: Policy) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        gain: Float64,
+        loss: Float64,
+        allocation: Allocation,
+        bound: float,
+        policy: Policy,
+    ) -> None:
         self.cluster = cluster
         self.now = 0.0
         self._bound = bound
@@ -43,7 +60,7 @@ class Schedule:
         self._gain = gain
         nodes = cluster.nodes
         size = np.array(cluster.size, dtype=np.float64)
-        self._worth = gain / size if cluster.experts else gain
+        self._worth = gain / size ** (1.0 - policy.bulk) if cluster.experts else gain
         rates = np.array(cluster.rate)
         with np.errstate(divide="ignore"):
             self._pace: list[float] = (1.0 / rates.max(axis=0)).tolist()
@@ -64,9 +81,11 @@ class Schedule:
             cluster.superfluous[n] = dict.fromkeys(ordered)
         # Sizes for which a node has no room, until something that may make room has happened.
         self._failed: list[set[int]] = [set() for _ in range(nodes)]
+        self._flow: list[list[float]] = allocation.flow.tolist()  # bytes left of it
         self._running: list[tuple[float, int]] = []
         self._load = [0.0] * (nodes + 1)
         self._scarce = 0
+        self._making_room = 0
         self._recount_in = 0
         self._recount_every = 1 + sum(map(len, self._pending)) // _RECOUNTS
 
@@ -120,6 +139,7 @@ class Schedule:
         if self._pending[node].pop(column, 0) is None:
             self._pending_columns[node] &= ~(1 << column)
             self._remaining[node] -= self.cluster.size[column] * self._pace[node]
+        self._flow[source][node] -= self.cluster.size[column]
         index = self.cluster.start_copy(source, node, column, self.now)
         heapq.heappush(self._running, (self.cluster.steps[index].end, index))
 
@@ -197,19 +217,27 @@ class Schedule:
         able = idle & cluster.reach[node]
         scarce = able & self._scarce
         busy = cluster.reach[node] & ~idle
+        masks = [scarce, able]
+        if self._policy.by_flow:
+            given = sum(1 << m for m in members(able) if self._flow[m][node] > 0)
+            masks = [scarce & given, given, *masks]
+        first = self._pending_columns[node] & self._making_room
+        tiers = [(mask, first) for mask in masks[:2]] if first else []
         first_wait: Wait | None = None
-        for mask in (scarce, able) if scarce else (able,):
+        for mask, only in [*tiers, *((mask, -1) for mask in masks)]:
+            if not mask:
+                continue
             from_origin = bool(mask >> cluster.origin)
             for column in self._pending[node]:
-                if not from_origin and not cluster.serving[column] & mask:
+                if not (from_origin or cluster.serving[column] & mask) or not only >> column & 1:
                     continue
                 if cluster.size[column] in self._failed[node]:
                     continue
-                chosen = choose_source(cluster, node, column, self.now, able, busy, self._load, claims)
+                chosen = choose_source(cluster, node, column, self.now, mask, busy, self._load, claims)
                 if isinstance(chosen, Wait):
                     first_wait = first_wait or chosen
                     continue
-                if chosen is None or not mask >> chosen & 1:
+                if chosen is None:
                     continue
                 if not self.make_room(node, column):
                     self._failed[node].add(cluster.size[column])
@@ -234,6 +262,7 @@ class Schedule:
         """Seconds of copies each sender is needed for, an expert's being shared among its holders."""
         cluster = self.cluster
         self._recount_in = self._recount_every
+        self._making_room = self._columns_making_room() if self._policy.room > 0 else 0
         load = [0.0] * (cluster.nodes + 1)
         for column, mask in enumerate(cluster.missing):
             if not mask:
@@ -252,3 +281,17 @@ class Schedule:
         ]
         left = max(self._bound - self.now, 0.0) * self._policy.urgency
         self._scarce = sum(1 << m for m, seconds in enumerate(self._load) if seconds > left and seconds > 0)
+
+    def _columns_making_room(self) -> int:
+        """The experts that nodes short of room could drop once one more copy of them is in place."""
+        cluster, columns = self.cluster, 0
+        for n in range(cluster.nodes):
+            if not self._pending[n]:
+                continue
+            enough = self._policy.room * max(cluster.size[c] for c in self._pending[n])
+            room = sum(cluster.rooms[n].free.values())
+            if room < enough and room + sum(cluster.size[c] for c in cluster.droppable(n)) < enough:
+                for c in cluster.superfluous[n]:
+                    if not cluster.can_spare(c) and not cluster.arriving[c]:
+                        columns |= 1 << c
+        return columns

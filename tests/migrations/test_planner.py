@@ -13,7 +13,7 @@ from solvers.problem import Int64
 from tests.migrations.instances import Change, changes, cluster, random_change
 
 _SLOW = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -1,0 +1,214 @@
+"""Which sender should carry what: a fractional allocation, and prices that prove how good it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from migrations.diff import Difference
+from migrations.model import Limits
+from migrations.timing import copy_rates
+from solvers.problem import Float64, Int64, PlacementProblem
+
+_STEPS: Final = 80
+_LOOK_EVERY: Final = 4  # steps between two evaluations of the bound
+_SHARPNESS: Final = (8.0, 150.0)  # of the prices, from the first step to the last
+_CLOSE: Final = 1.02  # times the bound: below, ways through third nodes are not looked for
+_ENOUGH: Final = 1.005  # times the bound: an allocation this good is not improved
+
+_Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """bound_seconds: no schedule is shorter. seconds: the busiest link, if copies were divisible.
+
+    flow float64[N + 1, N]: bytes each node, and the origin in row N, should send to each. sends
+    float64[N + 1, E]: copies of each expert each should send.
+    """
+
+    bound_seconds: float
+    seconds: float
+    flow: Float64
+    sends: Float64
+
+
+def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) -> Allocation:
+    """Share the missing copies among the senders so that the busiest link is least busy.
+
+    The programme: minimise T over the sources x of all copies, where each node receives for at most T
+    seconds, and each node and the origin send for at most T, slots counted. Prices on links that sum to one
+    turn it into one cheapest way per copy; their sum is a bound on T for any prices (weak duality), whatever
+    the schedule. In the bound, a way may pass through nodes that neither hold nor need the expert; in the
+    allocation, it does not. The prices follow the loads of the averaged allocation (Frank-Wolfe on a soft
+    maximum).
+
+    Nothing is shared, and the bound is 0, where nothing is missing or where some copy cannot but come through
+    a third node. O(steps (copies * holders + N^3)).
+    """
+    copies = _Copies(problem, difference, limits)
+    if not copies.straight:
+        nothing = np.zeros((problem.nodes + 1, problem.nodes))
+        return Allocation(0.0, 0.0, nothing, np.zeros((problem.nodes + 1, problem.experts)))
+    bound, seconds, share = 0.0, np.inf, np.zeros(len(copies.pair))
+    load = np.zeros(2 * problem.nodes + 1)
+    for step in range(_STEPS):
+        cost = copies.costs(_prices(load, step))
+        if step % _LOOK_EVERY == 0 or step == _STEPS - 1:
+            bound = max(bound, copies.through_others(cost)[0])
+            if seconds <= bound * _ENOUGH:
+                break
+        chosen = copies.cheapest(copies.direct(cost))
+        share += 2.0 / (step + 2.0) * (chosen - share)
+        load = copies.loads(share)
+        seconds = float(load.max())
+    if seconds > bound * _CLOSE:
+        bound = max(bound, _bound_through_others(copies, load))
+    return Allocation(bound, seconds, copies.flow(share), copies.sends(share))
+
+
+def _bound_through_others(copies: _Copies, load: Float64) -> float:
+    """The bound at prices that follow the loads of ways through third nodes, and at the mean of these."""
+    bound, mean = 0.0, np.zeros_like(load)
+    for step in range(_STEPS // 2):
+        price = _prices(load, 2 * step)
+        mean += price
+        found, ways = copies.through_others(copies.costs(price))
+        bound = max(bound, found)
+        load = load + 2.0 / (step + 2.0) * (ways - load)
+    return max(bound, copies.through_others(copies.costs(mean / mean.sum()))[0])
+
+
+def _prices(load: Float64, step: int) -> Float64:
+    sharp = _SHARPNESS[0] * (_SHARPNESS[1] / _SHARPNESS[0]) ** (step / _STEPS)
+    most = float(load.max())
+    price = np.exp(sharp * (load / most - 1.0)) if most > 0 else np.ones_like(load)
+    return np.asarray(price / price.sum())
+
+
+class _Copies:
+    """The missing copies, by expert, and the senders each may come from.
+
+    One row per missing (expert, node): `expert`, `node`, `size`; one entry per row and sender: `pair` (the
+    row), `sender` (N = the origin), `held` (the sender has the expert from the start). An entry may have no
+    link, and an infinite price: the copy comes through others then.
+    """
+
+    def __init__(self, problem: PlacementProblem, difference: Difference, limits: Limits) -> None:
+        nodes = self._nodes = problem.nodes
+        self._experts = problem.experts
+        rates = copy_rates(problem, limits)
+        with np.errstate(divide="ignore"):
+            self._pace: Float64 = 1.0 / rates  # seconds per byte; inf where there is no link
+        slots = np.full(nodes + 1, float(limits.max_sends))
+        slots[nodes] = limits.origin_max_sends
+        self._receive_slots, self._send_slots = float(limits.max_receives), slots
+        self.expert, self.node = np.nonzero(difference.missing.T)
+        self.size: Float64 = problem.column_bytes[self.expert].astype(np.float64)
+        self._first: Int64 = np.flatnonzero(np.diff(self.expert, prepend=-1))  # the first row of each expert
+        held = np.vstack([difference.source.holds, np.ones((1, problem.experts), np.uint8)]).astype(bool)
+        comes = held.copy()
+        comes[:nodes] |= difference.missing
+        link = np.isfinite(self._pace)
+        apart = self.node[:, None] != np.arange(nodes + 1)[None, :]
+        self.pair, self.sender = np.nonzero(comes.T[self.expert] & apart)
+        linked = link[self.sender, self.node[self.pair]]
+        self.held: _Bools = held[self.sender, self.expert[self.pair]]
+        # Every row has a sender, and one row of each expert a sender that has it from the start.
+        rows, sources = np.unique(self.pair[linked]), np.unique(self.expert[self.pair[self.held & linked]])
+        self.straight = 0 < len(self.expert) == len(rows) and len(sources) == len(self._first)
+        if not self.straight:
+            return
+        self._start: Int64 = np.searchsorted(self.pair, np.arange(len(self.expert)))
+        self._of: Int64 = np.searchsorted(self._first, np.arange(len(self.expert)), side="right") - 1
+        self._share: Int64 = np.bincount(self._of)[self._of][self.pair]  # rows of the same expert
+        self._wanted = [(int(k), np.flatnonzero(self._share == k)) for k in np.unique(self._share)]
+        self._key = self.sender * nodes + self.node[self.pair]
+        self._seconds = np.where(linked, self.size[self.pair] * self._pace.reshape(-1)[self._key], 0.0)
+
+    def costs(self, price: Float64) -> Float64:
+        """float64[N + 1, N]: the price of a byte from each sender to each node."""
+        nodes = self._nodes
+        per_second = price[None, :nodes] / self._receive_slots
+        per_second = per_second + (price[nodes:] / self._send_slots)[:, None]
+        return np.asarray(self._pace * per_second)
+
+    def direct(self, cost: Float64) -> Float64:
+        """float64[entries]: the price of a byte straight from the sender."""
+        return np.asarray(cost.reshape(-1)[self._key])
+
+    def cheapest(self, entry: Float64) -> Float64:
+        """float64[entries]: each row's share of each sender, the cheapest; of each expert, one row at least
+        comes from a node that has it from the start."""
+        any_ = np.minimum.reduceat(entry, self._start)
+        first = np.where(self.held, entry, np.inf)
+        from_held = np.minimum.reduceat(first, self._start)
+        penalty = from_held - any_
+        least = np.minimum.reduceat(penalty, self._first)
+        forced = np.flatnonzero(penalty == least[self._of])
+        forced = forced[np.unique(self._of[forced], return_index=True)[1]]
+        best = any_.copy()
+        best[forced] = from_held[forced]
+        must = np.zeros(len(any_), bool)
+        must[forced] = True
+        chosen = (np.where(must[self.pair], first, entry) == best[self.pair]).astype(np.float64)
+        return np.asarray(chosen / np.add.reduceat(chosen, self._start)[self.pair])
+
+    def loads(self, share: Float64) -> Float64:
+        """float64[2 N + 1]: seconds each node receives, then each node and the origin send."""
+        seconds = share * self._seconds
+        into = np.bincount(self.node[self.pair], seconds, self._nodes) / self._receive_slots
+        out = np.bincount(self.sender, seconds, self._nodes + 1) / self._send_slots
+        return np.concatenate([into, out])
+
+    def flow(self, share: Float64) -> Float64:
+        size = self._nodes * (self._nodes + 1)
+        sent: Float64 = np.bincount(self._key, share * self.size[self.pair], size).astype(np.float64)
+        return sent.reshape(-1, self._nodes)
+
+    def sends(self, share: Float64) -> Float64:
+        key = self.sender * self._experts + self.expert[self.pair]
+        size = self._experts * (self._nodes + 1)
+        sent: Float64 = np.bincount(key, share, size).astype(np.float64)
+        return sent.reshape(-1, self._experts)
+
+    def through_others(self, cost: Float64) -> tuple[float, Float64]:
+        """The least that all copies cost, in whatever way they come, and the loads of these ways.
+
+        Where k nodes miss an expert, each pays for the steps that bring it, back to a node that had it or
+        misses it as well: the last one in full, those into third nodes by a k-th, as k nodes at most share
+        them. One of the k at least gets it from where it was from the start.
+        """
+        nodes = self._nodes
+        path = cost.copy()
+        for via in range(nodes):
+            np.minimum(path, path[:, via, None] + path[None, via, :], out=path)
+        entry = np.empty(len(self.pair))
+        third = np.full(len(self.pair), -1)
+        for k, entries in self._wanted:
+            way, through = cost.copy(), np.full(cost.shape, -1)
+            for via in range(nodes):
+                step = path[:, via, None] / k + cost[None, via, :]
+                better = step < way
+                way[better], through[better] = step[better], via
+            entry[entries] = way.reshape(-1)[self._key[entries]]
+            third[entries] = through.reshape(-1)[self._key[entries]]
+        share = self.cheapest(entry)
+        bound = float((np.where(share > 0, entry, 0.0) * share * self.size[self.pair]).sum())
+
+        straight = third < 0
+        load = self.loads(np.where(straight, share, 0.0))
+        over = np.flatnonzero(~straight & (share > 0))
+        pace = self._pace
+        bytes_ = share[over] * self.size[self.pair[over]]
+        middle, sender, node = third[over], self.sender[over], self.node[self.pair[over]]
+        # The first step as if it were straight, too: what guides prices need not be exact.
+        first = np.minimum(pace[sender, middle], 4.0 * pace.min(axis=0)[middle]) * bytes_ / self._share[over]
+        second = pace[middle, node] * bytes_
+        for receiver, source, seconds in ((middle, sender, first), (node, middle, second)):
+            load[:nodes] += np.bincount(receiver, seconds, nodes) / self._receive_slots
+            load[nodes:] += np.bincount(source, seconds, nodes + 1) / self._send_slots
+        return bound, load
