@@ -12,8 +12,9 @@ from agent.client import ServiceClient, ServiceProblem
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """`from_traffic`: the placement in force was computed from telemetry. Moves and bytes count all plans so
-    far; `converged_at` is since when the fleet has been converged, None while it is not."""
+    """`from_traffic`: the placement in force was computed from telemetry. `converged_at` is since when the
+    fleet has been converged, None while it is not. `plan_*` is the newest plan, `moves_succeeded` and
+    `bytes_done` are what all plans have done so far."""
 
     at: float
     generation: int | None
@@ -23,8 +24,9 @@ class Observation:
     expected_latency_seconds: float | None
     converged_at: float | None
     plan_state: str | None
+    plan_moves_succeeded: int
+    plan_moves_total: int
     moves_succeeded: int
-    moves_total: int
     bytes_done: int
     reason: str | None
 
@@ -45,8 +47,9 @@ async def observe(client: ServiceClient) -> Observation:
         expected_latency_seconds=evidence.get("mean_latency_seconds"),
         converged_at=_converged_at(placement, status),
         plan_state=executed[0]["state"] if executed else None,
+        plan_moves_succeeded=executed[0]["progress"]["moves_succeeded"] if executed else 0,
+        plan_moves_total=executed[0]["progress"]["moves_total"] if executed else 0,
         moves_succeeded=sum(plan["progress"]["moves_succeeded"] for plan in executed),
-        moves_total=sum(plan["progress"]["moves_total"] for plan in executed),
         bytes_done=sum(plan["progress"]["bytes_done"] for plan in executed),
         reason=evidence.get("reason"),
     )

@@ -8,6 +8,7 @@ from rich.table import Table
 from app.demo.comparison import BASELINES
 from app.demo.scenario import EXPERT_BYTES
 from app.demo.story import Episode, Outcome
+from app.demo.view import print_words
 
 _NOTES = (
     "Nodes replay recorded routing and hold no weights; copying an expert takes the time the link would, "
@@ -33,7 +34,7 @@ def print_summary(console: Console, outcome: Outcome) -> None:
     table.add_row("generation", *(str(e.generation) if e else "-" for e in episodes))
     console.print(table)
     for line in _sentences(outcome):
-        console.print(line, soft_wrap=True, highlight=False)
+        print_words(console, line)
 
 
 def _sentences(outcome: Outcome) -> list[str]:

@@ -65,9 +65,7 @@ class PlainView:
         self._line(f"{service_words(self._ledger.latest)} | {', '.join(nodes) or 'no traffic yet'}")
 
     def _line(self, words: str) -> None:
-        self._console.print(
-            f"{time.monotonic() - self._begun:5.1f} s  {words}", soft_wrap=True, markup=False, highlight=False
-        )
+        print_words(self._console, f"{time.monotonic() - self._begun:5.1f} s  {words}")
 
 
 class LiveView:
@@ -135,11 +133,15 @@ def service_words(seen: Observation | None) -> str:
         return "no placement yet"
     gap = "no bound" if seen.gap_ratio is None else f"gap {seen.gap_ratio:.1%}"
     state = "converged" if seen.converged_at is not None else "migrating"
-    plan = "no plan" if seen.plan_state is None else f"plan {seen.plan_state}"
-    return (
-        f"generation {seen.generation} ({seen.algorithm}, {gap}), {state}, "
-        f"moves {seen.moves_succeeded}/{seen.moves_total}, {plan}"
-    )
+    plan = "no plan"
+    if seen.plan_state is not None:
+        plan = f"plan {seen.plan_state}, {seen.plan_moves_succeeded}/{seen.plan_moves_total} moves"
+    return f"generation {seen.generation} ({seen.algorithm}, {gap}), {state}, {plan}"
+
+
+def print_words(console: Console, line: str) -> None:
+    """A terminal gets it broken between words, a pipe or a file in one line."""
+    console.print(line, soft_wrap=not console.is_terminal, markup=False, highlight=False)
 
 
 def sparkline(values: list[float]) -> str:

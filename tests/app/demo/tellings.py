@@ -49,9 +49,10 @@ def seen(
         gap_ratio=0.06,
         expected_latency_seconds=0.015,
         converged_at=converged_at,
-        plan_state=None,
-        moves_succeeded=3,
-        moves_total=5,
+        plan_state="RUNNING",
+        plan_moves_succeeded=3,
+        plan_moves_total=5,
+        moves_succeeded=260,
         bytes_done=3 * 98_304,
         reason="INTERVAL",
     )

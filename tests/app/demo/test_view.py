@@ -10,7 +10,7 @@ from app.demo.ledger import Figures, Ledger
 from app.demo.scenario import NODES
 from app.demo.story import Episode, Outcome
 from app.demo.summary import print_summary
-from app.demo.view import PlainView, nodes_table, service_words, shown, sparkline
+from app.demo.view import PlainView, nodes_table, print_words, service_words, shown, sparkline
 from tests.app.demo.tellings import seen, told
 
 
@@ -36,7 +36,7 @@ def test_live_view_shows_every_node_and_the_service() -> None:
     for node in NODES:
         assert node.node_id in text
         assert node.domain in text
-    for words in ("10/104", "50%", "10.00 ms", "generation 4", "gap 6.0%", "moves 3/5", "something happened"):
+    for words in ("10/104", "50%", "10.00 ms", "generation 4", "gap 6.0%", "3/5 moves", "something happened"):
         assert words in text
 
 
@@ -63,6 +63,19 @@ def test_sparkline_spans_nothing_to_twice_the_median() -> None:
     assert sparkline([8.0, 4.0, 0.0]) == "█▅▁"
     assert sparkline([180.0, 16.0, 16.0, 24.0, 16.0]) == "█▅▅▇▅"
     assert sparkline([]) == ""
+
+
+def test_words_are_not_broken_on_a_narrow_terminal() -> None:
+    """Lines of a terminal end between words; a pipe gets them whole."""
+    line = "the fleet converged 9.5 s after the nodes' start; 288 moves, 28.3 MB in 288 copies"
+    out = io.StringIO()
+    print_words(Console(file=out, width=20, force_terminal=True), line)
+    lines = out.getvalue().splitlines()
+    assert len(lines) > 3
+    assert " ".join(part.strip() for part in lines) == line
+    out = io.StringIO()
+    print_words(Console(file=out, width=20), line)
+    assert out.getvalue() == f"{line}\n"
 
 
 @pytest.mark.parametrize("reacted", [True, False])
