@@ -119,8 +119,8 @@ class NodeAgent:
         # A heartbeat and a report of moves both change what the service thinks the node holds: one at a
         # time, so that they arrive in the order in which they were written.
         self._speaking = asyncio.Lock()
-        # Nothing is reported while the fate of the last heartbeat is unknown: it may yet arrive, and would take
-        # back what a report of a move has changed. One that comes after a newer heartbeat is refused.
+        # Nothing is reported while the fate of the last heartbeat is unknown: it may yet arrive, and would
+        # take back what a report of a move has changed. One that comes after a newer heartbeat is refused.
         self._heard = asyncio.Event()
         self._registering = asyncio.Lock()
 
