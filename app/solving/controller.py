@@ -92,6 +92,7 @@ class ClusterController:
             self._withdrawal,
             self._routing,
             heartbeat_seconds=settings.heartbeat_interval_seconds,
+            lease_seconds=settings.node_lease_seconds,
         )
         self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
         self._triggers = Triggers()

@@ -6,7 +6,7 @@ and where nodes hold something else than they are to and no plan runs, make one 
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -73,8 +73,11 @@ BACK_OFF_LIMIT_SECONDS: Final = 300.0
 """After a plan failed the next waits: the first time BACK_OFF_SECONDS, then twice as long each time."""
 
 LINGER_SECONDS: Final = 30.0
-"""For how long a copy stays out of the routing tables that a node was told to drop by a plan that has ended:
-the node may still do it."""
+"""For how long, and for a lease at least, a copy stays out of the routing tables that its node was told
+to drop by a plan that has ended: the node may still do it, or have done it unheard."""
+
+LINGERING_PLANS: Final = 16
+"""How many plans, newest first, a worker that takes over looks through for drops of that kind."""
 
 SETTLE_SECONDS: Final = 5.0
 """How long the next plan waits for copies that nodes had begun when the last plan ended."""
@@ -102,6 +105,7 @@ class Migration:
         routing: RoutingTables,
         *,
         heartbeat_seconds: float,
+        lease_seconds: float,
     ) -> None:
         self._redis = redis
         self._keys = keys
@@ -110,6 +114,7 @@ class Migration:
         self._withdrawal = withdrawal
         self._routing = routing
         self._heartbeat_seconds = heartbeat_seconds
+        self._linger_seconds = max(LINGER_SECONDS, lease_seconds)
         self._execution: Execution | None = None
         self._expectation: Expectation | None = None
         self._checked: tuple[int, int] | None = None
@@ -142,7 +147,8 @@ class Migration:
 
     # --- taking over
     async def take_over(self, observation: Observation) -> None:
-        """Go on with the plan that another worker began."""
+        """Go on with the plan that another worker began, and with what it kept out of routing tables."""
+        await self._linger_on()
         if observation.active_plan is not None:
             record = await read_plan(self._redis, self._keys, observation.active_plan)
             if record is not None and record.state in WORKING:
@@ -155,6 +161,15 @@ class Migration:
             record = await read_plan(self._redis, self._keys, plan_id)
             if record is not None and record.state is PlanState.CANCELLED and not record.validate_only:
                 self._cancelled_generation = record.to_generation
+
+    async def _linger_on(self) -> None:
+        """Keep out of routing tables what plans that ended just now had told nodes to drop."""
+        since = datetime.now(UTC) - timedelta(seconds=self._linger_seconds)
+        for plan_id in await newest_plans(self._redis, self._keys, LINGERING_PLANS):
+            record = await read_plan(self._redis, self._keys, plan_id)
+            if record is None or record.state in WORKING or record.updated_at < since:
+                continue
+            self._linger(Execution(record, await read_progress(self._redis, self._keys, plan_id)))
 
     # --- each look
     async def read_reports(self) -> None:
@@ -433,14 +448,7 @@ class Migration:
         """The plan has ended, and is saved as such."""
         state, reason = execution.state, execution.record.reason
         self._execution = self._expectation = None
-        drops = [m for m in execution.moves.values() if m.kind is MoveKind.DROP]
-        left = [
-            _copy_of(move)
-            for move in drops
-            if move.move_id in execution.progress
-            and execution.move_state(move.move_id) is not MoveState.SUCCEEDED
-        ]
-        self._withdrawal.linger(left, time.monotonic() + LINGER_SECONDS)
+        self._linger(execution)
         if any(execution.move_state(move_id) is MoveState.IN_PROGRESS for move_id in execution.progress):
             self._not_before = time.monotonic() + SETTLE_SECONDS
         if state is PlanState.SUCCEEDED:
@@ -453,6 +461,17 @@ class Migration:
         elif state is PlanState.CANCELLED:
             self._cancelled_generation = execution.record.to_generation
             self.trouble = f"plan {execution.record.plan_id} was cancelled"
+
+    def _linger(self, execution: Execution) -> None:
+        """Nodes may still do the drops that they were told, or have done them without having been heard."""
+        left = [
+            _copy_of(move)
+            for move in execution.moves.values()
+            if move.kind is MoveKind.DROP
+            and move.move_id in execution.progress
+            and execution.move_state(move.move_id) is not MoveState.SUCCEEDED
+        ]
+        self._withdrawal.linger(left, time.monotonic() + self._linger_seconds)
 
     def _back_off(self, generation: int, trouble: str) -> None:
         if self._failed_generation != generation:
