@@ -36,6 +36,7 @@ _POLICIES: Final = (
 
 _GOOD_ENOUGH: Final = 1.05  # times the lower bound: a plan as short as this ends the search for a shorter one
 _COPIES_SCHEDULED: Final = 12_000  # in all attempts, unless it is the first
+_FEW_COPIES: Final = 40  # so few are tried under two policies only
 _PROVED: Final = "no order of moves exists"
 
 
@@ -103,7 +104,7 @@ def _plan(
     copies = int(change.missing.sum())
     best: Plan | None = None
     standstills: list[str] = []
-    for attempt, policy in enumerate(_POLICIES):
+    for attempt, policy in enumerate(_POLICIES if copies > _FEW_COPIES else _POLICIES[:2]):
         if attempt and (attempt + 1) * copies > _COPIES_SCHEDULED:
             break
         cluster = Cluster(problem, change, limits, allocation.sends)

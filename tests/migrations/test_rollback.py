@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migrations.diff import difference
 from migrations.model import Limits, PlanError, PlanStatus
 from migrations.planner import plan
 from migrations.progress import releasable
@@ -29,8 +30,12 @@ def test_a_plan_stopped_anywhere_can_be_taken_back(change: Change, data: st.Data
     if back.status is PlanStatus.OK:
         assert verify(change.problem, observed, change.source, back) == ()
     else:
+        # The moves made could be undone one by one, but for experts that must keep more copies on the way
+        # back than they had to on the way there.
+        there = difference(change.problem, change.source, change.target).keep
+        again = difference(change.problem, observed, change.source).keep
         assert back.reason is not None
-        assert "though one may exist" in back.reason
+        assert "though one may exist" in back.reason or (again > there).any()
 
 
 def test_failed_and_cancelled_moves_changed_nothing() -> None:
