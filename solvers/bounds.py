@@ -29,11 +29,28 @@ from solvers.traffic import Traffic
 
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
 _SHARPNESS = 3.0  # of the first theta: how much of a route's weight goes to its critical expert
-_STALL = 5  # steps without progress after which the step is halved, from the best point
-_PROGRESS = 5e-3  # relative; less counts as none
-_SHORTEST, _RESTART, _LAST_RESTART = 0.1, 0.25, 1e-2
 _MEMORY = 0.25  # how much of the averaged serving costs each step replaces
 _MIRROR = 1.0  # of the steps on theta, in units of the dearest cost of a route
+_RESTART, _LAST_RESTART = (
+    0.25,
+    1e-3,
+)  # length of the steps when a descent of them begins again, halved each time
+_REPLICA_STEP = 1.0  # of the steps on replica prices against those on prices
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """progress: relative gain per step of full length below which a step counts as stalled; stall: such steps
+    after which the length is halved, from the best point; shortest: part of the restart's length at which the
+    descent of lengths begins again."""
+
+    progress: float
+    stall: int
+    shortest: float
+
+
+# steps that move theta cost far more than the others, and theta needs long ones
+_PACE = {False: _Pace(1e-4, 10, 0.02), True: _Pace(5e-3, 5, 0.1)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +164,7 @@ class Ascent:
         self._traffic = traffic
         self._relaxation = Relaxation(problem)
         self._objective = objective
+        self._pace = _PACE[problem.coupling is not Coupling.SUM]
         highest = self._relaxation.highest_price
         costs = np.minimum(serving_costs(problem, holds), highest)
         spare = 1e-3 * float(highest.max())
@@ -182,7 +200,7 @@ class Ascent:
         relaxation, problem = self._relaxation, self._problem
         point = relaxation.evaluate(self.weight, self._price, self.replica_price)
         self.opened = point.opened
-        if point.value > self._reference + _PROGRESS * self._length * abs(self._reference):
+        if point.value > self._reference + self._pace.progress * self._length * abs(self._reference):
             self._stalled = 0
         else:
             self._stalled += 1
@@ -194,10 +212,10 @@ class Ascent:
         if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
             self.done = True
             return
-        if self._stalled >= _STALL:
+        if self._stalled >= self._pace.stall:
             self._length *= 0.5
             self._stalled = 0
-            if self._length < _SHORTEST * self._restart:
+            if self._length < self._pace.shortest * self._restart:
                 if self._restart < _LAST_RESTART:
                     self.done = True
                     return
@@ -218,6 +236,7 @@ class Ascent:
         slope[(slope > 0) & (self._price >= relaxation.highest_price)] = 0.0
         replica_slope[(replica_slope < 0) & (self.replica_price <= 0)] = 0.0
         # a replica price is a price times a weight: its metric is the inverse
+        metric *= _REPLICA_STEP
         norm = float((self.weight * slope**2).sum() + (replica_slope**2 * metric).sum())
         if norm <= 0.0:
             self.done = True

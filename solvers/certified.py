@@ -30,6 +30,7 @@ _CERTAIN = 1e-9  # relative gap at which there is nothing left to find
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
+_SOFT_SWEEPS = 3  # with a price on replicas instead of coverage
 _SURROGATE_SWEEPS = 3  # of a placement that the true routes still change
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _PAUSE = 10  # steps of the dual between two placements made from it
@@ -180,9 +181,12 @@ class _Search:
     def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
         before = response.work
-        self._sweep(response, holds, order=order)
+        if response.replica_worth is None:
+            self._sweep(response, holds, order=order)
+        else:
+            self._sweep(response, holds, _SOFT_SWEEPS, order, soft=True)
         feasible = make_feasible(problem, self._traffic, holds)
-        if (feasible != holds).any():
+        if response.replica_worth is not None or (feasible != holds).any():
             response.replaced(holds, feasible)
             holds = feasible
             self._sweep(response, holds)
@@ -204,13 +208,16 @@ class _Search:
         holds: UInt8,
         sweeps: int = _SWEEPS,
         order: Int64 | None = None,
+        soft: bool = False,
     ) -> None:
-        """Best responses of all nodes in `order` int64[N], else in random ones, until none moves."""
+        """Best responses of all nodes in `order` int64[N], else in random ones, until none moves.
+        `soft`: the worth of a replica stands for coverage, so that even a last one may leave."""
+        enforce = self._problem.min_replicas > 0 and not soft
         for _ in range(sweeps):
             moved = False
             turn = self._generator.permutation(self._problem.nodes) if order is None else order
             for node in turn.tolist():
-                moved |= response.respond(node, holds, self._problem.min_replicas > 0, self._stopping)
+                moved |= response.respond(node, holds, enforce, self._stopping)
             if not moved or self._stopping():
                 return
 

@@ -213,7 +213,7 @@ class BestResponse:
             holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
         )
         modular = -self._opening[node, first:last]
-        if enforce and self.replica_worth is not None:
+        if self.replica_worth is not None:
             elsewhere = holds[:, first:last].sum(axis=0, dtype=np.int64) - holds[node, first:last]
             modular += np.where(elsewhere < problem.min_replicas, self.replica_worth[first:last], 0.0)
         count = terms.build_terms(
