@@ -26,7 +26,9 @@ for coupling in Coupling:
             result = solve(random_problem(seed, coupling), algorithm, params={"bound_steps": 20})
             digest = result.placement.digest if result.placement else result.shortfall
             print(coupling, seed, algorithm, digest, result.objective, result.lower_bound)
-    result = solve(random_problem(7, coupling), params={"exact_limit": 0, "bound_steps": 20})
+    result = solve(random_problem(7, coupling), "sgd", params={"exact_limit": 0, "bound_steps": 20})
+    print(result.objective, result.lower_bound)
+    result = solve(random_problem(7, coupling), "maxconv", params={"mode": "fptas", "bound_steps": 20})
     print(result.objective, result.lower_bound)
 """
 
@@ -59,12 +61,13 @@ def test_interpreted_kernels_give_the_same_results() -> None:
 _COUNT = """
 import pickle, sys
 from solvers import kernels
-from solvers.kernels import convolution, coverage, dual, evaluation, greedy, knapsack, packing, tables, terms
+from solvers.kernels import convolution, coverage, dual, evaluation, greedy, knapsack, packing, routes
+from solvers.kernels import tables, terms
 from solvers.warm import warm
 from solvers.solve import ALGORITHMS, solve
 def compiled():
     found = {}
-    for module in (convolution, coverage, dual, evaluation, greedy, knapsack, packing, tables, terms):
+    for module in (convolution, coverage, dual, evaluation, greedy, knapsack, packing, routes, tables, terms):
         for name, kernel in vars(module).items():
             if hasattr(kernel, "signatures"):
                 found[f"{module.__name__}.{name}"] = len(kernel.signatures)
