@@ -15,6 +15,7 @@ from app import metrics
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
+from app.http.draining import Drain, DrainMiddleware
 from app.http.durable import DurableMiddleware
 from app.http.head import HeadMiddleware
 from app.http.trace import TraceMiddleware
@@ -38,6 +39,7 @@ document changes.
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; it opens its connections to `settings.redis_url` when it starts."""
+    drain = Drain()
     app = FastAPI(
         title="moeplace",
         version=version("moeplace"),
@@ -52,11 +54,13 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(MeasuringMiddleware),
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
             Middleware(HeadMiddleware),
+            Middleware(DrainMiddleware, drain=drain),
             *([Middleware(DurableMiddleware)] if settings.durable else []),
         ],
     )
     app.state.settings = settings
     app.state.waiters = Waiters(settings.max_waiters)
+    app.state.drain = drain
     problem.install(app)
     include_routes(app)
     app.add_route("/", _to_docs, include_in_schema=False)

@@ -80,3 +80,4 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
 
 def _drain(app: Starlette) -> None:
     app.state.waiters.drain()
+    app.state.drain.begin()

@@ -1,5 +1,6 @@
 """Every error leaves as application/problem+json (RFC 9457), whoever raised it; no stack trace ever does."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,10 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    # So that whoever is handed a trace id finds what was asked and what was wrong with it.
-    log.info(
+    # So that whoever is handed a trace id finds what was asked and what was wrong with it. Probes ask all the
+    # time, and tell themselves.
+    log.log(
+        logging.DEBUG if request.url.path == "/readyz" else logging.INFO,
         "problem answered",
         status=status,
         type=slug,

@@ -13,7 +13,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
     changed = {
         "redis_url": "unix:///run/it's here/valkey.sock",
         "data_dir": Path("/var/lib/moe place"),
-        "embedded_server": Path("/usr/bin/redis-server"),
+        "embedded_server": Path("/opt/valkey/bin/valkey-server"),
         "log_format": LogFormat.JSON,
         "log_level": "debug",
         "host": "::1",

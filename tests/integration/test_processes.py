@@ -190,7 +190,7 @@ def test_killed_children_are_replaced(serve: Serve) -> None:
 
 def test_killed_supervisor_leaves_no_orphan(serve: Serve) -> None:
     """SIGKILL to `moeplace serve` itself: its processes end, and the same directory serves again. There, a
-    client that never finishes its body holds SIGTERM up no longer than two seconds over what was set."""
+    client that never finishes its body is told to repeat it elsewhere, and holds SIGTERM up no longer."""
     service = serve()
     put_cluster(service, "east")
     assert {service.child(name).pid for name in ("api", "worker", "server")}
@@ -199,25 +199,24 @@ def test_killed_supervisor_leaves_no_orphan(serve: Serve) -> None:
     service.process.wait()
     orphans_end(service, 5)
 
-    again = serve(data_dir=service.data_dir, env={"MOEPLACE_DRAIN_SECONDS": "3"})
+    again = serve(data_dir=service.data_dir, env={"MOEPLACE_DRAIN_SECONDS": "50"})
     assert has_cluster(again, "east")
-    with slow_request(again):
-        began = time.monotonic()
+    with slow_request(again) as connection:
         assert again.terminate(within_seconds=15) == 0
-        assert time.monotonic() - began < 5
+        assert connection.recv(100).startswith(b"HTTP/1.1 503")
     orphans_end(again, 1)
 
 
 def test_second_signal_ends_at_once(serve: Serve) -> None:
-    """While an open request holds the drain up, a second signal ends everything without waiting for it."""
+    """While a process that hangs holds the drain up, a second signal ends everything without waiting."""
     service = serve(env={"MOEPLACE_DRAIN_SECONDS": "50"})
-    with slow_request(service):
-        service.children()
-        service.process.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-        assert service.process.poll() is None
-        service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(5) == 1
+    service.children()
+    service.child("api").suspend()
+    service.process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert service.process.poll() is None
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(5) == 1
     orphans_end(service, 1)
 
 

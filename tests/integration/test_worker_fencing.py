@@ -14,6 +14,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
+from app.storage import workers
 from tests.app.solving.simulation import Cluster, until
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,10 @@ async def at_generation(cluster: Cluster, generation: int) -> bool:
     return (await cluster.generation() or 0) >= generation
 
 
+async def workers_live(redis: Redis, count: int) -> bool:
+    return await workers.alive(redis) == count
+
+
 async def small_cluster(redis: Redis) -> Cluster:
     cluster = Cluster(redis)
     await cluster.create()
@@ -90,7 +95,7 @@ async def test_killed_worker_is_replaced_within_its_lease(redis: Redis, start_wo
     first = start_worker()
     await until(lambda: at_generation(cluster, 1), 60, what="generation 1")
     second = start_worker()
-    await asyncio.sleep(2.0)
+    await until(lambda: workers_live(redis, 2), 60, what="the second worker")
     assert await holds_lease(cluster, first)
     children = first.children(recursive=True)
     first.kill()

@@ -63,6 +63,7 @@ async def test_a_disk_that_never_confirms_is_told(server: Redis, monkeypatch: py
     await disk.wait()
 
 
+@pytest.mark.usefixtures("server")
 async def test_every_write_waits_and_nothing_else_does(serve: Callable[..., Service]) -> None:
     """On a real service whose server stops syncing, writes are answered 503; reads and faults as ever."""
     service = serve(env={"MOEPLACE_DURABLE": "1"})
