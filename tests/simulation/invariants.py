@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ class Watch:
 
     # --- copies
     def generation(self, copies: Mapping[ExpertKey, int]) -> None:
-        """A placement that gives each expert so many copies: what nodes hold at first, or comes into force."""
+        """What nodes hold at first, or what comes into force, gives each expert so many copies."""
         for key, count in copies.items():
             self.floor[key] = min(self.floor.get(key, self._min_replicas), count)
 
@@ -98,6 +99,7 @@ class Watch:
             if self._shaken.get(key, -1.0) < self._loop.time():
                 self._violated(f"{key} has {left} copies left, expected {self.floor[key]}")
             self.floor[key] = left
+        self.look_at_leases()
         for other in self.nodes.values():
             table = other.routes
             if table is not None and other is not node and _names(table, other, node.node_id, key):
@@ -115,13 +117,14 @@ class Watch:
             if name != node.node_id and _names(table, node, name, key):
                 self._violated(f"{node.node_id} begins to route to {key} at {name}, which dropped it")
 
-    def lease(self, node_id: str, ends: float, now: float) -> None:
-        """A node's lease now lasts until `ends`."""
-        if self._lease_ends.get(node_id, ends) <= now:
+    def lease(self, node_id: str, ends: float) -> None:
+        """A node's lease now lasts until `ends`, in milliseconds of the calendar."""
+        if self._lease_ends.get(node_id, ends) <= time.time() * 1000.0:
             self._lapsed(node_id)
         self._lease_ends[node_id] = ends
 
-    def look_at_leases(self, now: float) -> None:
+    def look_at_leases(self) -> None:
+        now = time.time() * 1000.0
         for node_id, ends in self._lease_ends.items():
             if ends <= now and node_id not in self._unleased:
                 self._lapsed(node_id)

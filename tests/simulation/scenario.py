@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import structlog
-from redis.asyncio import Redis
 
 from agent.holdings import ExpertKey
 from agent.routing import Local
@@ -49,12 +48,12 @@ class Outcome:
     seed: int
     converged_seconds: float | None
     lost: bool
-    seen: dict[str, int]
+    seen: Counter[str]
     diary: list[str] = field(repr=False)
 
 
 def run(seed: int, *, calm: bool = False) -> Outcome:
-    """The whole run; raises `Violation` with the seed and the end of the diary. `calm`: nothing goes wrong."""
+    """The whole run; raises `Violation` with the seed and the end of the diary. `calm`: without faults."""
     loop = VirtualLoop(random.Random(seed))
     agents = logging.getLogger("agent")
     level = agents.level
@@ -71,12 +70,12 @@ async def _run(seed: int, calm: bool) -> Outcome:
     scenario = Scenario(seed, calm)
     try:
         converged = await scenario.play()
+        return Outcome(seed, converged, scenario.lost, scenario.watch.seen.copy(), list(scenario.watch.diary))
     except Violation as violation:
         diary = "\n".join(scenario.watch.diary[-120:])
         raise Violation(f"seed {seed}{' (calm)' if calm else ''}: {violation}\n{diary}") from violation
     finally:
         await scenario.close()
-    return Outcome(seed, converged, scenario.lost, dict(scenario.watch.seen), scenario.watch.diary)
 
 
 class Scenario:
@@ -112,7 +111,7 @@ class Scenario:
         self.store.written = self.watch.written
         self.store.scored = self._scored
         self.service = Service(self.store, CLUSTER, self.settings, self.faults)
-        self.redis = cast("Redis", self.service.redis)
+        self.redis = self.service.redis
         self.workers = Workers(self.store, self.keys, self.settings, self.faults, self.watch)
         self.nodes = {name: self._node(name, names) for name in names}
         self.watch.nodes = self.nodes
@@ -135,7 +134,7 @@ class Scenario:
 
     def _scored(self, key: str, member: str, score: float) -> None:
         if key == self.keys.node_leases:
-            self.watch.lease(member, score, time.time() * 1000.0)
+            self.watch.lease(member, score)
 
     # --- the course of events
     async def play(self) -> float | None:
@@ -178,7 +177,7 @@ class Scenario:
             self._look()
 
     def _look(self) -> None:
-        self.watch.look_at_leases(time.time() * 1000.0)
+        self.watch.look_at_leases()
         for node in self.nodes.values():
             error = node.failed()
             if error is not None:
@@ -197,9 +196,7 @@ class Scenario:
     async def _publish(self) -> None:
         names = [n for n, node in self.nodes.items() if node.up or self.rng.random() < 0.5]
         placement = self._draw(names) or self._draw(self.nodes)
-        holds = [
-            NodeHoldings(node_id=name, holds=_grouped(held)) for name, held in sorted(placement.items())
-        ]
+        holds = [NodeHoldings(node_id=name, holds=_grouped(held)) for name, held in sorted(placement.items())]
         try:
             if self.rng.random() < 0.1 and (self.watch.seen["generations"]):
                 document = await rollback(self.redis, CLUSTER, self.rng.randint(1, 5))
@@ -389,7 +386,7 @@ class Scenario:
         self.store.incr(self.keys.revision)
 
     def _draw(self, names: Any) -> Placement:
-        """A placement over the nodes named that gives each expert enough copies; empty where none is found."""
+        """A placement over the nodes named, with enough copies of each expert; empty where none is found."""
         rng = self.rng
         for _ in range(50):
             free = {name: self.slots[name] for name in names}
@@ -409,10 +406,8 @@ class Scenario:
         return {}
 
     def _expect(self, placement: Placement) -> None:
-        """Also those of each generation have at least min_replicas copies: a placement with less is refused."""
-        self.watch.generation(
-            {key: sum(key in held for held in placement.values()) for key in self.experts}
-        )
+        """Of every generation too, as the service refuses a placement with fewer than min_replicas copies."""
+        self.watch.generation({key: sum(key in held for held in placement.values()) for key in self.experts})
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -19,7 +19,7 @@ from redis.exceptions import WatchError
 from app.migration_plans import store as plan_store
 from app.nodes import store as node_store
 
-Value = dict[bytes, bytes] | dict[bytes, float] | set[bytes] | list[bytes] | bytes
+Members = set[bytes]
 
 
 def encoded(value: object) -> bytes:
@@ -125,7 +125,7 @@ class Store:
 
     # --- sets
     def sadd(self, key: str, *members: object) -> int:
-        known = self._data.setdefault(key, set())
+        known: Members = self._data.setdefault(key, Members())
         new = {encoded(member) for member in members} - known
         known |= new
         if new:
@@ -133,14 +133,14 @@ class Store:
         return len(new)
 
     def srem(self, key: str, *members: object) -> int:
-        known = self._data.get(key, set())
+        known: Members = self._data.get(key, Members())
         gone = {encoded(member) for member in members} & known
         known -= gone
         if gone:
             self._touch(key)
         return len(gone)
 
-    def smembers(self, key: str) -> set[bytes]:
+    def smembers(self, key: str) -> Members:
         return set(self._data.get(key, ()))
 
     def sismember(self, key: str, member: object) -> int:
@@ -258,10 +258,7 @@ def _heartbeat(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[A
             changed = 1
     elif how == b"EDIT":
         changed = store.srem(holdings, *removed) + store.sadd(holdings, *added)
-    if changed:
-        version = store.hincrby(versions, node, 1)
-    else:
-        version = int(store.hget(versions, node) or b"0")
+    version = store.hincrby(versions, node, 1) if changed else int(store.hget(versions, node) or b"0")
     store.hset(statuses, node, status)
     store.zadd(leases, {node: float(ends)})
     if changed or announce == b"1":

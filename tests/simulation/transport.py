@@ -1,4 +1,4 @@
-"""The way from a node's agent to the service: the functions behind the endpoints, and a network in between."""
+"""The way from a node's agent to the service: the functions behind the endpoints, behind a network."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ class Service:
 
 
 class SimulatedClient(ServiceClient):
-    """What an agent takes for its client. One for each start of an agent: closed, nothing arrives any more."""
+    """What an agent takes for its client, one for each start of it."""
 
     def __init__(self, service: Service, faults: Faults) -> None:
         self._service = service
@@ -132,16 +132,16 @@ class SimulatedClient(ServiceClient):
         self, node_id: str, known_version: str | None, wait_seconds: int
     ) -> Assignment | None:
         key, topic = self._service.keys.assignment(node_id), topics.assignment(node_id)
-        return await self._poll(key, topic, known_version, wait_seconds, Assignment)
+        return await self._held(key, topic, known_version, wait_seconds, Assignment)
 
     async def wait_for_moves(
         self, node_id: str, known_version: str | None, wait_seconds: int
     ) -> Orders | None:
         key, topic = self._service.keys.moves(node_id), topics.moves(node_id)
-        return await self._poll(key, topic, known_version, wait_seconds, Orders)
+        return await self._held(key, topic, known_version, wait_seconds, Orders)
 
     # --- the network
-    async def _poll(self, key: str, topic: str, known: str | None, seconds: int, kind: type[D]) -> D | None:
+    async def _held(self, key: str, topic: str, known: str | None, seconds: int, kind: type[D]) -> D | None:
         await self._way()
         found = await self._service.changed(key, topic, known, seconds)
         await self._way()
