@@ -71,7 +71,7 @@ def main() -> None:
         told = (
             "# Quality: cost over the best lower bound, and time\n\n"
             f"Made by `python -m benchmarks.quality`; at most {given.seconds:g} s per solve, the bound "
-            "included where the algorithm certifies.\n\n"
+            f"included where the algorithm certifies; {number} of {len(todo)} instances.\n\n"
         )
         given.out.with_suffix(".md").write_text(told + markdown(rows, JUDGE))
         given.out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
