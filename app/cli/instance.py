@@ -22,8 +22,8 @@ def instance_command(
 ) -> None:
     """Build an instance file from recorded routing and a fleet, and print what is in it as JSON.
 
-    The recording holds one array per domain: whole numbers [tokens, layers, K], the experts each token
-    activated, or [layers, experts], how often each was. The fleet says who serves which domain:
+    The recording holds one array per domain: whole numbers, tokens x layers x K: the experts each token
+    activated; or layers x experts: how often each was. The fleet says who serves which domain:
 
     expert_bytes: 98304 (or one per layer), experts (per layer; else the highest seen), top_k (with counts),
     coupling, min_replicas, latency_seconds: {local: 0.001, remote: 0.004} or a matrix,
