@@ -102,27 +102,28 @@ def _plan(
     bound = lower_bound_seconds(problem, change, limits, allocation)
     worth = values(problem, change)
     copies = int(change.missing.sum())
-    best: Plan | None = None
-    standstills: list[str] = []
-    for attempt, policy in enumerate(_POLICIES if copies > _FEW_COPIES else _POLICIES[:2]):
-        if attempt and (attempt + 1) * copies > _COPIES_SCHEDULED:
-            break
+
+    def attempt(policy: Policy, states: int) -> Plan | str:
         cluster = Cluster(problem, change, limits, allocation.sends)
         schedule = Schedule(cluster, *worth, allocation, max(bound, allocation.seconds), policy)
-        # One search is enough: where it finds nothing, it would hardly do better from another standstill.
-        states = SEARCH_STATES if best is None and not standstills else 0
         reason = _carry_out(problem, cluster, schedule, names, states)
-        if reason is not None:
-            standstills.append(reason)
-            if _PROVED in reason:
-                break
-            continue
-        made = _made(problem, change, cluster, bound)
-        if best is None or made.estimate.seconds < best.estimate.seconds:
-            best = made
-        if best.estimate.seconds <= _GOOD_ENOUGH * bound:
+        return _made(problem, change, cluster, bound) if reason is None else reason
+
+    best: Plan | None = None
+    policies = _POLICIES if copies > _FEW_COPIES else _POLICIES[:2]
+    for attempts, policy in enumerate(policies, 1):
+        if attempts > 1 and attempts * copies > _COPIES_SCHEDULED:
             break
-    return _infeasible(change, standstills[0]) if best is None else best
+        made = attempt(policy, 0)
+        if isinstance(made, Plan) and (best is None or made.estimate.seconds < best.estimate.seconds):
+            best = made
+        if best is not None and best.estimate.seconds <= _GOOD_ENOUGH * bound:
+            break
+    if best is not None:
+        return best
+    # The search takes long, and is needed only where no policy gets through all standstills.
+    searched = attempt(_POLICIES[0], SEARCH_STATES)
+    return _infeasible(change, searched) if isinstance(searched, str) else searched
 
 
 def _made(problem: PlacementProblem, change: Difference, cluster: Cluster, bound: float) -> Plan:

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from app.cli.solve import EXIT_INFEASIBLE, read_instance, refuse
+from migrations.explanation import Explanation, explain
+from migrations.gantt import gantt_svg
 from migrations.model import MoveKind, Plan, PlanError, PlanStatus, save_plan
+from migrations.naming import BY_INDEX
 from migrations.planner import plan
 from solvers.files import load_placement
 from solvers.placement import Placement
@@ -19,26 +24,39 @@ def plan_command(
     instance: Annotated[Path, typer.Argument(help="Instance file (.npz) with its current placement.")],
     target: Annotated[Path, typer.Argument(help="Placement file (.npz) to go to.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Plan file to write (.json).")] = None,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Say what each node does and what improves when.")
+    ] = False,
+    gantt: Annotated[
+        Path | None, typer.Option("--gantt", help="Picture of the plan to write (.svg), for a browser.")
+    ] = None,
 ) -> None:
     """Plan the moves from an instance's `current` placement to a target and print a summary.
 
-    The plan file is written in any case. Exit status: 0 a plan, 1 INFEASIBLE (the reason names the nodes and
-    what they lack), 2 a malformed file.
+    The plan file is written in any case, the picture where there is a plan. Exit status: 0 a plan, 1
+    INFEASIBLE (the reason names the nodes and what they lack), 2 a malformed file.
     """
+    if gantt is not None and gantt.suffix != ".svg":
+        refuse(f"--gantt: is {str(gantt)!r:.60}, expected a file that ends in .svg")
     problem = read_instance(instance)
     source, wanted = read_current(instance, problem), read_target(target)
     try:
         made = plan(problem, source, wanted.holds)
     except PlanError as error:
         refuse(f"{target}: {error}")
-    if out is not None:
-        try:
+    feasible = made.status is PlanStatus.OK
+    try:
+        if out is not None:
             save_plan(out, made)
-        except OSError as error:
-            refuse(f"{out}: {error.strerror or error}")
+        if gantt is not None and feasible:
+            gantt.write_text(gantt_svg(problem, source, made), encoding="utf-8")
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
     for line in _summary(made):
         typer.echo(line)
-    if made.status is PlanStatus.INFEASIBLE:
+    if explained and feasible:
+        _print_explanation(made, explain(problem, source, wanted.holds, made))
+    if not feasible:
         raise typer.Exit(EXIT_INFEASIBLE)
 
 
@@ -69,3 +87,53 @@ def _summary(made: Plan) -> list[str]:
         f"bytes: {estimate.bytes}",
         f"seconds: {estimate.seconds:.6g} (no schedule takes less than {estimate.lower_bound_seconds:.6g})",
     ]
+
+
+def _print_explanation(made: Plan, explanation: Explanation) -> None:
+    console = Console(highlight=False)
+    seconds = made.estimate.seconds
+    bound = made.estimate.lower_bound_seconds
+    if bound > 0:
+        console.print(f"{seconds / bound:.3g} times the lower bound", markup=False)
+
+    nodes = Table(title="What each node does", title_justify="left", box=None, pad_edge=False)
+    nodes.add_column("node")
+    for heading in ("copies in", "MB in", "copies out", "MB out", "drops", "receives for"):
+        nodes.add_column(heading, justify="right")
+    for row in explanation.nodes:
+        nodes.add_row(
+            BY_INDEX.node(row.node),
+            str(row.copies_in),
+            f"{row.bytes_in / 1e6:,.1f}",
+            str(row.copies_out),
+            f"{row.bytes_out / 1e6:,.1f}",
+            str(row.drops),
+            f"{row.receiving_seconds:.4g} s" if row.copies_in else "",
+        )
+    console.print()
+    console.print(nodes)
+
+    target = explanation.target_latency_seconds
+    first = explanation.moments[0].latency_seconds
+    moments = Table(title="What improves when", title_justify="left", box=None, pad_edge=False)
+    for heading in ("after", "copied", "latency", "of the improvement"):
+        moments.add_column(heading, justify="right")
+    for moment in explanation.moments:
+        done = moment.bytes_done / made.estimate.bytes if made.estimate.bytes else 1.0
+        gained = (first - moment.latency_seconds) / (first - target) if first > target else None
+        moments.add_row(
+            f"{moment.seconds:.4g} s",
+            f"{done:.0%}",
+            f"{moment.latency_seconds * 1e3:.4g} ms",
+            "" if gained is None else f"{gained:.0%}",
+        )
+    console.print()
+    console.print(moments)
+    console.print("latency: mean over tokens and blocks, as the problem's routes are", markup=False)
+    if explanation.area_ratio is not None:
+        ratio = explanation.area_ratio
+        console.print(
+            f"on the way tokens wait {ratio:.0%} of what they would beyond the target, were the moves in "
+            f"random order",
+            markup=False,
+        )

@@ -58,7 +58,7 @@ FLEETS = (
     Fleet(8, 6, 32, 1.5, 0.8, origin=False, drift=0.3),
     Fleet(8, 12, 32, 1.2, 1.0, origin=False),
     Fleet(8, 24, 32, 1.05, 1.0, origin=False),
-    Fleet(8, 24, 32, 1.0, 0.98, origin=False),
+    Fleet(8, 24, 32, 1.1, 0.98, origin=False),
     Fleet(8, 24, 32, 1.5, 0.9, origin=True),
     Fleet(8, 24, 32, 2.0, 1.0, origin=False, equal=False),
     Fleet(16, 24, 64, 2.0, 1.0, origin=False),
@@ -70,7 +70,7 @@ FLEETS = (
     Fleet(32, 24, 64, 1.1, 1.0, origin=False),
     Fleet(64, 12, 32, 2.0, 0.95, origin=False, drift=0.1),
     Fleet(64, 24, 64, 4.0, 1.0, origin=False),
-    Fleet(64, 58, 64, 8.0, 1.0, origin=False),
+    Fleet(64, 40, 64, 4.0, 0.95, origin=False),
 )
 
 

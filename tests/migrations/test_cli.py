@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -108,3 +109,63 @@ def test_an_unwritable_plan_ends_with_status_2(app: typer.Typer, tmp_path: Path)
     refused = _RUNNER.invoke(app, ["plan", instance, target, "--out", str(tmp_path / "no" / "plan.json")])
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
+
+
+_WAY = cluster([10, 10, 10], [[1, 0], [0, 1], [0, 0]], [[0, 1], [1, 0], [0, 0]])
+
+
+def test_a_plan_is_explained(app: typer.Typer, tmp_path: Path) -> None:
+    """`--explain` says what each node receives, sends and drops, and how the latency falls on the way."""
+    change = cluster([20, 20], [[1, 1], [0, 0]], [[1, 1], [1, 1]])
+    routes = {"route_node": np.ones(2, np.int32), "route_rate": np.array([3.0, 1.0])}
+    change = Change(change.problem.replace(**routes), change.source, change.target)
+    instance, target, _ = _files(tmp_path, change)
+    told = _RUNNER.invoke(app, ["plan", instance, target, "--explain"])
+    assert told.exit_code == 0
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert ["node", "0", "0", "0.0", "2", "0.0", "0"] in lines
+    assert ["node", "1", "2", "0.0", "0", "0.0", "0", "2", "s"] in lines
+    # The expert with three quarters of the traffic comes first: half of the bytes, 75 % of the improvement.
+    assert ["1", "s", "50%", "3.25", "ms", "75%"] in lines
+    assert ["2", "s", "100%", "1", "ms", "100%"] in lines
+
+
+def test_an_explanation_without_traffic_or_moves(app: typer.Typer, tmp_path: Path) -> None:
+    """Nothing to move and nobody to wait are explained without a division by zero; no plan, not at all."""
+    still = Change(_SWAP.problem, _SWAP.source, _SWAP.source)
+    idle = Change(_SWAP.problem.replace(route_rate=np.zeros(2)), _SWAP.source, _SWAP.target)
+    for change in (still, idle):
+        instance, target, _ = _files(tmp_path, change)
+        picture = str(tmp_path / "plan.svg")
+        told = _RUNNER.invoke(app, ["plan", instance, target, "--explain", "--gantt", picture])
+        assert told.exit_code == 0, told.output
+        ElementTree.parse(picture)
+    instance, target, _ = _files(tmp_path, _STUCK)
+    refused = _RUNNER.invoke(app, ["plan", instance, target, "--explain"])
+    assert refused.exit_code == 1
+    assert len(refused.stdout.splitlines()) == 1
+
+
+def test_a_plan_is_drawn(app: typer.Typer, tmp_path: Path) -> None:
+    """`--gantt` writes a picture with two bars per copy, at the node that receives and the one that sends."""
+    instance, target, _ = _files(tmp_path, _WAY)
+    picture = tmp_path / "plan.svg"
+    drawn = _RUNNER.invoke(app, ["plan", instance, target, "--gantt", str(picture)])
+    assert drawn.exit_code == 0
+    root = ElementTree.parse(picture).getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    coloured = [bar for bar in root.iter(f"{space}rect") if bar.get("fill", "").startswith("hsl")]
+    assert len(coloured) == 2 * 3  # three copies: two full nodes swap through a third
+    texts = "".join("".join(text.itertext()) for text in root.iter(f"{space}text"))
+    assert "3 copies, 3 drops" in texts
+    assert "node 2" in texts
+
+
+def test_a_picture_of_another_kind_is_refused(app: typer.Typer, tmp_path: Path) -> None:
+    """Pictures are SVG; another ending, or a folder that does not exist, ends with status 2 in one line."""
+    instance, target, _ = _files(tmp_path, _SWAP)
+    for name, message in (("plan.png", "expected a file that ends in .svg"), ("no/plan.svg", "No such file")):
+        refused = _RUNNER.invoke(app, ["plan", instance, target, "--gantt", str(tmp_path / name)])
+        assert refused.exit_code == 2
+        assert refused.stderr.count("\n") == 1
+        assert message in refused.stderr
