@@ -63,15 +63,29 @@ def assignment_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def assignment_version(tables: Tables, content: bytes) -> str:
-    return f"{tables.uid}.{tables.generation}.{assignment_digest(content)}"
+def assignment_versions(
+    tables: Tables, contents: Mapping[str, bytes], before: Mapping[str, str], mark: str
+) -> dict[str, str]:
+    """node_id -> version of its assignment: that in `before` while it says the same, else one with `mark`.
+
+    With a mark never used before, no version comes back once another has been in its place. So a node that is
+    known to have used the newest version uses it still, however old the heartbeat that said so.
+    """
+    versions = {}
+    for node_id, content in contents.items():
+        plain = f"{tables.uid}.{tables.generation}.{assignment_digest(content)}-"
+        known = before.get(node_id, "")
+        versions[node_id] = known if known.startswith(plain) else plain + mark
+    return versions
 
 
-def encode_assignments(tables: Tables, contents: Mapping[str, bytes]) -> dict[str, EncodedDocument]:
+def encode_assignments(
+    tables: Tables, contents: Mapping[str, bytes], versions: Mapping[str, str]
+) -> dict[str, EncodedDocument]:
     """The documents of the nodes in `contents`."""
     documents = {}
     for node_id, content in contents.items():
-        digest = assignment_digest(content)
+        digest = versions[node_id].removeprefix(f"{tables.uid}.{tables.generation}.")
         head = {
             "metadata": {"uid": tables.uid, "generation": tables.generation, "digest": digest},
             "node_id": node_id,

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from redis.asyncio import Redis
@@ -12,7 +13,7 @@ from app.instance.fleet import Fleet, UnknownExpert
 from app.solving.assignments import (
     Tables,
     assignment_contents,
-    assignment_version,
+    assignment_versions,
     encode_assignments,
 )
 from app.solving.observation import Observation
@@ -44,6 +45,8 @@ class RoutingTables:
         self._origin_latency: Float64 = np.zeros(0)
         self._latency_set = 0
         self._rests_until = 0.0
+        self._taken_over = False
+        self._attempts = 0
         self.versions: Mapping[str, str] = {}
         """node_id -> version of its assignment."""
         self.settled = False
@@ -73,6 +76,9 @@ class RoutingTables:
         if self.settled or time.monotonic() < self._rests_until:
             return False
         begun = time.monotonic()
+        if not self._taken_over:
+            self.versions = await self._stored_versions(observation.fleet)
+            self._taken_over = True
         left_out = self._withdrawal.copies
         origin = observation.cluster.settings.origin
         tables = Tables(
@@ -88,13 +94,16 @@ class RoutingTables:
             obsolete=observation.obsolete,
         )
         contents = await asyncio.to_thread(assignment_contents, tables)
-        versions = {node_id: assignment_version(tables, content) for node_id, content in contents.items()}
+        self._attempts += 1
+        versions = assignment_versions(
+            tables, contents, self.versions, f"{self._lease.token}-{self._attempts}"
+        )
         changed = {
             node_id: contents[node_id]
             for node_id, version in versions.items()
             if self.versions.get(node_id) != version
         }
-        documents = await asyncio.to_thread(encode_assignments, tables, changed)
+        documents = await asyncio.to_thread(encode_assignments, tables, changed, versions)
 
         def queue(pipe: Pipeline) -> None:
             for node_id, document in documents.items():
@@ -109,6 +118,18 @@ class RoutingTables:
         self.settled = True
         self._rests_until = time.monotonic() + REST_FACTOR * (time.monotonic() - begun)
         return True
+
+    async def _stored_versions(self, fleet: Fleet) -> dict[str, str]:
+        """Of the assignments that the worker before has left."""
+        pipe = self._redis.pipeline(transaction=False)
+        for node_id in fleet.node_ids:
+            pipe.hmget(self._keys.assignment(node_id), ["uid", "generation", "digest"])
+        found = cast("list[list[bytes | None]]", await pipe.execute())
+        return {
+            node_id: b".".join(part for part in parts if part is not None).decode()
+            for node_id, parts in zip(fleet.node_ids, found, strict=True)
+            if None not in parts
+        }
 
     def in_use(self, observation: Observation) -> dict[str, str | None]:
         """Live node -> version of the assignment it says it routes by."""

@@ -11,9 +11,10 @@ from app.solving.assignments import (
     MAX_TARGETS,
     Tables,
     assignment_contents,
-    assignment_version,
+    assignment_versions,
     encode_assignments,
 )
+from app.storage.documents import EncodedDocument
 from solvers.problem import PlacementProblem
 from tests.app.solving.simulation import NOW
 
@@ -84,11 +85,16 @@ def naive_targets(made: Tables, row: int, column: int) -> list[str | None]:
     ]
 
 
+def encoded(made: Tables) -> dict[str, EncodedDocument]:
+    contents = assignment_contents(made)
+    return encode_assignments(made, contents, assignment_versions(made, contents, {}, "1-1"))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_routes_equal_a_naive_twin(seed: int) -> None:
     """Every expert a node does not serve has a route to the nearest who do, every other has none."""
     made = tables(seed, origin=seed % 3 != 0)
-    documents = encode_assignments(made, assignment_contents(made))
+    documents = encoded(made)
     for row, node_id in enumerate(made.fleet.node_ids):
         assignment = Assignment.model_validate_json(documents[node_id].json)
         assert assignment.node_id == node_id
@@ -113,7 +119,7 @@ def test_routes_equal_a_naive_twin(seed: int) -> None:
 def test_devices_hold_what_is_desired_and_fit(seed: int) -> None:
     """Each desired expert is on one device, and no device is over its memory."""
     made = tables(seed)
-    documents = encode_assignments(made, assignment_contents(made))
+    documents = encoded(made)
     for row, node_id in enumerate(made.fleet.node_ids):
         assignment = Assignment.model_validate_json(documents[node_id].json)
         held = [entry for device in assignment.devices for entry in device.holds]
@@ -128,11 +134,25 @@ def test_version_follows_content_and_generation() -> None:
     made = tables(1)
     contents = assignment_contents(made)
     assert assignment_contents(made) == contents
-    version = assignment_version(made, contents["n0"])
-    assert encode_assignments(made, contents)["n0"].version == version
+    versions = assignment_versions(made, contents, {}, "1-1")
+    assert encode_assignments(made, contents, versions)["n0"].version == versions["n0"]
+    assert assignment_versions(made, contents, versions, "1-2") == versions
     serving = made.serving.copy()
     serving[1, :] = 1 - serving[1, :]
     other = Tables(made.fleet, made.problem, made.desired, serving, "http://origin", "u1", 7)
-    assert assignment_version(other, assignment_contents(other)["n0"]) != version
+    assert assignment_versions(other, assignment_contents(other), versions, "1-2")["n0"] != versions["n0"]
     later = Tables(made.fleet, made.problem, made.desired, made.serving, "http://origin", "u1", 8)
-    assert assignment_version(later, contents["n0"]) != version
+    assert assignment_versions(later, contents, versions, "1-2")["n0"] != versions["n0"]
+
+
+def test_no_version_comes_back() -> None:
+    """Tables that return to what they said before have another version: a node that used them then, and has
+    used others since, is not taken for one that uses them now."""
+    made = tables(1)
+    serving = made.serving.copy()
+    serving[1, :] = 1 - serving[1, :]
+    other = Tables(made.fleet, made.problem, made.desired, serving, "http://origin", "u1", 7)
+    first = assignment_versions(made, assignment_contents(made), {}, "1-1")
+    second = assignment_versions(other, assignment_contents(other), first, "1-2")
+    third = assignment_versions(made, assignment_contents(made), second, "1-3")
+    assert len({first["n0"], second["n0"], third["n0"]}) == 3
