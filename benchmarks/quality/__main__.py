@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.quality.instances import instance
-from benchmarks.quality.table import Row, markdown, measure
+from benchmarks.quality.table import Row, markdown, measure, medians
 from benchmarks.quality.traces import Trace, load_traces
 from solvers.problem import Coupling, PlacementProblem
 from solvers.solve import ALGORITHMS
@@ -70,10 +71,11 @@ def main() -> None:
         print(f"{number}/{len(todo)} {name} {problem.coupling}{over}", file=sys.stderr, flush=True)
         told = (
             "# Quality: cost over the best lower bound, and time\n\n"
-            f"Made by `python -m benchmarks.quality`; at most {given.seconds:g} s per solve, the bound "
+            f"Made by `{shlex.join(['python', '-m', 'benchmarks.quality', *sys.argv[1:]])}`; at most "
+            f"{given.seconds:g} s per solve, the bound "
             f"included where the algorithm certifies; {number} of {len(todo)} instances.\n\n"
         )
-        given.out.with_suffix(".md").write_text(told + markdown(rows, JUDGE))
+        given.out.with_suffix(".md").write_text(told + medians(rows) + markdown(rows, JUDGE))
         given.out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(f"{len(rows)} solves in {time.monotonic() - began:.0f} s", file=sys.stderr)
 

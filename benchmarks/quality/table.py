@@ -89,6 +89,21 @@ def markdown(rows: list[Row], judge: str) -> str:
     return "\n".join(lines)
 
 
+def medians(rows: list[Row]) -> str:
+    """Per algorithm and coupling: cost over the bound and seconds, each the median over the instances."""
+    couplings = list(dict.fromkeys(row.coupling for row in rows))
+    lines = ["| median | " + " | ".join(couplings) + " |", "|---|" + "---:|" * len(couplings)]
+    for algorithm in dict.fromkeys(row.algorithm for row in rows):
+        shown = []
+        for coupling in couplings:
+            mine = [row for row in rows if (row.algorithm, row.coupling) == (algorithm, coupling)]
+            over = [row.over_bound for row in mine if row.over_bound is not None]
+            seconds = statistics.median(row.seconds for row in mine)
+            shown.append(f"{100 * statistics.median(over):.1f} %, {seconds:.1f} s" if over else "")
+        lines.append(f"| `{algorithm}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n\n"
+
+
 def _cell(row: Row | None) -> str:
     if row is None:
         return ""
