@@ -82,8 +82,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with (
         open_client(settings.redis_url) as redis,
         open_client(settings.redis_url, blocking=True) as ears,
+        open_client(settings.redis_url) as probing,
     ):
         app.state.redis = redis
+        app.state.probing_redis = probing
         if settings.durable:
             await require_durability(redis)
         app.state.disk = DiskSync(redis)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app.errors import FieldError, Unavailable
 from app.http.openapi import problem
-from app.http.state import redis_of, waiters_of
+from app.http.state import probing_redis_of, waiters_of
 from app.metrics import CONTENT_TYPE, exposition
 from app.schema import Schema
 from app.storage import workers
@@ -52,7 +52,7 @@ async def readyz(request: Request) -> Readiness:
     """Redis answers, a worker lives that holds or can take the leases of all clusters, and this process is
     not draining. Otherwise 503, each failed check in `errors`."""
     failed: list[FieldError] = []
-    redis = redis_of(request)
+    redis = probing_redis_of(request)
     live = 0
     if waiters_of(request).draining:
         failed.append(FieldError("/checks/draining", "this process is about to end", "DRAINING"))

@@ -19,6 +19,11 @@ def redis_of(connection: HTTPConnection) -> Redis:
     return cast(Redis, connection.app.state.redis)
 
 
+def probing_redis_of(connection: HTTPConnection) -> Redis:
+    """For probes alone: a busy process, whose requests wait for a connection, is a ready one."""
+    return cast(Redis, connection.app.state.probing_redis)
+
+
 def waiters_of(connection: HTTPConnection) -> Waiters:
     """`app.state.waiters`, set by `create_app`; fed by `Waiters.listen` while the application runs."""
     return cast(Waiters, connection.app.state.waiters)

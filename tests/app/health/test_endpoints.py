@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.main import create_app
 from app.storage import workers
+from app.storage.client import CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +65,19 @@ async def test_not_ready_without_redis_but_alive() -> None:
     async with running("unix:///nonexistent/valkey.sock") as (_, client):
         assert codes(await client.get("/readyz")) == ["UNREACHABLE"]
         assert (await client.get("/healthz")).json() == {"status": "ALIVE"}
+
+
+async def test_ready_while_busy(redis_url: str, redis: Redis) -> None:
+    """Requests that use all connections to Redis, and wait for more, do not make the process look broken."""
+    await workers.beat(redis, "w1", 30)
+    async with running(redis_url) as (app, client):
+        busy = [asyncio.create_task(app.state.redis.blpop(["nothing"], 2)) for _ in range(2 * CONNECTIONS)]
+        await asyncio.sleep(0.5)
+        assert (await client.get("/readyz")).status_code == 200
+        assert not any(task.done() for task in busy)
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
 
 
 async def test_not_ready_while_draining(redis_url: str, redis: Redis) -> None:
