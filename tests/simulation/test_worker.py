@@ -1,0 +1,176 @@
+"""What a worker keeps to when its store breaks or another one took over, one case at a time."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from agent.holdings import ExpertKey
+from app.clusters.schemas import ClusterRecord, ClusterSettings
+from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
+from app.models.schemas import Block, ModelRecord
+from app.nodes.schemas import Device, NodeRecord, NodeSpec
+from app.solving.migration import Migration
+from app.solving.observation import Observer
+from app.solving.routing import RoutingTables
+from app.solving.withdrawal import HeldCopy, Withdrawal
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+from migrations.model import MoveKind
+from migrations.states import MoveState, PlanState
+from tests.simulation.clock import BEGINS_AT, VirtualLoop, virtual_time
+from tests.simulation.store import Connection, Store
+from tests.simulation.workers import InlineSolver
+
+KEYS = ClusterKeys("c")
+
+
+def _in_virtual_time(course: Coroutine[Any, Any, None]) -> None:
+    loop = VirtualLoop(random.Random(0))
+    try:
+        with virtual_time(loop, 0):
+            loop.run_until_complete(course)
+    finally:
+        loop.close()
+
+
+def _cluster() -> Store:
+    """Two nodes, which are alive, and a model of one layer."""
+    store = Store()
+    cluster = ClusterRecord(
+        cluster_id="c", uid="u", created_at=BEGINS_AT, updated_at=BEGINS_AT, settings=ClusterSettings()
+    )
+    model = ModelRecord(
+        model_id="m",
+        digest="d",
+        created_at=BEGINS_AT,
+        updated_at=BEGINS_AT,
+        blocks=[Block(layer=0, experts=4, expert_bytes=10, top_k=1)],
+        source="blocks",
+        origin_url=None,
+    )
+    store.set(KEYS.cluster, cluster.model_dump_json())
+    store.hset(KEYS.models, "m", model.model_dump_json())
+    for node_id in ("n1", "n2"):
+        node = NodeRecord(
+            node_id=node_id,
+            uid=node_id,
+            created_at=BEGINS_AT,
+            updated_at=BEGINS_AT,
+            spec=NodeSpec(instance_uid="i", devices=[Device(device_id="gpu0", memory_bytes=100)]),
+        )
+        store.hset(KEYS.nodes, node_id, node.model_dump_json())
+        store.zadd(KEYS.node_leases, {node_id: (BEGINS_AT.timestamp() + 3600.0) * 1000.0})
+    store.incr(KEYS.revision)
+    return store
+
+
+def _hold(store: Store, node_id: str, *experts: int) -> None:
+    store.delete(KEYS.holdings(node_id))
+    store.sadd(KEYS.holdings(node_id), *(str(ExpertKey("m", 0, expert)) for expert in experts))
+    store.hincrby(KEYS.holdings_versions, node_id)
+
+
+class _Breaking(Connection):
+    """Breaks at the exchange whose number is given, counted from now, and never again."""
+
+    at = -1
+
+    async def exchange(self, run: Any) -> Any:
+        self.at -= 1
+        if self.at == 0:
+            raise RedisConnectionError("broke")
+        return await super().exchange(run)
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+@pytest.mark.parametrize("change", ["holdings", "nodes", "first look"])
+def test_a_look_that_fails_hides_nothing_from_the_next(at: int, change: str) -> None:
+    """Wherever the connection breaks during a look, the next one sees what a fresh observer sees."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 0, 1)
+        connection = _Breaking(store, random.Random(0))
+        observer = Observer(cast("Redis", connection), KEYS)
+        if change != "first look":
+            await observer.look()
+        if change == "holdings":
+            _hold(store, "n1", 2)
+        elif change == "nodes":
+            store.hdel(KEYS.nodes, "n2")
+            store.incr(KEYS.revision)
+        connection.at = at
+        with contextlib.suppress(RedisConnectionError):
+            await observer.look()
+        connection.at = -1
+        found = await observer.look()
+        expected = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).look()
+        assert found is not None
+        assert expected is not None
+        assert found.fleet.node_ids == expected.fleet.node_ids
+        assert found.held.tolist() == expected.held.tolist()
+
+    _in_virtual_time(course())
+
+
+def _ended_plan(at: datetime) -> tuple[PlanRecord, MoveProgress]:
+    """A superseded plan whose only move is a drop that its node had been told to make."""
+    move = PlannedMove(
+        move_id="m1", kind=MoveKind.DROP, model_id="m", layer=0, expert=3, source=None, from_origin=False,
+        destination="n1", bytes=10, depends_on=[], start_seconds=0.0, end_seconds=0.0,
+    )  # fmt: skip
+    counts = PlanProgress(
+        moves_total=1, moves_succeeded=0, moves_failed=0, moves_released=0, bytes_total=0, bytes_done=0
+    )
+    record = PlanRecord(
+        plan_id="p1", from_generation=1, to_generation=2, created_at=at, updated_at=at,
+        state=PlanState.SUPERSEDED, reason="generation 3 is in force", validate_only=False, estimate=None,
+        progress=counts, moves=[move],
+    )  # fmt: skip
+    progress = MoveProgress(
+        move_id="m1", state=MoveState.CANCELLED, attempts=1, source=None, from_origin=False, bytes_done=0,
+        reason=None, released_at=at, finished_at=at,
+    )  # fmt: skip
+    return record, progress
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (25.0, True), (50.0, True), (70.0, False)])
+def test_a_worker_that_takes_over_keeps_out_of_routes_what_nodes_may_be_dropping(
+    seconds: float, kept: bool
+) -> None:
+    """A drop ordered by a plan that ended less than a node's lease ago may still happen, or have happened
+    unheard: the copy stays out of routing tables under the next worker, too."""
+
+    async def course() -> None:
+        store = _cluster()
+        record, progress = _ended_plan(datetime.fromtimestamp(BEGINS_AT.timestamp(), UTC))
+        store.zadd(KEYS.plans, {"p1": 1.0})
+        store.set(KEYS.plan("p1"), record.model_dump_json())
+        store.hset(KEYS.plan_progress("p1"), "m1", progress.model_dump_json())
+        await asyncio.sleep(seconds)
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        lease = Lease("c", "w2", 2, KEYS.lease, 10_000)
+        withdrawal = Withdrawal()
+        migration = Migration(
+            redis,
+            KEYS,
+            lease,
+            InlineSolver(random.Random(0)),
+            withdrawal,
+            RoutingTables(redis, KEYS, lease, withdrawal),
+            heartbeat_seconds=10.0,
+            lease_seconds=60.0,
+        )
+        observation = await Observer(redis, KEYS).look()
+        assert observation is not None
+        await migration.take_over(observation)
+        assert (HeldCopy("n1", "m", 0, 3) in withdrawal.copies) == kept
+
+    _in_virtual_time(course())
