@@ -119,11 +119,13 @@ class Cluster:
         """What the node may drop now on its way to the target, in the order of `superfluous`.
 
         Experts another node still waits for come last, those that this node should send after all others:
-        they are sources. One that was parked here stays until its last copy is in place.
+        they are sources; and an expert's last copy, without which the origin serves it, after all of these.
+        One that was parked here stays until its last copy is in place.
         """
         idle: list[int] = []
         wanted: list[int] = []
         planned: list[int] = []
+        last: list[int] = []
         sends = self._sends[node]
         for column in self.superfluous[node]:
             if not self.can_drop(node, column):
@@ -131,8 +133,11 @@ class Cluster:
             if not self.missing[column]:
                 idle.append(column)
             elif (node, column) not in self.parked:
+                if self.serving[column] == 1 << node:
+                    last.append(column)
+                    continue
                 (planned if sends[column] > _SHOULD_SEND else wanted).append(column)
-        return idle + wanted + planned
+        return idle + wanted + planned + last
 
     def occupants(self, node: int) -> list[int]:
         """Columns that occupy memory of the node: served or arriving. O(E)."""

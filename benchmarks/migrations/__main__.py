@@ -23,7 +23,7 @@ def main() -> None:
     measured: list[Measurement] = []
     for note in notes:
         print(note, flush=True)
-    for migration in chain(random_migrations(), real_migrations(traces)):
+    for migration in chain(real_migrations(traces), random_migrations()):
         found = measure(migration)
         if isinstance(found, str):
             notes.append(found)
@@ -31,6 +31,10 @@ def main() -> None:
         else:
             measured.append(found)
             print(_row(found), flush=True)
+            _write(measured, notes)  # each time, so that a run that is cut short leaves what it has
+
+
+def _write(measured: list[Measurement], notes: list[str]) -> None:
     (_FOLDER / "migrations.md").write_text(_table(measured, notes))
     document = {"machine": _machine(), "measured": [asdict(one) for one in measured], "notes": notes}
     (_FOLDER / "migrations.json").write_text(json.dumps(document, indent=1) + "\n")

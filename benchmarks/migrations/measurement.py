@@ -15,7 +15,7 @@ from migrations.planner import plan, plan_in_random_order
 from migrations.verify import verify
 from solvers.objective import evaluate
 
-RANDOM_ORDERS = 3
+RANDOM_ORDERS = 2
 WORTH_MEASURING = 0.95
 """Of the latency at the start: the area says something only where the target is better than that."""
 
