@@ -31,7 +31,9 @@ if ARGV[5] ~= '' then
   redis.call('HDEL', KEYS[4], ARGV[1])
   redis.call('ZADD', KEYS[5], ARGV[6], ARGV[1])
   redis.call('DEL', KEYS[6], KEYS[8])
-  redis.call('HINCRBY', KEYS[7], ARGV[1], 1)
+  -- Higher than any version before, also those of a node of this name that was removed: a time.
+  local version = tonumber(redis.call('HGET', KEYS[7], ARGV[1]) or '0') + 1
+  redis.call('HSET', KEYS[7], ARGV[1], string.format('%.0f', math.max(version, tonumber(ARGV[6]))))
   redis.call('HSET', KEYS[9], ARGV[1], ARGV[5])
 end
 redis.call('INCR', KEYS[2])

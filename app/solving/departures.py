@@ -41,8 +41,7 @@ async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: st
     def queue(pipe: Pipeline) -> None:
         if not drains:
             return
-        # The version of its holdings stays: it must not begin anew should the node come back.
-        for name in (keys.nodes, keys.node_status, keys.telemetry_instances):
+        for name in (keys.nodes, keys.node_status, keys.holdings_versions, keys.telemetry_instances):
             pipe.hdel(name, node_id)
         pipe.zrem(keys.node_leases, node_id)
         pipe.delete(

@@ -69,7 +69,7 @@ class ClusterKeys:
 
     @property
     def holdings_versions(self) -> str:
-        """HASH node_id -> INTEGER raised by every change of that node's holdings."""
+        """HASH node_id -> INTEGER, the time of registration, raised by every change of its holdings."""
         return self._key("holdings_versions")
 
     # --- telemetry

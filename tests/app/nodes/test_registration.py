@@ -41,6 +41,27 @@ async def test_the_same_registration_changes_nothing(api: AsyncClient, redis: Re
     assert await redis.get(KEYS.revision) != revision
 
 
+async def test_holdings_versions_never_come_again(api: AsyncClient, redis: Redis) -> None:
+    """A worker reads holdings again where their version is another: so it is for a new instance, and for a
+    node of the same name after all of the old one was forgotten."""
+
+    async def version() -> int:
+        return int(await redis.hget(KEYS.holdings_versions, "n") or 0)
+
+    await api.put(f"{BASE}/n", json=spec())
+    first = await version()
+    await redis.hincrby(KEYS.holdings_versions, "n", 3)
+    await asyncio.sleep(0.02)
+    await api.put(f"{BASE}/n", json=spec(instance_uid="j"))
+    second = await version()
+    assert second > first + 3
+    await redis.hdel(KEYS.holdings_versions, "n")
+    await redis.hdel(KEYS.nodes, "n")
+    await asyncio.sleep(0.02)
+    await api.put(f"{BASE}/n", json=spec())
+    assert await version() > second
+
+
 async def test_draining_stays_until_gone(api: AsyncClient) -> None:
     """DELETE drains, once or twice; a restart of the agent does not end it."""
     await api.put(f"{BASE}/n", json=spec())
