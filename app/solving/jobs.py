@@ -20,7 +20,7 @@ from app.solving.cancellation import end
 from app.solving.migration import PLAN_SECONDS, Migration
 from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
-from app.solving.plan_records import newest_plans, read_plan
+from app.solving.plan_records import newest_plans, outdated_plans, queue_forgetting, read_plan
 from app.solving.planning import names_of, plan_record, planning_limits, problem_for_planning
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
@@ -279,9 +279,11 @@ class Jobs:
     async def _store_plan(self, record: PlanRecord) -> None:
         after = record.model_copy(update={"updated_at": datetime.now(UTC)})
         body = await asyncio.to_thread(after.model_dump_json)
+        outdated = await outdated_plans(self._redis, self._keys)
 
         def queue(pipe: Pipeline) -> None:
             pipe.set(self._keys.plan(record.plan_id), body)
+            queue_forgetting(pipe, self._keys, outdated)
             topics.announce(pipe, self._keys, topics.plan(record.plan_id))
 
         await fenced(self._redis, self._lease, queue)

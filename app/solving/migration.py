@@ -35,7 +35,7 @@ from app.solving.orders import encode_orders, orders
 from app.solving.plan_records import (
     newest_plans,
     outdated_plans,
-    queue_new_plan,
+    queue_forgetting,
     queue_progress,
     read_commands,
     read_plan,
@@ -591,8 +591,9 @@ class Migration:
         keys = self._keys
 
         def queue(pipe: Pipeline) -> None:
-            queue_new_plan(pipe, keys, record, outdated)
+            pipe.zadd(keys.plans, {record.plan_id: record.created_at.timestamp()})
             pipe.set(keys.plan(record.plan_id), body)
+            queue_forgetting(pipe, keys, outdated)
             if state is PlanState.RUNNING:
                 pipe.set(keys.plan_active, record.plan_id)
             topics.announce(pipe, keys, topics.plan(record.plan_id), topics.STATUS)

@@ -45,9 +45,10 @@ async def newest_plans(redis: Redis, keys: ClusterKeys, count: int) -> list[str]
 
 
 async def outdated_plans(redis: Redis, keys: ClusterKeys) -> list[str]:
-    """Beyond what is retained."""
+    """Beyond what is retained, but for the one that is being carried out."""
     found = cast("list[bytes]", await redis.zrevrange(keys.plans, RETAINED_PLANS, -1))
-    return [plan_id.decode() for plan_id in found]
+    active = cast("bytes | None", await redis.get(keys.plan_active))
+    return [plan_id.decode() for plan_id in found if plan_id != active]
 
 
 async def read_commands(redis: Redis, keys: ClusterKeys) -> list[PlanCommand]:
@@ -55,8 +56,7 @@ async def read_commands(redis: Redis, keys: ClusterKeys) -> list[PlanCommand]:
     return [PlanCommand.model_validate_json(command) for command in stored]
 
 
-def queue_new_plan(pipe: Pipeline, keys: ClusterKeys, record: PlanRecord, outdated: Iterable[str]) -> None:
-    pipe.zadd(keys.plans, {record.plan_id: record.created_at.timestamp()})
+def queue_forgetting(pipe: Pipeline, keys: ClusterKeys, outdated: Iterable[str]) -> None:
     for plan_id in outdated:
         pipe.zrem(keys.plans, plan_id)
         pipe.delete(keys.plan(plan_id), keys.plan_progress(plan_id), keys.plan_reports(plan_id))
