@@ -102,7 +102,7 @@ PLACEMENT_GAP = Gauge(
 )
 PLACEMENT_MEAN_LATENCY = Gauge(
     "moeplace_placement_mean_latency_seconds",
-    "Mean expert latency of a route under the placement in force.",
+    "Expected expert latency of a token under the placement in force.",
     ["cluster"],
     multiprocess_mode="livemostrecent",
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -44,14 +44,13 @@ async def publish(
     models: Iterable[str],
     supersedes: int | None,
     lease: Lease | None = None,
-    also: Callable[[Pipeline], None] | None = None,
 ) -> PlacementDocument:
     """Bring `holds` into force as generation `supersedes` + 1 (1 for the first), and announce it.
 
-    One transaction writes document, pointer and history, prunes the history to the cluster's
-    `retained_generations`, and does `also`. It happens only if `supersedes` is the generation in force
-    (None: there is none yet) in the same cluster; else `GenerationChanged`. With `lease` it happens only
-    while the lease is held; else `LeaseLost`.
+    One transaction writes document, pointer and history, and prunes the history to the cluster's
+    `retained_generations`. It happens only if `supersedes` is the generation in force (None: there is none
+    yet) in the same cluster; else `GenerationChanged`. With `lease` it happens only while the lease is held;
+    else `LeaseLost`.
     """
     keys = ClusterKeys(cluster.cluster_id)
     generation = (supersedes or 0) + 1
@@ -91,8 +90,6 @@ async def publish(
         for old in pruned:
             pipe.delete(keys.placement_generation(int(old)))
             pipe.zrem(keys.placements, old)
-        if also is not None:
-            also(pipe)
         topics.announce(pipe, keys, topics.PLACEMENT, topics.STATUS, topics.WORK)
 
     watch = (keys.placement, keys.placements, keys.cluster)

@@ -1,10 +1,9 @@
 """The worker's placements come into force."""
 
 import asyncio
-from collections.abc import Callable
+import math
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
 from app.instance.fleet import Fleet
 from app.metrics import PLACEMENT_GAP, PLACEMENT_GENERATION, PLACEMENT_MEAN_LATENCY, PLACEMENT_OBJECTIVE
@@ -21,8 +20,6 @@ async def publish_matrix(
     observation: Observation,
     holds: UInt8,
     evidence: Evidence,
-    *,
-    also: Callable[[Pipeline], None] | None = None,
 ) -> PlacementDocument:
     """Bring uint8[N, E] into force over the nodes that may hold experts, after what was observed in force.
 
@@ -40,11 +37,11 @@ async def publish_matrix(
         models=observation.fleet.model_ids,
         supersedes=None if in_force is None else in_force.generation,
         lease=lease,
-        also=also,
     )
 
 
 def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
+    """What is not known of this placement is NaN, not what was known of the one before."""
     evidence = in_force.document.evidence
     PLACEMENT_GENERATION.labels(cluster_id).set(in_force.generation)
     for gauge, value in (
@@ -52,8 +49,7 @@ def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
         (PLACEMENT_GAP, evidence.gap_ratio),
         (PLACEMENT_MEAN_LATENCY, evidence.mean_latency_seconds),
     ):
-        if value is not None:
-            gauge.labels(cluster_id).set(value)
+        gauge.labels(cluster_id).set(math.nan if value is None else value)
 
 
 def _holdings(fleet: Fleet, usable: frozenset[str], holds: UInt8) -> list[NodeHoldings]:
