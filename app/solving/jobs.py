@@ -277,16 +277,23 @@ class Jobs:
         )
 
     async def _store_plan(self, record: PlanRecord) -> None:
+        """Store the plan, however long the server takes to be reached again: its job is gone already."""
         after = record.model_copy(update={"updated_at": datetime.now(UTC)})
         body = await asyncio.to_thread(after.model_dump_json)
-        outdated = await outdated_plans(self._redis, self._keys)
+        outdated: list[str] = []
 
         def queue(pipe: Pipeline) -> None:
             pipe.set(self._keys.plan(record.plan_id), body)
             queue_forgetting(pipe, self._keys, outdated)
             topics.announce(pipe, self._keys, topics.plan(record.plan_id))
 
-        await fenced(self._redis, self._lease, queue)
+        while True:
+            try:
+                outdated = await outdated_plans(self._redis, self._keys)
+                await fenced(self._redis, self._lease, queue)
+                return
+            except (RedisError, OSError, Contended):
+                await asyncio.sleep(AGAIN_SECONDS)
 
     # --- the queue
     async def _queued(self, count: int = MAX_QUEUED) -> list[Job]:

@@ -8,14 +8,16 @@ from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, PlanRecord, PlanVerb
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
-from app.solving import migration, triggers
+from app.solving import jobs, migration, triggers
 from app.storage import topics
 from app.storage.documents import read_document
+from app.storage.fenced import fenced
 from app.storage.jobs import Job, JobKind
 from app.storage.keys import CLUSTERS
 from app.storage.lease import acquire
@@ -402,6 +404,33 @@ async def test_plan_between_generations_is_only_told(redis: Redis) -> None:
         assert plan.state in ("PENDING", "FAILED")
         assert len(nodes.done) == done
         assert await cluster.generation() == 2
+
+
+async def test_answer_to_an_asked_plan_outlives_a_lost_connection(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job has left the queue when the plan is made: its end is stored when the server is back."""
+    cluster = await two_nodes(redis)
+    calls = 0
+
+    async def unsteady(*arguments: Any, **more: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):
+            raise RedisConnectionError("gone for a moment")
+        await fenced(*arguments, **more)
+
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        monkeypatch.setattr(jobs, "fenced", unsteady)
+        await _ask_plan(cluster, from_generation=1, to_generation=1, validate_only=True)
+
+        async def told() -> bool:
+            stored = await redis.get(cluster.keys.plan("asked"))
+            return stored is not None and PlanRecord.model_validate_json(stored).estimate is not None
+
+        await until(told, what="the plan")
+        assert calls == 4
 
 
 async def test_plan_goes_on_under_another_worker(redis: Redis) -> None:
