@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import orjson
@@ -54,6 +54,8 @@ class Watch:
         self._executed: set[tuple[str, int, str, str, int]] = set()
         self._progress: dict[tuple[str, str], tuple[int, int, int, str]] = {}
         self._plans: dict[str, tuple[PlanState, int]] = {}
+        self.newest: Callable[[str], str | None] = lambda _: None
+        """Version of a node's newest routing table."""
         self.seen: Counter[str] = Counter()
         """How often what happened: that faults were met, and that the invariants had something to judge."""
 
@@ -111,14 +113,24 @@ class Watch:
     def routes(self, node: Node, table: RoutingTable) -> None:
         """The node uses another table from now on."""
         self.seen["tables"] += 1
-        self._unleased.discard(node.node_id)
         self.note(f"{node.node_id} routes by {table.version}")
+        if table.version == self.newest(node.node_id):
+            self._unleased.discard(node.node_id)
+        elif self._excused(node.node_id):
+            return
         for name, key in sorted(self._dropped):
             if name != node.node_id and _names(table, node, name, key):
                 self._violated(f"{node.node_id} begins to route to {key} at {name}, which dropped it")
 
-    def lease(self, node_id: str, ends: float) -> None:
-        """A node's lease now lasts until `ends`, in milliseconds of the calendar."""
+    def lease(self, node_id: str, ends: float | None) -> None:
+        """A node's lease now lasts until `ends`, in milliseconds of the calendar; None: it is removed."""
+        if ends is None:
+            self.note(f"{node_id} is removed")
+            self.seen["removals"] += 1
+            self._unleased.add(node_id)
+            self._shake(self.floor)
+            del self._lease_ends[node_id]
+            return
         if self._lease_ends.get(node_id, ends) <= time.time() * 1000.0:
             self._lapsed(node_id)
         self._lease_ends[node_id] = ends
@@ -136,7 +148,7 @@ class Watch:
         self._shake(self.floor)
 
     def _excused(self, node_id: str) -> bool:
-        """Its lease ran out since it switched tables the last time: nobody waits for it."""
+        """Its lease ran out, and it has not switched to the newest table since: nobody waits for it."""
         return node_id in self._unleased
 
     # --- moves

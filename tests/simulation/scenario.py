@@ -18,7 +18,8 @@ from app.errors import ProblemError
 from app.migration_plans import service as plans
 from app.migration_plans.schemas import CancelMode, PlanVerb
 from app.models.schemas import Block, ModelRecord
-from app.nodes.schemas import HeldExperts, NodeHoldings
+from app.nodes.schemas import HeldExperts, NodeHoldings, NodeRecord
+from app.nodes.service import drain_node
 from app.placements.schemas import OperatorPlacement
 from app.placements.service import put_placement, rollback
 from app.storage.keys import ClusterKeys
@@ -115,6 +116,7 @@ class Scenario:
         self.workers = Workers(self.store, self.keys, self.settings, self.faults, self.watch)
         self.nodes = {name: self._node(name, names) for name in names}
         self.watch.nodes = self.nodes
+        self.watch.newest = self._newest_table
         self.target: Placement = {}
         self.lost = False
         self._tasks: list[asyncio.Task[Any]] = []
@@ -132,9 +134,13 @@ class Scenario:
         )
         return Node(shape, self.service, self.faults, self.watch, peers=lambda: self.nodes)
 
-    def _scored(self, key: str, member: str, score: float) -> None:
+    def _scored(self, key: str, member: str, score: float | None) -> None:
         if key == self.keys.node_leases:
             self.watch.lease(member, score)
+
+    def _newest_table(self, node_id: str) -> str | None:
+        parts = self.store.hmget(self.keys.assignment(node_id), ["uid", "generation", "digest"])
+        return b".".join(part for part in parts if part is not None).decode() or None
 
     # --- the course of events
     async def play(self) -> float | None:
@@ -167,6 +173,8 @@ class Scenario:
                     course.close()
         if rng.random() < 0.5:
             courses.append(self._commands())
+        if rng.random() < 0.3:
+            courses.append(self._drains())
         return courses
 
     async def _pass(self, seconds: float) -> None:
@@ -194,8 +202,9 @@ class Scenario:
             await asyncio.sleep(self.rng.choice((2.0, 10.0, 25.0, 60.0)))
 
     async def _publish(self) -> None:
-        names = [n for n, node in self.nodes.items() if node.up or self.rng.random() < 0.5]
-        placement = self._draw(names) or self._draw(self.nodes)
+        staying = [name for name in self.nodes if name not in self._draining()]
+        names = [name for name in staying if self.nodes[name].up or self.rng.random() < 0.5]
+        placement = self._draw(names) or self._draw(staying)
         holds = [NodeHoldings(node_id=name, holds=_grouped(held)) for name, held in sorted(placement.items())]
         try:
             if self.rng.random() < 0.1 and (self.watch.seen["generations"]):
@@ -261,6 +270,22 @@ class Scenario:
             client.partitioned = False
             self.watch.note(f"{node.node_id} is back on the network")
 
+    async def _drains(self) -> None:
+        """Nodes leave in order; their agents, still running, register them anew once they are gone."""
+        while True:
+            await asyncio.sleep(self.rng.uniform(5.0, 30.0))
+            name = self.rng.choice(sorted(self.nodes))
+            if self._draining() or not self._draw([other for other in self.nodes if other != name]):
+                continue
+            with contextlib.suppress(ProblemError):
+                await drain_node(self.redis, self.settings, CLUSTER, name)
+                self.watch.note(f"operator drains {name}")
+            await self._publish()
+
+    def _draining(self) -> set[str]:
+        records = [NodeRecord.model_validate_json(r) for r in self.store.hgetall(self.keys.nodes).values()]
+        return {record.node_id for record in records if record.draining}
+
     async def _slow_links(self) -> None:
         while True:
             node = self.nodes[self.rng.choice(sorted(self.nodes))]
@@ -291,7 +316,8 @@ class Scenario:
         await self._pass(40.0)
         held = {key for node in self.nodes.values() for key in node.memory}
         self.lost = not self.has_origin and not held.issuperset(self.experts)
-        self.target = self._draw(self.nodes)
+        draining = self._draining()
+        self.target = self._draw([name for name in self.nodes if name not in draining])
         holds = [NodeHoldings(node_id=n, holds=_grouped(held)) for n, held in sorted(self.target.items())]
         document = await put_placement(self.redis, CLUSTER, OperatorPlacement(holds=holds), lambda _: None)
         self.watch.seen["generations"] += 1

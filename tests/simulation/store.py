@@ -38,8 +38,8 @@ class Store:
         """Called with every message published."""
         self.written: Callable[[str, Mapping[bytes, bytes] | bytes], None] = lambda _key, _value: None
         """Called after a string was set, or fields of a hash."""
-        self.scored: Callable[[str, str, float], None] = lambda _key, _member, _score: None
-        """Called with every score given in a sorted set."""
+        self.scored: Callable[[str, str, float | None], None] = lambda _key, _member, _score: None
+        """Called with every score given in a sorted set, and with None when a member is removed."""
 
     def _touch(self, key: str) -> None:
         self.revisions[key] = self.revisions.get(key, 0) + 1
@@ -161,7 +161,10 @@ class Store:
         return new
 
     def zrem(self, key: str, *members: object) -> int:
-        return self.hdel(key, *members)
+        gone = self.hdel(key, *members)
+        for member in members:
+            self.scored(key, encoded(member).decode(), None)
+        return gone
 
     def _ranked(self, key: str) -> list[tuple[bytes, float]]:
         return sorted(self._map(key).items(), key=lambda entry: (entry[1], entry[0]))
@@ -236,7 +239,8 @@ def _register(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> bytes:
         store.hdel(status, node)
         store.zadd(leases, {node: float(ends)})
         store.delete(holdings, seen)
-        store.hincrby(versions, node, 1)
+        version = int(store.hget(versions, node) or b"0") + 1
+        store.hset(versions, node, f"{max(version, float(ends)):.0f}")
         store.hset(instances, node, instance)
     store.incr(revision)
     store.publish(channel.decode(), topic)
