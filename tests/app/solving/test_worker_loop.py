@@ -48,7 +48,9 @@ async def converged(cluster: Cluster) -> bool:
 
 
 async def reaches(cluster: Cluster, generation: int) -> bool:
-    return (await cluster.generation() or 0) >= generation and await converged(cluster)
+    """Converged on it: the status may still be that of the generation before."""
+    status = await cluster.status()
+    return status is not None and (status.generation or 0) >= generation and await converged(cluster)
 
 
 async def ask(cluster: Cluster, identifier: str, request: OptimizationRequest) -> None:
