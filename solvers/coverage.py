@@ -7,7 +7,6 @@ from scipy import optimize, sparse
 
 from solvers.feasibility import expert_name, shortfalls
 from solvers.kernels import coverage as kernel
-from solvers.kernels import evaluation
 from solvers.packing import fits, packable_bytes, packs_within_bytes
 from solvers.problem import Float64, Int8, Int64, PlacementProblem, UInt8
 from solvers.traffic import Traffic
@@ -73,18 +72,18 @@ def impossibility(problem: PlacementProblem) -> str | None:
 
 def replica_worth(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> tuple[Float64, Float64]:
     """Two float64[N, E]: seconds per second that a replica at n saves all nodes while nobody holds the
-    expert, and what dropping it from n costs them given `holds`; both by single expert calls. O(N^3 E)."""
-    fallback = finite_fallback(problem)
-    latency = problem.latency_seconds
-    benefit = np.empty((problem.nodes, problem.experts))
-    loss = np.empty((problem.nodes, problem.experts))
-    others = np.empty((problem.nodes, problem.experts))
-    for n in range(problem.nodes):
-        evaluation.serving_costs(holds, latency, fallback, n, 0, problem.experts, others)
-        served = latency[:, n, None]
-        benefit[n] = (traffic.activity * np.maximum(fallback[:, None] - served, 0.0)).sum(axis=0)
-        loss[n] = (traffic.activity * np.maximum(others - served, 0.0)).sum(axis=0)
-    return benefit, loss
+    expert, and what dropping it from n costs them given `holds`; both by single expert calls. O(N^2 E)."""
+    benefit = np.empty((problem.experts, problem.nodes))
+    loss = np.empty((problem.experts, problem.nodes))
+    kernel.replica_worth(
+        np.ascontiguousarray(holds.T),
+        problem.latency_seconds,
+        finite_fallback(problem),
+        np.ascontiguousarray(traffic.activity.T),
+        benefit,
+        loss,
+    )
+    return np.ascontiguousarray(benefit.T), np.ascontiguousarray(loss.T)
 
 
 def make_feasible(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> UInt8:
@@ -93,7 +92,7 @@ def make_feasible(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> 
     Pins and drained nodes first; then the least useful experts leave nodes that are too full; then experts
     short of replicas take free memory, or that of replicas to spare, where that costs least. Where this gets
     stuck, an integer programme over kinds of experts finds a covering placement and the useful rest is added
-    again. Raises `Uncoverable` where no placement is feasible. O(N^3 E), the programme aside.
+    again. Raises `Uncoverable` where no placement is feasible. O(N^2 E + E N E), the programme aside.
     """
     reason = impossibility(problem)
     if reason is not None:

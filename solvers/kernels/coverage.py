@@ -1,4 +1,4 @@
-"""Kernel that gives every expert its replicas at the least loss."""
+"""Kernels that say what replicas are worth, and give every expert its replicas at the least loss."""
 
 import numpy as np
 
@@ -66,3 +66,55 @@ def cover(
             replicas[e] += 1
             free[target] -= size[e]
     return True
+
+
+@compiled
+def replica_worth(
+    held_by: UInt8,
+    latency: Float64,
+    fallback: Float64,
+    activity: Float64,
+    benefit: Float64,
+    loss: Float64,
+) -> None:
+    """benefit[e, n]: what a replica at n saves all nodes while nobody holds e; loss[e, n]: what they lose
+    without n's replica, given the other holders. By single calls, `fallback` float64[N] being what a call
+    costs while nobody holds the expert.
+
+    held_by uint8[E, N]; activity float64[E, N], calls per second; latency float64[N, N] as ever. Writes
+    benefit and loss float64[E, N]. O(N^2 E): per node and expert the best and the second best holder tell
+    what is left without any one of them.
+    """
+    experts, nodes = held_by.shape
+    best = np.empty(nodes)
+    second = np.empty(nodes)
+    holder = np.empty(nodes, np.int64)
+    for e in range(experts):
+        for i in range(nodes):
+            best[i] = fallback[i]
+            second[i] = fallback[i]
+            holder[i] = -1
+            if activity[e, i] == 0.0:
+                continue
+            for n in range(nodes):
+                if held_by[e, n] != 0:
+                    cost = latency[i, n]
+                    if cost < best[i]:
+                        second[i] = best[i]
+                        best[i] = cost
+                        holder[i] = n
+                    elif cost < second[i]:
+                        second[i] = cost
+        benefit[e] = 0.0
+        loss[e] = 0.0
+        for i in range(nodes):
+            rate = activity[e, i]
+            if rate == 0.0:
+                continue
+            for n in range(nodes):
+                served = latency[i, n]
+                if served < fallback[i]:
+                    benefit[e, n] += rate * (fallback[i] - served)
+                others = second[i] if holder[i] == n else best[i]
+                if served < others:
+                    loss[e, n] += rate * (others - served)
