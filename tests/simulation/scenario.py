@@ -16,7 +16,7 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings, OriginSpec
 from app.config import Settings
 from app.errors import ProblemError
 from app.migration_plans import service as plans
-from app.migration_plans.schemas import CancelMode, PlanVerb
+from app.migration_plans.schemas import CancelMode, PlanRequest, PlanVerb
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import HeldExperts, NodeHoldings, NodeRecord
 from app.nodes.service import drain_node
@@ -319,9 +319,18 @@ class Scenario:
         draining = self._draining()
         self.target = self._draw([name for name in self.nodes if name not in draining])
         holds = [NodeHoldings(node_id=n, holds=_grouped(held)) for n, held in sorted(self.target.items())]
+        before = self.store.hget(self.keys.placement, "generation")
         document = await put_placement(self.redis, CLUSTER, OperatorPlacement(holds=holds), lambda _: None)
-        self.watch.seen["generations"] += 1
         self.watch.note(f"generation {document.generation}, the last")
+        if before == str(document.generation).encode():
+            # In force already, and its plan may be paused or cancelled: then it goes on only when asked to.
+            active = self.store.get(self.keys.plan_active)
+            if active is not None:
+                with contextlib.suppress(ProblemError):
+                    await plans.command(self.redis, CLUSTER, active.decode(), PlanVerb.RESUME)
+            request = PlanRequest(to_generation=document.generation, validate_only=False)
+            await plans.create_plan(self.redis, CLUSTER, request)
+            self.watch.seen["requests"] += 1
 
     async def _converge(self) -> float | None:
         loop = asyncio.get_running_loop()

@@ -192,6 +192,13 @@ class Store:
         self._touch(key)
         return len(known)
 
+    def lpop(self, key: str) -> bytes | None:
+        known = self._data.get(key, [])
+        found = known.pop(0) if known else None
+        if found is not None:
+            self._touch(key)
+        return cast("bytes | None", found)
+
     def llen(self, key: str) -> int:
         return len(self._data.get(key, ()))
 

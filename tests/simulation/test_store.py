@@ -49,6 +49,7 @@ def _commands(rng: random.Random) -> Call:
         ("zrangebyscore", ("sorted", "-inf", number), {}),
         ("zmscore", ("sorted", list(NAMES)), {}),
         ("rpush", ("list", *some), {}),
+        ("lpop", ("list",), {}),
         ("llen", ("list",), {}),
         ("lrange", ("list", 0, rng.choice((-1, 0, 1))), {}),
         ("ltrim", ("list", 1, -1), {}),
