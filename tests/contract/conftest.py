@@ -121,6 +121,7 @@ async def observe(redis_url: str) -> None:
                     held_count=0,
                     missing_count=0,
                     excess_count=0,
+                    obsolete_count=0,
                 )
                 for node_id in NODES
             ],
