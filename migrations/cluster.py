@@ -73,6 +73,7 @@ class Cluster:
         self.reach = [
             sum(1 << m for m in range(nodes + 1) if self.rate[m][n] > 0) for n in range(nodes)
         ]  # senders each node can copy from, the origin being bit N
+        self.by_rate = [_by_rate([row[n] for row in self.rate]) for n in range(nodes)]
         source = difference.source.holds
         self.source: list[int] = _column_masks(source)
         self.target: list[int] = _column_masks(difference.target.holds)
@@ -225,6 +226,15 @@ class Cluster:
 
 def _node_mask(row: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
     return int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little")
+
+
+def _by_rate(rates: list[float]) -> list[tuple[float, int]]:
+    """The rates into one node, fastest first, each with the senders that have it."""
+    senders: dict[float, int] = {}
+    for m, rate in enumerate(rates):
+        if rate > 0:
+            senders[rate] = senders.get(rate, 0) | 1 << m
+    return sorted(senders.items(), reverse=True)
 
 
 def _column_masks(holds: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from migrations.allocation import Allocation
 from migrations.cluster import Cluster, members
-from migrations.sources import Wait, choose_source
+from migrations.sources import BusySenders, Wait, choose_source
 from solvers.problem import Float64
 
 _RECOUNTS: Final = 200  # times in a plan that the load of senders and the room of nodes are counted anew
@@ -223,15 +223,20 @@ class Schedule:
             masks = [scarce & given, given, *masks]
         first = self._pending_columns[node] & self._making_room
         tiers = [(mask, first) for mask in masks[:2]] if first else []
+        senders = BusySenders(cluster, node, self.now, busy, claims)
+        serving, size, failed = cluster.serving, cluster.size, self._failed[node]
         first_wait: Wait | None = None
         for mask, only in [*tiers, *((mask, -1) for mask in masks)]:
             if not mask:
                 continue
             from_origin = bool(mask >> cluster.origin)
             for column in self._pending[node]:
-                if not (from_origin or cluster.serving[column] & mask) or not only >> column & 1:
+                if not (from_origin or serving[column] & mask) or not only >> column & 1:
                     continue
-                if cluster.size[column] in self._failed[node]:
+                if size[column] in failed:
+                    continue
+                # Only the first wait counts, and of most columns no more need be known than that they wait.
+                if first_wait is not None and senders.worth_waiting_for(column, mask):
                     continue
                 chosen = choose_source(cluster, node, column, self.now, mask, busy, self._load, claims)
                 if isinstance(chosen, Wait):
@@ -240,7 +245,7 @@ class Schedule:
                 if chosen is None:
                     continue
                 if not self.make_room(node, column):
-                    self._failed[node].add(cluster.size[column])
+                    failed.add(size[column])
                     continue
                 self.start(chosen, node, column)
                 return True

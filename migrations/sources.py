@@ -53,3 +53,52 @@ def choose_source(
     if waiting is not None and best is not None:
         return Wait(waiting, size / cluster.rate[waiting][node])
     return best
+
+
+class BusySenders:
+    """What the senders without a free slot could do for one node at one instant, worked out once for each.
+
+    `busy` and `claims` are those of `choose_source`; both, and the copies that run, must stay as they are.
+    """
+
+    def __init__(self, cluster: Cluster, node: int, now: float, busy: int, claims: dict[int, float]) -> None:
+        self._cluster = cluster
+        self._serving, self._size, self._by_rate = cluster.serving, cluster.size, cluster.by_rate[node]
+        self._origin = 1 << cluster.origin
+        self._node = node
+        self._now = now
+        self._busy = busy
+        self._claims = claims
+        # By size and rate of an idle sender: the busy ones looked at, and those of them that end earlier.
+        self._looked_at: dict[tuple[int, float], tuple[int, int]] = {}
+
+    def worth_waiting_for(self, column: int, idle: int) -> bool:
+        """Whether `choose_source` says `Wait`. O(distinct rates into the node), and once O(busy senders)."""
+        holders = self._serving[column] | self._origin
+        late, ready = holders & self._busy, holders & idle
+        if not late:
+            return False
+        for rate, senders in self._by_rate:
+            if not senders & ready:
+                continue
+            size = self._size[column]
+            looked_at, earlier = self._looked_at.get((size, rate), (0, 0))
+            if late & earlier:
+                return True
+            unknown = late & ~looked_at
+            if unknown:
+                for m in members(unknown):
+                    if self._until(m, size) < size / rate:
+                        earlier |= 1 << m
+                self._looked_at[size, rate] = looked_at | unknown, earlier
+            return bool(late & earlier)
+        return False
+
+    def _until(self, sender: int, size: int) -> float:
+        cluster = self._cluster
+        return (
+            min(cluster.senders[sender].ends)
+            - self._now
+            + self._claims.get(sender, 0.0)
+            + size / cluster.rate[sender][self._node]
+        )
