@@ -10,6 +10,9 @@ ID_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 
 HTTP_URL_PATTERN = r"^https?://[^\s/?#]+[^\s?#]*$"
 
+RECORD_ID_PATTERN = r"^[a-z0-9-]{1,64}$"
+"""Ids that the service gives: of plans and optimizations."""
+
 MAX_EXACT = 2**53
 """Integers beyond this are not exact in JSON for most clients, nor in float64."""
 

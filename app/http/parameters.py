@@ -7,12 +7,13 @@ from fastapi import Path, Query
 from starlette.requests import Request
 
 from app.errors import FieldError, InvalidRequest
-from app.schema import ID_PATTERN
+from app.schema import ID_PATTERN, RECORD_ID_PATTERN
 
 ClusterId = Annotated[str, Path(pattern=ID_PATTERN, description="The fleet that one placement covers.")]
 NodeId = Annotated[str, Path(pattern=ID_PATTERN)]
 ModelId = Annotated[str, Path(pattern=ID_PATTERN)]
-RecordId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+RecordId = Annotated[str, Path(pattern=RECORD_ID_PATTERN)]
+BeforeRecord = Annotated[str | None, Query(pattern=RECORD_ID_PATTERN)]
 PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at most.")]
 
 _ID = re.compile(ID_PATTERN)

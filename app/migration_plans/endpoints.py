@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,7 +24,7 @@ from app.http.openapi import (
     operation,
     problems,
 )
-from app.http.parameters import ClusterId, PageSize, RecordId, path_id
+from app.http.parameters import BeforeRecord, ClusterId, PageSize, RecordId, path_id
 from app.http.state import redis_of, waiters_of
 from app.http.waiting import wait_until
 from app.migration_plans import service, store
@@ -44,6 +44,7 @@ from app.migration_plans.schemas import (
     ReleasedMovesMetadata,
 )
 from app.nodes.service import require_node
+from app.schema import RECORD_ID_PATTERN
 from app.storage import topics
 from app.storage.documents import EncodedDocument, encode_document, read_version
 from app.storage.keys import ClusterKeys
@@ -154,7 +155,7 @@ _PLAN_ID = {
     "name": "plan_id",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "pattern": r"^[a-z0-9-]{1,64}$"},
+    "schema": {"type": "string", "pattern": RECORD_ID_PATTERN},
 }
 _MOVE_ID = {
     "name": "move_id",
@@ -231,7 +232,7 @@ async def list_plans(
     request: Request,
     cluster_id: ClusterId,
     limit: PageSize = 20,
-    before: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
+    before: BeforeRecord = None,
 ) -> Response:
     return await large_json_answer(
         await service.list_plans(redis_of(request), cluster_id, limit=limit, before=before)

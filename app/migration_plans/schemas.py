@@ -6,11 +6,21 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from app.models.schemas import Sha256
-from app.schema import MAX_EXACT, Bytes, ExpertId, Identifier, InstanceUid, Layer, Schema, Timestamp
+from app.schema import (
+    MAX_EXACT,
+    RECORD_ID_PATTERN,
+    Bytes,
+    ExpertId,
+    Identifier,
+    InstanceUid,
+    Layer,
+    Schema,
+    Timestamp,
+)
 from migrations.model import MoveKind
 from migrations.states import MoveState, PlanState
 
-PlanId = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+PlanId = Annotated[str, Field(pattern=RECORD_ID_PATTERN)]
 
 
 class PlannedMove(Schema):

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +13,7 @@ from app.http.answers import json_answer, large_json_answer, version_of, version
 from app.http.document import await_version
 from app.http.json_body import json_body
 from app.http.openapi import CONDITIONAL, PREFER_WAIT, answer, body, document_answers, problems
-from app.http.parameters import ClusterId, PageSize, RecordId
+from app.http.parameters import BeforeRecord, ClusterId, PageSize, RecordId
 from app.http.state import redis_of, waiters_of
 from app.http.waiting import wait_until
 from app.optimizations import service, store
@@ -88,7 +88,7 @@ async def list_optimizations(
     request: Request,
     cluster_id: ClusterId,
     limit: PageSize = 20,
-    before: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
+    before: BeforeRecord = None,
 ) -> Response:
     return await large_json_answer(
         await service.list_optimizations(redis_of(request), cluster_id, limit=limit, before=before)
