@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.bounds import Ascent
+from solvers.ascent import Ascent
 from solvers.coverage import allowance, make_feasible
 from solvers.decomposition import BestResponse, Subsets
 from solvers.kernels import tables
@@ -168,11 +168,11 @@ class _Search:
 
     def follow(self, ascent: Ascent) -> bool:
         """Descends from the knapsacks of the dual; True where that is better."""
-        opened = (ascent.opened > 0.5).astype(np.uint8)
+        opened = (ascent.held > 0.5).astype(np.uint8)
         if self._problem.min_replicas > 0:
-            self._response.replica_worth = ascent.replica_price
+            self._response.replica_worth = ascent.best.replica_price
         if self._problem.coupling is not Coupling.SUM:
-            opened = self.surrogate(ascent.weight, self._response.replica_worth, opened)
+            opened = self.surrogate(ascent.rate, self._response.replica_worth, opened)
         if not self.descend("dual", opened):
             return False
         ascent.aim(self.cost)

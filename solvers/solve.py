@@ -12,7 +12,7 @@ import numpy as np
 
 from solvers import baselines
 from solvers.balance import eplb, smartmoe
-from solvers.bounds import Ascent, lagrangian_bound
+from solvers.ascent import Ascent, lagrangian_bound
 from solvers.certified import certified
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd

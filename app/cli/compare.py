@@ -13,7 +13,7 @@ from rich.table import Table
 
 from app.cli.chart import Bar, comparison_chart
 from app.cli.solve import EXIT_INFEASIBLE, interrupts, number, read_instance, refuse, shown_progress
-from solvers.bounds import lagrangian_bound
+from solvers.ascent import lagrangian_bound
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveResult, gap_ratio
 from solvers.solve import ALGORITHMS, solve

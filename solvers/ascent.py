@@ -1,0 +1,191 @@
+"""The climb on the Lagrangian dual; see `solvers.bounds` for what it climbs on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.bounds import Dual, Relaxation, cheapest_calls
+from solvers.hosting import Hosting
+from solvers.levels import levels, split
+from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
+from solvers.singles import single_calls
+from solvers.slowest_calls import SlowestCalls
+from solvers.stopping import Stopping
+from solvers.traffic import Traffic
+
+# True: with replicas required
+_PRIMAL_WEIGHT = {False: 0.2, True: 0.5}  # of the first steps: their length on theta against that on x
+_BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes both go as far
+_FIRST_RUN, _LONGER = 30, 1.5  # steps before the first restart, and how much longer each run is
+_AVERAGE_EVERY = 10  # steps between two looks at the average
+_FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
+
+
+class Ascent:
+    """A climb on the dual, from a placement `holds` in the direction of the linear relaxation's optimum.
+
+    The primal-dual hybrid gradient method (Chambolle and Pock 2011) with the averages, restarts, step sizes
+    and primal weight of PDLP (Applegate et al. 2021); Euclidean steps on x, in the metric of what a replica
+    could earn, and entropic ones on the multipliers. The bound is valid however early it stops. A step costs
+    that of the multipliers, see `SlowestCalls` and `Hosting`, and O(N E log).
+    """
+
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, holds: UInt8, objective: float) -> None:
+        self._problem = problem
+        self._objective = objective
+        self._relaxation = Relaxation(problem)
+        self._parts = _parts(problem, traffic)
+        self._rates = traffic.activity
+        level = levels(problem)
+        calls = self._rates if problem.coupling is Coupling.SUM else None
+        if calls is None:
+            self._constant = float((traffic.rate * level.nearest[traffic.node]).sum())
+        else:
+            self._constant = float((calls * level.nearest[:, None]).sum())
+        self._covers = problem.min_replicas > 0
+        most = np.zeros((problem.experts, problem.nodes))
+        for part in self._parts:
+            part.most(most)
+        self._metric = np.ascontiguousarray(most.T) + _FLOOR[self._covers] * float(most.mean() if most.size else 0.0) + 1e-300
+        self._replica_metric = self._metric.mean(axis=0)
+        self._x = self._relaxation.within(holds.astype(np.float64))
+        self._before = self._x
+        self._price = np.zeros(problem.experts)
+        self._profit = np.zeros_like(self._x)
+        self._step, self._weight = 1.0, _PRIMAL_WEIGHT[self._covers]
+        self._steps, self._run = 0, _FIRST_RUN
+        self.best = Dual(cheapest_calls(problem), 0.0, most, self._price)
+        self.held: Float64 = self._x  # of the relaxation: whole where it is sure
+        self.done = problem.experts == 0
+        self._begin()
+
+    @property
+    def rate(self) -> Float64:
+        """float64[N, E]: rates of single calls that stand for the routes, as far as the climb knows."""
+        for part in self._parts:
+            if isinstance(part, SlowestCalls):
+                return part.rate
+        return self._rates
+
+    def aim(self, objective: float) -> None:
+        """A placement of this cost is known: no bound can be above it."""
+        self._objective = objective
+
+    def step(self) -> None:
+        """One step of the climb; sets `done` where the bound meets the cost of the best placement."""
+        tau, sigma = self._step / self._weight, self._step * self._weight
+        ahead = 2.0 * self._x - self._before
+        held = np.ascontiguousarray(ahead.T)
+        earned = np.zeros_like(held)
+        constant, far = self._constant, 0.0
+        for part in self._parts:
+            value, moved = part.step(held, sigma, earned)
+            constant += value
+            far += moved
+        if self._covers:
+            price = self._price
+            lack = self._problem.min_replicas - ahead.sum(axis=0)
+            self._price = np.maximum(0.0, price + sigma * self._replica_metric * lack)
+            far += float(((self._price - price) ** 2 / self._replica_metric).sum())
+        profit = self._offer(constant, earned, self._price)
+        x = self._relaxation.nearest(self._x + tau * (profit / self._metric), tau / self._metric)
+
+        moved_x = x - self._x
+        near = float((self._metric * moved_x**2).sum())
+        mixed = abs(float(((profit - self._profit) * moved_x).sum()))
+        self._before, self._x, self._profit = self._x, x, profit
+        self._steps += 1
+        if self._steps > 1 and mixed > 0.0:
+            limit = 0.5 * (self._weight * near + far / self._weight) / mixed
+            k = self._steps + 1.0
+            self._step = min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step)
+
+        self._count += 1
+        self._sums = (
+            self._sums[0] + constant,
+            self._sums[1] + earned,
+            self._sums[2] + self._price,
+            self._sums[3] + x,
+        )
+        if self._count % _AVERAGE_EVERY == 0 or self._count >= self._run:
+            value, mean, price, self.held = (part / self._count for part in self._sums)
+            self._offer(value, mean, price)
+            if self._count >= self._run:
+                self._restart(price)
+        if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
+            self.done = True
+
+    def _offer(self, constant: float, earned: Float64, price: Float64) -> Float64:
+        """What replicas earn in all, float64[N, E]; keeps the multipliers where their bound is the best."""
+        profit, bound = self._relaxation.value(constant, earned, price)
+        if bound > self.best.bound:
+            self.best = Dual(bound, constant, earned, price)
+        return profit
+
+    def _begin(self) -> None:
+        self._from = (self._x, self._price)
+        self._count = 0
+        empty = np.zeros((self._problem.experts, self._problem.nodes))
+        self._sums = (0.0, empty, np.zeros_like(self._price), np.zeros_like(self._x))
+
+    def _restart(self, price: Float64) -> None:
+        """Goes on from the averages of the run, with the primal weight that keeps the two distances alike."""
+        earned = np.zeros((self._problem.experts, self._problem.nodes))
+        constant, far = self._constant, 0.0
+        for part in self._parts:
+            value, moved = part.restart(self._count, earned)
+            constant += value
+            far += moved
+        self._x = self._before = self.held
+        self._price = price
+        self._profit = self._offer(constant, earned, price)
+        near = float((self._metric * (self._x - self._from[0]) ** 2).sum())
+        if self._covers:
+            far += float(((price - self._from[1]) ** 2 / self._replica_metric).sum())
+        if near > 0.0 and far > 0.0:
+            self._weight = float(np.sqrt(self._weight * _BALANCE[self._covers] * np.sqrt(far / near)))
+        self._run = int(self._run * _LONGER)
+        self._begin()
+
+
+def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting]:
+    level = levels(problem)
+    if problem.coupling is Coupling.SUM:
+        calls = single_calls(problem, traffic.activity)
+        return [SlowestCalls(problem, calls, level.order, level.gap)]
+    if problem.coupling is Coupling.SLOWEST:
+        return [SlowestCalls(problem, traffic, level.order, level.gap)]
+    # without an origin a route that no server hosts makes single calls: that is as far as a host is worth it
+    alone = np.full(problem.nodes, np.inf)
+    size = (traffic.experts >= 0).sum(axis=1)
+    near = np.sort(problem.latency_seconds, axis=1)
+    for n in np.flatnonzero(np.isinf(problem.origin_latency_seconds)).tolist():
+        several = size[(traffic.node == n) & (size > 1)]
+        if len(several):
+            alone[n] = near[n, 0] * (int(several.min()) - 1) + near[n, min(1, problem.nodes - 1)]
+    hosted, called = split(level, alone)
+    parts: list[SlowestCalls | Hosting] = [Hosting(problem, traffic, level.order, hosted)]
+    if called.any():
+        parts.append(SlowestCalls(problem, traffic, level.order, called))
+    return parts
+
+
+def lagrangian_bound(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    holds: UInt8,
+    objective: float,
+    steps: int,
+    stopping: Stopping,
+    begun: Ascent | None = None,
+) -> Dual:
+    """The best dual after at most `steps` steps of an `Ascent`, the one `begun` or a new one; at least one
+    step is made."""
+    ascent = begun or Ascent(problem, traffic, holds, objective)
+    ascent.aim(objective)
+    for step in range(steps):
+        if ascent.done or (stopping() and step > 0):
+            break
+        ascent.step()
+    best = ascent.best
+    return Dual(max(0.0, min(best.bound, objective)), best.constant, best.earned, best.replica_price)

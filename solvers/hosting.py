@@ -1,0 +1,83 @@
+"""Multipliers of routes that one server must serve alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.kernels import hosts as kernel
+from solvers.problem import Float32, Float64, Int64, PlacementProblem
+from solvers.traffic import Traffic
+
+
+class Hosting:
+    """Of D >= nearest + sum over i of gap(i) max(0, 1 - sum over the servers m up to i of h(S, m)) with
+    h(S, m) = min over e in S of x(m, e), the maxima and the minima as dual players.
+
+    alpha(r, i) in 0..1 says how much a route pays at level i, a logistic function of a potential float32[R,
+    N]; theta(S, m, e) on the simplex says which expert keeps m from hosting, a softmax of potentials
+    float64[E, N], since all routes see the same gradient of an expert at a server. A step is O(R K N).
+    """
+
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
+        self._traffic = traffic
+        self._offset = problem.block_offset
+        self._order, self._gap = order, gap
+        self._potential = np.zeros((problem.experts, problem.nodes))
+        self._potentials = np.zeros_like(self._potential)
+        self._level: Float32 = np.zeros((len(traffic.node), problem.nodes), np.float32)
+        self._levels = np.zeros_like(self._level)
+        self._earned = np.zeros_like(self._potential)
+        self._from = (self._level.copy(), self._potential.copy(), self._earned)
+
+    def most(self, earned: Float64) -> None:
+        """Adds to earned float64[E, N] what replicas could earn at most."""
+        within = np.cumsum(self._gap[:, ::-1], axis=1)[:, ::-1]
+        for n in range(len(self._order)):
+            for i, m in enumerate(self._order[n].tolist()):
+                earned[:, m] += within[n, i] * self._traffic.activity[n]
+
+    def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
+        """As `SlowestCalls.step`."""
+        before, past = self._earned, self._potential
+        self._potential = past - length * held
+        self._potentials += self._potential
+        constant, moved = self._host(held, length)
+        earned += self._earned
+        return constant, moved + max(0.0, float(((self._earned - before) * (self._potential - past)).sum()))
+
+    def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
+        """As `SlowestCalls.restart`."""
+        self._potential = self._potentials / steps
+        self._level = self._levels / np.float32(steps)
+        constant, _ = self._host(self._potential, 0.0)
+        earned += self._earned
+        level, potential, before = self._from
+        routes = self._traffic
+        far = kernel.levels_apart(routes.start, routes.node, routes.rate, self._gap, self._level, level)
+        far += float(((self._earned - before) * (self._potential - potential)).sum())
+        self._from = (self._level.copy(), self._potential, self._earned)
+        self._potentials = np.zeros_like(self._potential)
+        self._levels = np.zeros_like(self._level)
+        return constant, max(0.0, far)
+
+    def _host(self, held: Float64, length: float) -> tuple[float, float]:
+        routes = self._traffic
+        self._earned = np.zeros_like(self._potential)
+        told = np.empty(2)
+        kernel.host(
+            routes.start,
+            routes.node,
+            routes.experts,
+            routes.rate,
+            self._offset,
+            self._order,
+            self._gap,
+            self._potential,
+            held,
+            length,
+            self._level,
+            self._levels,
+            self._earned,
+            told,
+        )
+        return float(told[0]), float(told[1])

@@ -1,0 +1,47 @@
+"""What a call costs as a sum over levels: how much further it goes while nobody nearer holds the expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from solvers.coverage import finite_fallback
+from solvers.objective import nearest_nodes
+from solvers.problem import Float64, Int64, PlacementProblem
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The servers of every node by latency, and what each step to the next one costs, in seconds.
+
+    With the servers m_0, m_1, ... of node n in order, the call of an expert held fractionally costs
+        c(n, e) = nearest[n] + sum over i of gap[n, i] * max(0, 1 - sum over j <= i of x[m_j, e]),
+    which is exact where x is whole. order int64[N, N]; gap float64[N, N], the last one up to the origin;
+    nearest float64[N].
+    """
+
+    order: Int64
+    gap: Float64
+    nearest: Float64
+
+
+def levels(problem: PlacementProblem) -> Levels:
+    """The levels of a problem. O(N^2 log N).
+
+    Where a node has no origin, the last gap is 0: whoever covers the expert is within reach. Where some are
+    not, the gap is up to `finite_fallback`, which is below the true cost, infinity.
+    """
+    order = nearest_nodes(problem)
+    latency = np.take_along_axis(problem.latency_seconds, order, axis=1)
+    within = np.isinf(problem.origin_latency_seconds) & np.isfinite(latency).all(axis=1)
+    beyond = np.where(within, latency[:, -1], finite_fallback(problem))
+    edges = np.minimum(np.concatenate((latency, beyond[:, None]), axis=1), beyond[:, None])
+    return Levels(order, np.diff(edges, axis=1), edges[:, 0].copy())
+
+
+def split(levels: Levels, lowest: Float64) -> tuple[Float64, Float64]:
+    """The gaps below and above the latency lowest float64[N], float64[N, N] both; together the whole ones."""
+    upper = levels.nearest[:, None] + np.cumsum(levels.gap, axis=1)
+    below = np.clip(lowest[:, None] - (upper - levels.gap), 0.0, levels.gap)
+    return below, levels.gap - below

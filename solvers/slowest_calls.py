@@ -1,0 +1,94 @@
+"""Multipliers of routes that wait for their slowest call; of single calls where a route has one expert."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.kernels import calls as kernel
+from solvers.problem import Float64, Int64, PlacementProblem
+from solvers.traffic import Traffic
+
+_LEAST_POTENTIAL = -30.0  # every expert stays able to come back
+
+
+class SlowestCalls:
+    """Of D >= nearest + sum over i of gap(i) max over e in S of left(i, e), the maxima as a dual player.
+
+    theta(r, i, e) >= 0 with a sum of at most 1 over the experts of a route says whose absence a route pays
+    for at level i. All routes of a node see the same gradient of an expert, so an entropic step keeps theta a
+    softmax of potentials float64[N, E, G], which are all that is stored; G groups of neighbouring levels
+    share their theta. A step is O(N^2 E + R K G), memory O(N E G).
+    """
+
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
+        self._traffic = traffic
+        self._offset = problem.block_offset
+        self._order, self._gap = order, gap
+        self._group, self._weight = groups(gap, problem.nodes)
+        shape = (problem.nodes, problem.experts, self._weight.shape[1])
+        self._potential = np.zeros(shape)
+        self._potentials = np.zeros(shape)
+        self._calls = np.zeros(shape)
+        self._other = np.empty(shape)
+        self._slope = np.empty(shape)
+        self._from = (self._calls.copy(), self._potential.copy())
+
+    @property
+    def rate(self) -> Float64:
+        """float64[N, E]: rates of single calls that stand for the routes."""
+        whole = np.maximum(self._weight.sum(axis=1), 1e-300)
+        mean: Float64 = np.einsum("neg,ng->ne", self._calls, self._weight) / whole[:, None]
+        return mean
+
+    def most(self, earned: Float64) -> None:
+        """Adds to earned float64[E, N] what replicas could earn at most."""
+        calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
+        kernel.profits(calls, self._order, self._gap, self._group, earned)
+
+    def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
+        """A step against held float64[E, N]. Adds what replicas earn to earned float64[E, N]; returns the
+        multipliers' own part of the bound, and how far they moved."""
+        kernel.uncovered(held, self._order, self._gap, self._group, self._weight, self._slope)
+        kernel.raise_potential(self._potential, self._slope, length, _LEAST_POTENTIAL, self._potentials)
+        self._calls, self._other = self._other, self._calls
+        constant = self._share(earned)
+        return constant, max(0.0, length * self._product(self._calls - self._other, self._slope))
+
+    def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
+        """Goes to the average potentials of the last `steps` steps; as `step`, but says how far that is from
+        the last restart."""
+        self._potential = self._potentials / steps
+        constant = self._share(earned)
+        calls, potential = self._from
+        far = self._product(self._calls - calls, self._potential - potential)
+        self._from = (self._calls.copy(), self._potential.copy())
+        self._potentials[:] = 0.0
+        return constant, max(0.0, far)
+
+    def _share(self, earned: Float64) -> float:
+        routes = self._traffic
+        kernel.shares(
+            routes.start, routes.node, routes.experts, routes.rate, self._offset, self._potential, self._calls
+        )
+        kernel.profits(self._calls, self._order, self._gap, self._group, earned)
+        return float((self._calls.sum(axis=1) * self._weight).sum())
+
+    def _product(self, one: Float64, other: Float64) -> float:
+        return float(np.einsum("neg,neg,ng->", one, other, self._weight))
+
+
+def groups(gap: Float64, most: int) -> tuple[Int64, Float64]:
+    """The group of every level, int64[N, N], and the gaps of every group together, float64[N, G], for at most
+    `most` groups: the last gap, mostly the largest, is one, and ranges of about equal latency the others."""
+    nodes = gap.shape[0]
+    most = min(most, nodes)
+    group = np.tile(np.arange(nodes), (nodes, 1))
+    if most < nodes:
+        group[:, -1] = most - 1
+        upper = np.cumsum(gap[:, :-1], axis=1)
+        middle = upper - gap[:, :-1] / 2
+        reach = np.maximum(upper[:, -1:], 1e-300)
+        group[:, :-1] = np.minimum(most - 2, (middle / reach * (most - 1)).astype(np.int64))
+    weight = np.zeros((nodes, most))
+    np.add.at(weight, (np.arange(nodes)[:, None], group), gap)
+    return group, weight
