@@ -8,7 +8,7 @@ from solvers.bounds import Dual, Relaxation, cheapest_calls
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
-from solvers.singles import single_calls
+from solvers.single_calls import SingleCalls
 from solvers.slowest_calls import SlowestCalls
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
@@ -57,6 +57,9 @@ class Ascent:
         self.best = Dual(cheapest_calls(problem), 0.0, most, self._price)
         self.held: Float64 = self._x  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
+        members = 0 if problem.coupling is Coupling.SUM else traffic.experts.size
+        # in units of about 10 ns, so that a search can count instead of looking at a clock
+        self.work_per_step = problem.nodes * (members // 8 + problem.nodes * problem.experts // 4)
         self._begin()
 
     @property
@@ -148,11 +151,10 @@ class Ascent:
         self._begin()
 
 
-def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting]:
+def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting | SingleCalls]:
     level = levels(problem)
     if problem.coupling is Coupling.SUM:
-        calls = single_calls(problem, traffic.activity)
-        return [SlowestCalls(problem, calls, level.order, level.gap)]
+        return [SingleCalls(traffic.activity, level.order, level.gap)]
     if problem.coupling is Coupling.SLOWEST:
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
     # without an origin a route that no server hosts makes single calls: that is as far as a host is worth it
@@ -164,7 +166,7 @@ def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | H
         if len(several):
             alone[n] = near[n, 0] * (int(several.min()) - 1) + near[n, min(1, problem.nodes - 1)]
     hosted, called = split(level, alone)
-    parts: list[SlowestCalls | Hosting] = [Hosting(problem, traffic, level.order, hosted)]
+    parts: list[SlowestCalls | Hosting | SingleCalls] = [Hosting(problem, traffic, level.order, hosted)]
     if called.any():
         parts.append(SlowestCalls(problem, traffic, level.order, called))
     return parts

@@ -22,7 +22,7 @@ from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.singles import single_calls
-from solvers.stopping import Stopping
+from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic
 
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
@@ -33,10 +33,14 @@ _SWEEPS = 6  # of all nodes at most, per start or repair
 _SOFT_SWEEPS = 3  # with a price on replicas instead of coverage
 _SURROGATE_SWEEPS = 3  # of a placement that the true routes still change
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
-_PAUSE = 10  # steps of the dual between two placements made from it
+_FIRST_CLIMB = 60  # steps of the dual before the first placement made from it; then twice as many each time
+_THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
+_RELAXED_SHARE = 0.5  # of the ruins which take what they replace from the relaxed placement
+_FLAT = 0.03  # of the gap: a climb that closes less of it has ended
+_CLIMB_SHARE = 0.6  # of the effort, or of the time, that the first climb may take
+_ROUND_SHARE = 0.2  # of the rounds of the search that start from a rounding
 _MANY_MEMBERS = 20_000  # of the terms of one block at one node, above which the tables are simpler
 _MANY_CELLS = 10_000_000  # of the knapsack of one node, above which it is solved by hulls
-_WORK_PER_CALL, _WORK_PER_PAIR = 0.8, 0.5  # of a step of the dual: per expert of a route, per pair and expert
 _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = all
     (0.34, 0),
     (0.67, 0),
@@ -116,18 +120,28 @@ class _Search:
         self._response.restart()
         return self._settle(name, start.copy(), order)
 
-    def ruin(self) -> bool:
-        """Takes part of the best placement out and lets the nodes respond anew; True where that is better."""
+    def ruin(self, ascent: Ascent) -> bool:
+        """Takes part of the best placement out, or replaces it by the relaxed one, rounded, and lets the nodes
+        respond anew; True where that is better."""
         assert self.holds is not None
-        nodes, blocks = self._problem.nodes, len(self._blocks)
+        problem = self._problem
+        nodes, blocks = problem.nodes, len(self._blocks)
         share, width = _RUINS[int(self._generator.integers(len(_RUINS)))]
         chosen = self._generator.choice(nodes, min(nodes, max(2, round(share * nodes))), replace=False)
-        columns = np.ones(self._problem.experts, np.bool_)
+        columns = np.ones(problem.experts, np.bool_)
         if 0 < width < blocks:
-            picked = self._generator.choice(self._blocks, width, replace=False)
-            columns = np.isin(self._problem.column_block, picked)
+            # where the relaxation sees it otherwise there is more to find
+            doubt = np.abs(ascent.held - self.holds).sum(axis=0)
+            weight = 0.1 + np.add.reduceat(doubt, problem.block_offset[self._blocks])
+            picked = self._generator.choice(self._blocks, width, replace=False, p=weight / weight.sum())
+            columns = np.isin(problem.column_block, picked)
         ruined = self.holds.copy()
-        ruined[np.ix_(chosen, columns)] = self._pinned[np.ix_(chosen, columns)]
+        part = np.ix_(chosen, columns)
+        if self._generator.random() < _RELAXED_SHARE:
+            threshold = self._generator.uniform(*_THRESHOLDS, problem.blocks)[problem.column_block[columns]]
+            ruined[part] = np.maximum(ascent.held[part] > threshold, self._pinned[part])
+        else:
+            ruined[part] = self._pinned[part]
         self._response.recall(self._memory)
         self._response.replaced(self.holds, ruined)
         return self._settle("repair", ruined)
@@ -156,27 +170,22 @@ class _Search:
         holds = self.surrogate(traffic.activity / width, None, self._pinned)
         self._take("single calls", make_feasible(problem, traffic, holds))
 
-    def climb(self, ascent: Ascent, steps: int) -> None:
-        """Steps of the dual, which raise the bound and look for other placements."""
-        problem, traffic = self._problem, self._traffic
-        calls = 0 if problem.coupling is Coupling.SUM else traffic.experts.size
+    def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
+        """Steps of the dual, which raise the bound and move the relaxed placement."""
         for _ in range(steps):
-            if ascent.done or self._stopping():
+            if ascent.done or stopping():
                 return
             ascent.step()
-            self.work += int(_WORK_PER_CALL * calls + _WORK_PER_PAIR * problem.nodes**2 * problem.experts)
+            self.work += ascent.work_per_step
 
-    def follow(self, ascent: Ascent) -> bool:
-        """Descends from the knapsacks of the dual; True where that is better."""
-        opened = (ascent.held > 0.5).astype(np.uint8)
-        if self._problem.min_replicas > 0:
-            self._response.replica_worth = ascent.best.replica_price
-        if self._problem.coupling is not Coupling.SUM:
-            opened = self.surrogate(ascent.rate, self._response.replica_worth, opened)
-        if not self.descend("dual", opened):
-            return False
-        ascent.aim(self.cost)
-        return True
+    def round(self, ascent: Ascent, middle: bool) -> bool:
+        """Descends from the relaxed placement, rounded at a half (`middle`) or at a threshold drawn per
+        block, which keeps together what is held together; True where that is better."""
+        threshold = np.full(self._problem.blocks, 0.5)
+        if not middle:
+            threshold = self._generator.uniform(*_THRESHOLDS, self._problem.blocks)
+        rounded = (ascent.held > threshold[self._problem.column_block]).astype(np.uint8)
+        return self.descend("rounded", np.maximum(rounded, self._pinned))
 
     def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
@@ -228,6 +237,7 @@ def certified(
     params: CertifiedParams,
     generator: np.random.Generator,
     start: UInt8 | None,
+    seconds: float | None,
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
 ) -> Certified:
@@ -246,13 +256,17 @@ def certified(
         search.begin(effort)
     assert search.holds is not None
     ascent = Ascent(problem, traffic, search.holds, search.cost)
-    # under `sum` the knapsacks of the dual are the best source of placements, else the ruins are
-    pause = _PAUSE if problem.coupling is Coupling.SUM else 4 * _PAUSE
-    for _ in range(params.guide_steps // pause):
-        if ascent.done or search.work > effort or stopping():
+    # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
+    climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
+    steps = _FIRST_CLIMB
+    while not (ascent.done or climbing()) and search.work < _CLIMB_SHARE * effort:
+        before = ascent.best.bound
+        search.climb(ascent, steps, climbing)
+        search.round(ascent, middle=True)
+        ascent.aim(search.cost)
+        if ascent.best.bound - before < _FLAT * (search.cost - before):
             break
-        search.climb(ascent, pause)
-        search.follow(ascent)
+        steps *= 2
     idle = 0
     while (
         idle < params.patience
@@ -260,12 +274,11 @@ def certified(
         and not stopping()
         and search.cost - ascent.best.bound > _CERTAIN * abs(search.cost)
     ):
-        if problem.coupling is Coupling.SUM and generator.random() < 0.8:
-            if ascent.done:
-                ascent.aim(search.cost)
-            search.climb(ascent, 2)
-            better = search.follow(ascent)
+        if generator.random() < _ROUND_SHARE:
+            search.climb(ascent, _FIRST_CLIMB // 8, stopping)
+            better = search.round(ascent, middle=False)
         else:
-            better = search.ruin()
+            better = search.ruin(ascent)
+        ascent.aim(search.cost)
         idle = 0 if better else idle + 1
     return Certified(search.holds, ascent)

@@ -124,12 +124,12 @@ class ExactParams(BoundParams):
 class CertifiedParams(BoundParams):
     """Search with a certificate.
 
-    guide_steps: steps of the dual that guides the search; effort: work of the search, in units of about ten
-    milliseconds of one core, a tenth of it when a start is given; patience: rounds of ruin and repair without
-    an improvement after which the search ends; exact_limit, eps: as for `sgd`.
+    effort: work of the search, in units of about ten milliseconds of one core, a tenth of it when a start is
+    given; patience: rounds of ruin and repair without an improvement after which the search ends;
+    exact_limit, eps: as for `sgd`.
     """
 
-    guide_steps: int = 120
+    bound_share: float = 0.1
     effort: int = 1000
     patience: int = 60
     exact_limit: int = 10
@@ -137,7 +137,6 @@ class CertifiedParams(BoundParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("guide_steps", self.guide_steps, int, 1, 1_000_000)
         _check("effort", self.effort, int, 0, 1_000_000_000)
         _check("patience", self.patience, int, 0, 1_000_000_000)
         _check("exact_limit", self.exact_limit, int, 0, 20)

@@ -48,11 +48,21 @@ class SlowestCalls:
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[E, N]. Adds what replicas earn to earned float64[E, N]; returns the
         multipliers' own part of the bound, and how far they moved."""
-        kernel.uncovered(held, self._order, self._gap, self._group, self._weight, self._slope)
-        kernel.raise_potential(self._potential, self._slope, length, _LEAST_POTENTIAL, self._potentials)
+        kernel.raise_potentials(
+            held,
+            self._order,
+            self._gap,
+            self._group,
+            self._weight,
+            length,
+            _LEAST_POTENTIAL,
+            self._potential,
+            self._potentials,
+            self._slope,
+        )
         self._calls, self._other = self._other, self._calls
         constant = self._share(earned)
-        return constant, max(0.0, length * self._product(self._calls - self._other, self._slope))
+        return constant, max(0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight))
 
     def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
         """Goes to the average potentials of the last `steps` steps; as `step`, but says how far that is from
@@ -60,7 +70,7 @@ class SlowestCalls:
         self._potential = self._potentials / steps
         constant = self._share(earned)
         calls, potential = self._from
-        far = self._product(self._calls - calls, self._potential - potential)
+        far = kernel.product(self._calls, calls, self._potential - potential, self._weight)
         self._from = (self._calls.copy(), self._potential.copy())
         self._potentials[:] = 0.0
         return constant, max(0.0, far)
@@ -72,9 +82,6 @@ class SlowestCalls:
         )
         kernel.profits(self._calls, self._order, self._gap, self._group, earned)
         return float((self._calls.sum(axis=1) * self._weight).sum())
-
-    def _product(self, one: Float64, other: Float64) -> float:
-        return float(np.einsum("neg,neg,ng->", one, other, self._weight))
 
 
 def groups(gap: Float64, most: int) -> tuple[Int64, Float64]:

@@ -95,6 +95,7 @@ def _certified(task: Task) -> UInt8:
         task.params,
         task.generator,
         task.start,
+        task.seconds,
         task.stopping,
         task.report,
     )

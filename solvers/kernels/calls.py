@@ -11,22 +11,100 @@ _LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice
 
 
 @compiled
-def uncovered(
-    held: Float64, order: Int64, gap: Float64, group: Int64, weight: Float64, out: Float64
+def raise_potentials(
+    held: Float64,
+    order: Int64,
+    gap: Float64,
+    group: Int64,
+    weight: Float64,
+    length: float,
+    least: float,
+    potential: Float64,
+    total: Float64,
+    slope: Float64,
 ) -> None:
-    """out[n, e, g]: mean over the levels of the group, by their gaps, of 1 - what the servers up to there
-    hold of e; 0 for a group without a gap. held float64[E, N] may lie outside 0..1. O(N^2 E)."""
-    nodes, experts, groups = out.shape
+    """slope[n, e, g] = mean over the levels of the group, by their gaps, of 1 - what the servers up to there
+    hold of e, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
+    added to total. held float64[E, N] may lie outside 0..1. O(N^2 E)."""
+    nodes, experts, groups = potential.shape
     for n in range(nodes):
         for e in range(experts):
             for g in range(groups):
-                out[n, e, g] = 0.0
+                slope[n, e, g] = 0.0
             left = 1.0
             for i in range(nodes):
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
                     g = group[n, i]
-                    out[n, e, g] += gap[n, i] / weight[n, g] * left
+                    slope[n, e, g] += gap[n, i] / weight[n, g] * left
+            for g in range(groups):
+                value = max(least, potential[n, e, g] + length * slope[n, e, g])
+                potential[n, e, g] = value
+                total[n, e, g] += value
+
+
+@compiled
+def product(one: Float64, other: Float64, third: Float64, weight: Float64) -> float:
+    """Sum over n, e, g of (one - other) * third * weight[n, g]."""
+    total = 0.0
+    for n in range(one.shape[0]):
+        for e in range(one.shape[1]):
+            for g in range(one.shape[2]):
+                total += (one[n, e, g] - other[n, e, g]) * third[n, e, g] * weight[n, g]
+    return total
+
+
+@compiled
+def single(
+    activity: Float64,
+    held: Float64,
+    order: Int64,
+    gap: Float64,
+    length: float,
+    most: float,
+    potential: Float64,
+    total: Float64,
+    earned: Float64,
+    told: Float64,
+) -> None:
+    """The same for single calls, at one go: potential[n, e, i], a level each, within +-most, is raised by
+    length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function,
+    and 0 or 1 at the ends.
+
+    activity float64[N, E], held and earned float64[E, N]. Adds to earned what replicas earn; told[0] = sum of
+    activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 E).
+    """
+    nodes, experts, _ = potential.shape
+    alpha = np.zeros(nodes)
+    told[0] = 0.0
+    told[1] = 0.0
+    for n in range(nodes):
+        for e in range(experts):
+            rate = activity[n, e]
+            if rate == 0.0:
+                continue
+            left = 1.0
+            for i in range(nodes):
+                left -= held[e, order[n, i]]
+                if gap[n, i] > 0.0:
+                    old = potential[n, e, i]
+                    new = min(most, max(-most, old + length * left))
+                    potential[n, e, i] = new
+                    total[n, e, i] += new
+                    if new >= most:
+                        alpha[i] = 1.0
+                    elif new <= -most:
+                        alpha[i] = 0.0
+                    else:
+                        alpha[i] = 1.0 / (1.0 + np.exp(-new))
+                        told[1] += rate * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
+                    told[0] += rate * gap[n, i] * alpha[i]
+            gained = 0.0
+            for i in range(nodes - 1, -1, -1):
+                if gap[n, i] > 0.0:
+                    gained += rate * gap[n, i] * alpha[i]
+                if gained > 0.0:
+                    earned[e, order[n, i]] += gained
 
 
 @compiled
@@ -100,11 +178,15 @@ def profits(calls: Float64, order: Int64, gap: Float64, group: Int64, out: Float
 
 
 @compiled
-def raise_potential(potential: Float64, slope: Float64, step: float, least: float, total: Float64) -> None:
-    """potential = max(least, potential + step * slope), which is also added to total; float64[N, E, G]."""
-    for n in range(potential.shape[0]):
-        for e in range(potential.shape[1]):
-            for g in range(potential.shape[2]):
-                value = max(least, potential[n, e, g] + step * slope[n, e, g])
-                potential[n, e, g] = value
-                total[n, e, g] += value
+def logistic_apart(activity: Float64, gap: Float64, one: Float64, other: Float64) -> float:
+    """Sum of activity * gap * (difference of the alphas) * (difference of their potentials), float64[N, E, N]
+    both."""
+    apart = 0.0
+    for n in range(one.shape[0]):
+        for e in range(one.shape[1]):
+            for i in range(one.shape[2]):
+                a, b = one[n, e, i], other[n, e, i]
+                if a != b and gap[n, i] > 0.0:
+                    difference = 1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b))
+                    apart += activity[n, e] * gap[n, i] * difference * (a - b)
+    return apart
