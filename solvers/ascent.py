@@ -16,8 +16,10 @@ from solvers.traffic import Traffic
 # True: with replicas required
 _PRIMAL_WEIGHT = {False: 0.2, True: 0.5}  # of the first steps: their length on theta against that on x
 _BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes both go as far
-_FIRST_RUN, _LONGER = 30, 1.5  # steps before the first restart, and how much longer each run is
+_FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
+_LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
 _AVERAGE_EVERY = 10  # steps between two looks at the average
+_ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 is a bound
 _FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
 
 
@@ -53,7 +55,7 @@ class Ascent:
         self._price = np.zeros(problem.experts)
         self._profit = np.zeros_like(self._x)
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT[self._covers]
-        self._steps, self._run = 0, _FIRST_RUN
+        self._steps, self._run = 0, _FIRST_RUN[self._covers]
         self.best = Dual(cheapest_calls(problem), 0.0, most, self._price)
         self.held: Float64 = self._x  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
@@ -147,7 +149,7 @@ class Ascent:
             far += float(((price - self._from[1]) ** 2 / self._replica_metric).sum())
         if near > 0.0 and far > 0.0:
             self._weight = float(np.sqrt(self._weight * _BALANCE[self._covers] * np.sqrt(far / near)))
-        self._run = int(self._run * _LONGER)
+        self._run = int(self._run * _LONGER[self._covers])
         self._begin()
 
 
@@ -157,15 +159,21 @@ def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | H
         return [SingleCalls(traffic.activity, level.order, level.gap)]
     if problem.coupling is Coupling.SLOWEST:
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
-    # without an origin a route that no server hosts makes single calls: that is as far as a host is worth it
+    # Without an origin a route that no server hosts makes single calls: all but one of them local at best, and
+    # its slowest. So D is at least the levels of a host up to the second nearest server and a share of those
+    # local calls, then the levels of the slowest call, and the other share where no server hosts at all.
     alone = np.full(problem.nodes, np.inf)
+    extra = np.zeros(problem.nodes)
     size = (traffic.experts >= 0).sum(axis=1)
     near = np.sort(problem.latency_seconds, axis=1)
     for n in np.flatnonzero(np.isinf(problem.origin_latency_seconds)).tolist():
         several = size[(traffic.node == n) & (size > 1)]
         if len(several):
-            alone[n] = near[n, 0] * (int(several.min()) - 1) + near[n, min(1, problem.nodes - 1)]
+            others = near[n, 0] * (int(several.min()) - 1)
+            alone[n] = near[n, min(1, problem.nodes - 1)] + _ALONE_SHARE * others
+            extra[n] = (1.0 - _ALONE_SHARE) * others
     hosted, called = split(level, alone)
+    hosted[:, -1] += extra
     parts: list[SlowestCalls | Hosting | SingleCalls] = [Hosting(problem, traffic, level.order, hosted)]
     if called.any():
         parts.append(SlowestCalls(problem, traffic, level.order, called))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.kernels import hosts as kernel
 from solvers.problem import Float32, Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
@@ -27,6 +28,7 @@ class Hosting:
         self._level: Float32 = np.zeros((len(traffic.node), problem.nodes), np.float32)
         self._levels = np.zeros_like(self._level)
         self._earned = np.zeros_like(self._potential)
+        self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * problem.nodes)
         self._from = (self._level.copy(), self._potential.copy(), self._earned)
 
     def most(self, earned: Float64) -> None:
@@ -63,21 +65,26 @@ class Hosting:
     def _host(self, held: Float64, length: float) -> tuple[float, float]:
         routes = self._traffic
         self._earned = np.zeros_like(self._potential)
-        told = np.empty(2)
-        kernel.host(
-            routes.start,
-            routes.node,
-            routes.experts,
-            routes.rate,
-            self._offset,
-            self._order,
-            self._gap,
-            self._potential,
-            held,
-            length,
-            self._level,
-            self._levels,
-            self._earned,
-            told,
-        )
-        return float(told[0]), float(told[1])
+
+        def some(first: int, last: int) -> Float64:
+            told = np.empty(2)
+            kernel.host(
+                routes.start[first : last + 1],
+                routes.node,
+                routes.experts,
+                routes.rate,
+                self._offset[first : last + 1],
+                self._order,
+                self._gap,
+                self._potential,
+                held,
+                length,
+                self._level,
+                self._levels,
+                self._earned,
+                told,
+            )
+            return told
+
+        constant, moved = np.sum(side_by_side(some, self._blocks), axis=0)
+        return float(constant), float(moved)

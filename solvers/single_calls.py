@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.problem import Float64, Int64
 
@@ -22,6 +23,7 @@ class SingleCalls:
         self._order, self._gap = order, gap
         self._potential = np.zeros((*activity.shape, len(order)))
         self._potentials = np.zeros_like(self._potential)
+        self._columns = ranges(np.full(activity.shape[1], len(order) ** 2))
         self._from = self._potential.copy()
 
     def most(self, earned: Float64) -> None:
@@ -33,20 +35,26 @@ class SingleCalls:
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
-        told = np.empty(2)
-        kernel.single(
-            self.rate,
-            held,
-            self._order,
-            self._gap,
-            length,
-            _MOST,
-            self._potential,
-            self._potentials,
-            earned,
-            told,
-        )
-        return float(told[0]), float(told[1])
+        def some(first: int, last: int) -> Float64:
+            told = np.empty(2)
+            kernel.single(
+                self.rate,
+                held,
+                self._order,
+                self._gap,
+                length,
+                _MOST,
+                self._potential,
+                self._potentials,
+                earned,
+                told,
+                first,
+                last,
+            )
+            return told
+
+        constant, moved = np.sum(side_by_side(some, self._columns), axis=0)
+        return float(constant), float(moved)
 
     def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""

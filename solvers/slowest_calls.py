@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.problem import Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
@@ -31,6 +32,7 @@ class SlowestCalls:
         self._calls = np.zeros(shape)
         self._other = np.empty(shape)
         self._slope = np.empty(shape)
+        self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * shape[2])
         self._from = (self._calls.copy(), self._potential.copy())
 
     @property
@@ -43,25 +45,13 @@ class SlowestCalls:
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
         calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
-        kernel.profits(calls, self._order, self._gap, self._group, earned)
+        kernel.profits(calls, self._order, self._gap, self._group, earned, 0, len(earned))
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[E, N]. Adds what replicas earn to earned float64[E, N]; returns the
         multipliers' own part of the bound, and how far they moved."""
-        kernel.raise_potentials(
-            held,
-            self._order,
-            self._gap,
-            self._group,
-            self._weight,
-            length,
-            _LEAST_POTENTIAL,
-            self._potential,
-            self._potentials,
-            self._slope,
-        )
         self._calls, self._other = self._other, self._calls
-        constant = self._share(earned)
+        constant = self._share(earned, held, length)
         return constant, max(0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight))
 
     def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
@@ -75,12 +65,39 @@ class SlowestCalls:
         self._potentials[:] = 0.0
         return constant, max(0.0, far)
 
-    def _share(self, earned: Float64) -> float:
+    def _share(self, earned: Float64, held: Float64 | None = None, length: float = 0.0) -> float:
+        """The calls at the potentials, raised first where `held` is given."""
         routes = self._traffic
-        kernel.shares(
-            routes.start, routes.node, routes.experts, routes.rate, self._offset, self._potential, self._calls
-        )
-        kernel.profits(self._calls, self._order, self._gap, self._group, earned)
+
+        def some(first: int, last: int) -> None:
+            offset = self._offset[first : last + 1]
+            columns = (int(offset[0]), int(offset[-1]))
+            if held is not None:
+                kernel.raise_potentials(
+                    held,
+                    self._order,
+                    self._gap,
+                    self._group,
+                    self._weight,
+                    length,
+                    _LEAST_POTENTIAL,
+                    self._potential,
+                    self._potentials,
+                    self._slope,
+                    *columns,
+                )
+            kernel.shares(
+                routes.start[first : last + 1],
+                routes.node,
+                routes.experts,
+                routes.rate,
+                offset,
+                self._potential,
+                self._calls,
+            )
+            kernel.profits(self._calls, self._order, self._gap, self._group, earned, *columns)
+
+        side_by_side(some, self._blocks)
         return float((self._calls.sum(axis=1) * self._weight).sum())
 
 

@@ -22,13 +22,15 @@ def raise_potentials(
     potential: Float64,
     total: Float64,
     slope: Float64,
+    first: int,
+    last: int,
 ) -> None:
     """slope[n, e, g] = mean over the levels of the group, by their gaps, of 1 - what the servers up to there
     hold of e, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
-    added to total. held float64[E, N] may lie outside 0..1. O(N^2 E)."""
-    nodes, experts, groups = potential.shape
+    added to total, for e in [first, last). held float64[E, N] may lie outside 0..1. O(N^2 (last - first))."""
+    nodes, _, groups = potential.shape
     for n in range(nodes):
-        for e in range(experts):
+        for e in range(first, last):
             for g in range(groups):
                 slope[n, e, g] = 0.0
             left = 1.0
@@ -66,20 +68,22 @@ def single(
     total: Float64,
     earned: Float64,
     told: Float64,
+    first: int,
+    last: int,
 ) -> None:
-    """The same for single calls, at one go: potential[n, e, i], a level each, within +-most, is raised by
+    """The same for single calls, at one go, for e in [first, last): potential[n, e, i], a level each, within +-most, is raised by
     length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function,
     and 0 or 1 at the ends.
 
     activity float64[N, E], held and earned float64[E, N]. Adds to earned what replicas earn; told[0] = sum of
-    activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 E).
+    activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 (last - first)).
     """
-    nodes, experts, _ = potential.shape
+    nodes = potential.shape[0]
     alpha = np.zeros(nodes)
     told[0] = 0.0
     told[1] = 0.0
     for n in range(nodes):
-        for e in range(experts):
+        for e in range(first, last):
             rate = activity[n, e]
             if rate == 0.0:
                 continue
@@ -120,9 +124,13 @@ def shares(
     """calls[n, e, g] = sum over the routes of n with e of rate * theta, theta being the route's softmax over
     its potentials and 0: it is >= 0 and sums to at most 1.
 
-    Routes are sorted by node within a block. potential, calls float64[N, E, G]. O(R K G + N E G).
+    For the blocks of `start` and `block_offset`, which may be some of all. Routes are sorted by node within a
+    block. potential, calls float64[N, E, G]. O(R K G + N E G).
     """
-    calls[:] = 0.0
+    for n in range(calls.shape[0]):
+        for e in range(block_offset[0], block_offset[-1]):
+            for g in range(calls.shape[2]):
+                calls[n, e, g] = 0.0
     groups = potential.shape[2]
     width = experts.shape[1]
     most = 0
@@ -163,12 +171,14 @@ def shares(
 
 
 @compiled
-def profits(calls: Float64, order: Int64, gap: Float64, group: Int64, out: Float64) -> None:
-    """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within.
-    calls float64[N, E, G], out float64[E, N]. O(N^2 E)."""
-    nodes, experts, _ = calls.shape
+def profits(
+    calls: Float64, order: Int64, gap: Float64, group: Int64, out: Float64, first: int, last: int
+) -> None:
+    """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in [first, last).
+    calls float64[N, E, G], out float64[E, N]. O(N^2 (last - first))."""
+    nodes = calls.shape[0]
     for n in range(nodes):
-        for e in range(experts):
+        for e in range(first, last):
             earned = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
