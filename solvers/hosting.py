@@ -47,11 +47,11 @@ class Hosting:
         earned += self._earned
         return constant, moved + max(0.0, float(((self._earned - before) * (self._potential - past)).sum()))
 
-    def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
+    def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
         self._potential = self._potentials / steps
         self._level = self._levels / np.float32(steps)
-        constant, _ = self._host(self._potential, 0.0)
+        constant, _ = self._host(held, 0.0)
         earned += self._earned
         level, potential, before = self._from
         routes = self._traffic

@@ -56,11 +56,11 @@ class SingleCalls:
         constant, moved = np.sum(side_by_side(some, self._columns), axis=0)
         return float(constant), float(moved)
 
-    def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
+    def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
         self._potential = self._potentials / steps
         self._potentials[:] = 0.0
-        constant, _ = self.step(np.zeros(earned.shape), 0.0, earned)
+        constant, _ = self.step(held, 0.0, earned)
         self._potentials[:] = 0.0
         far = kernel.logistic_apart(self.rate, self._gap, self._potential, self._from)
         self._from = self._potential.copy()

@@ -9,6 +9,7 @@ from solvers.kernels import calls as kernel
 from solvers.problem import Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
+_MOST_CALLS, _LEAST_GROUPS = 100_000_000, 4  # experts of routes times groups; with more, levels share groups
 _LEAST_POTENTIAL = -30.0  # every expert stays able to come back
 
 
@@ -25,7 +26,11 @@ class SlowestCalls:
         self._traffic = traffic
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
-        self._group, self._weight = groups(gap, problem.nodes)
+        most = max(_LEAST_GROUPS, int(_MOST_CALLS // max(1, traffic.experts.size)))
+        self._group, self._weight = groups(gap, most)
+        number = np.zeros_like(self._weight)
+        np.add.at(number, (np.arange(problem.nodes)[:, None], self._group), gap > 0.0)
+        self._shared = (np.take_along_axis(number, self._group, axis=1) > 1).astype(np.uint8)
         shape = (problem.nodes, problem.experts, self._weight.shape[1])
         self._potential = np.zeros(shape)
         self._potentials = np.zeros(shape)
@@ -45,7 +50,10 @@ class SlowestCalls:
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
         calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
-        kernel.profits(calls, self._order, self._gap, self._group, earned, 0, len(earned))
+        nothing = np.zeros(earned.shape)
+        kernel.profits(
+            calls, nothing, self._order, self._gap, self._group, self._shared, earned, 0, len(earned)
+        )
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[E, N]. Adds what replicas earn to earned float64[E, N]; returns the
@@ -54,25 +62,25 @@ class SlowestCalls:
         constant = self._share(earned, held, length)
         return constant, max(0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight))
 
-    def restart(self, steps: int, earned: Float64) -> tuple[float, float]:
-        """Goes to the average potentials of the last `steps` steps; as `step`, but says how far that is from
-        the last restart."""
+    def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
+        """Goes to the average potentials of the last `steps` steps, `held` being theirs; as `step`, but says
+        how far that is from the last restart."""
         self._potential = self._potentials / steps
-        constant = self._share(earned)
+        constant = self._share(earned, held, None)
         calls, potential = self._from
         far = kernel.product(self._calls, calls, self._potential - potential, self._weight)
         self._from = (self._calls.copy(), self._potential.copy())
         self._potentials[:] = 0.0
         return constant, max(0.0, far)
 
-    def _share(self, earned: Float64, held: Float64 | None = None, length: float = 0.0) -> float:
-        """The calls at the potentials, raised first where `held` is given."""
+    def _share(self, earned: Float64, held: Float64, length: float | None) -> float:
+        """The calls at the potentials, raised first by `length` where that is given."""
         routes = self._traffic
 
-        def some(first: int, last: int) -> None:
+        def some(first: int, last: int) -> float:
             offset = self._offset[first : last + 1]
             columns = (int(offset[0]), int(offset[-1]))
-            if held is not None:
+            if length is not None:
                 kernel.raise_potentials(
                     held,
                     self._order,
@@ -84,6 +92,7 @@ class SlowestCalls:
                     self._potential,
                     self._potentials,
                     self._slope,
+                    self._shared,
                     *columns,
                 )
             kernel.shares(
@@ -95,10 +104,13 @@ class SlowestCalls:
                 self._potential,
                 self._calls,
             )
-            kernel.profits(self._calls, self._order, self._gap, self._group, earned, *columns)
+            return float(
+                kernel.profits(
+                    self._calls, held, self._order, self._gap, self._group, self._shared, earned, *columns
+                )
+            )
 
-        side_by_side(some, self._blocks)
-        return float((self._calls.sum(axis=1) * self._weight).sum())
+        return sum(side_by_side(some, self._blocks))
 
 
 def groups(gap: Float64, most: int) -> tuple[Int64, Float64]:

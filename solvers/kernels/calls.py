@@ -5,9 +5,20 @@ servers hold or earn is float64[E, N]."""
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float64, Int32, Int64
+from solvers.problem import Float64, Int32, Int64, UInt8
 
+_SOFT = 0.1  # how far from covered a level of a group is half paid for
 _LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice over
+
+
+@compiled
+def _paid(left: float, shared: int) -> float:
+    """How much of a level counts: all of it, or, where its multiplier is
+    `shared` with other levels, as far as nobody nearer covers it. Any part in 0..1 gives a bound; such levels
+    need it, for beyond a covered one `left` is negative."""
+    if shared == 0:
+        return 1.0
+    return min(1.0, max(0.0, 0.5 + left / _SOFT))
 
 
 @compiled
@@ -22,11 +33,12 @@ def raise_potentials(
     potential: Float64,
     total: Float64,
     slope: Float64,
+    shared: UInt8,
     first: int,
     last: int,
 ) -> None:
     """slope[n, e, g] = mean over the levels of the group, by their gaps, of 1 - what the servers up to there
-    hold of e, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
+    hold of e, as far as it counts, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
     added to total, for e in [first, last). held float64[E, N] may lie outside 0..1. O(N^2 (last - first))."""
     nodes, _, groups = potential.shape
     for n in range(nodes):
@@ -38,7 +50,7 @@ def raise_potentials(
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
                     g = group[n, i]
-                    slope[n, e, g] += gap[n, i] / weight[n, g] * left
+                    slope[n, e, g] += gap[n, i] / weight[n, g] * left * _paid(left, shared[n, i])
             for g in range(groups):
                 value = max(least, potential[n, e, g] + length * slope[n, e, g])
                 potential[n, e, g] = value
@@ -172,19 +184,37 @@ def shares(
 
 @compiled
 def profits(
-    calls: Float64, order: Int64, gap: Float64, group: Int64, out: Float64, first: int, last: int
-) -> None:
-    """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in [first, last).
-    calls float64[N, E, G], out float64[E, N]. O(N^2 (last - first))."""
+    calls: Float64,
+    held: Float64,
+    order: Int64,
+    gap: Float64,
+    group: Int64,
+    shared: UInt8,
+    out: Float64,
+    first: int,
+    last: int,
+) -> float:
+    """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in
+    [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out and held
+    float64[E, N]. O(N^2 (last - first))."""
     nodes = calls.shape[0]
+    part = np.zeros(nodes)
+    total = 0.0
     for n in range(nodes):
         for e in range(first, last):
+            left = 1.0
+            for i in range(nodes):
+                left -= held[e, order[n, i]]
+                if gap[n, i] > 0.0:
+                    part[i] = gap[n, i] * calls[n, e, group[n, i]] * _paid(left, shared[n, i])
             earned = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
-                    earned += gap[n, i] * calls[n, e, group[n, i]]
+                    earned += part[i]
                 if earned > 0.0:
                     out[e, order[n, i]] += earned
+            total += earned
+    return total
 
 
 @compiled
