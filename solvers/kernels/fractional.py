@@ -6,6 +6,7 @@ from solvers.kernels.compiled import compiled
 from solvers.problem import Float64
 
 _PRICE_STEPS = 60  # of the search for a price of memory at most
+_EXACT = 1e-14  # relative; closer to the best price is rounding
 
 
 @compiled
@@ -44,26 +45,26 @@ def knapsacks(profit: Float64, size: Float64, room: Float64) -> float:
             value_high = room[m] * high
             slope_high = room[m]
             best = min(best, value_high)
-            for _ in range(_PRICE_STEPS):
-                # where the tangents of both ends meet; they are all there is once one piece is between them
+            for step in range(_PRICE_STEPS):
+                # where the tangents of both ends meet, and how low: nothing between the ends is lower
                 if slope_high <= slope_low:
                     break
                 price = (value_low - value_high + slope_high * high - slope_low * low) / (
                     slope_high - slope_low
                 )
-                middle = 0.5 * (low + high)
+                if best - (value_low + slope_low * (price - low)) <= _EXACT * best:
+                    break
+                if step % 3 == 2:
+                    price = 0.5 * (low + high)
                 if not low < price < high:
                     break
-                if _ % 3 == 2:
-                    price = middle
                 value = _over_price(profit[m], size, price, room[m], slope)
-                improved = best - value
                 best = min(best, value)
                 if slope[0] < 0.0:
                     low, value_low, slope_low = price, value, slope[0]
-                else:
+                elif slope[0] > 0.0:
                     high, value_high, slope_high = price, value, slope[0]
-                if slope[0] == 0.0 or (0.0 <= improved <= 1e-13 * abs(best) and _ % 3 != 2):
+                else:
                     break
         total += best
     return total
