@@ -93,19 +93,18 @@ def project(wish: Float64, pull: Float64, size: Float64, room: Float64, held: Fl
             low = 0.0
             over_low = _filled(wish[m], pull[m], size, 0.0) - room[m]
             over_high = _filled(wish[m], pull[m], size, high) - room[m]
+            close = 1e-9 * (room[m] + 1.0)
             for step in range(_PRICE_STEPS):
-                if high - low <= 1e-12 * high or over_low <= 1e-9 * (room[m] + 1.0):
+                if over_low <= close or over_high >= -close or high - low <= 1e-12 * high:
                     break
-                price = 0.5 * (low + high)
-                if step % 2 == 0 and over_high < over_low:
-                    price = min(max(low + over_low * (high - low) / (over_low - over_high), low), high)
-                over = _filled(wish[m], pull[m], size, price) - room[m]
+                middle = 0.5 * (low + high)
+                if step % 2 == 0:
+                    middle = min(max(low + over_low * (high - low) / (over_low - over_high), low), high)
+                over = _filled(wish[m], pull[m], size, middle) - room[m]
                 if over > 0.0:
-                    low, over_low = price, over
+                    low, over_low = middle, over
                 else:
-                    high, over_high = price, over
-                    if over >= -1e-9 * (room[m] + 1.0):
-                        break
-            price = high
+                    high, over_high = middle, over
+            price = low if over_low <= close else high
         for e in range(wish.shape[1]):
             held[m, e] = min(1.0, max(0.0, wish[m, e] - price * pull[m, e]))
