@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from solvers.bounds import cheapest_calls, lagrangian_bound
+from solvers.ascent import lagrangian_bound
+from solvers.bounds import cheapest_calls
 from solvers.feasibility import shortfalls
 from solvers.problem import Coupling
 from solvers.programme import Programme, TooLarge, programme

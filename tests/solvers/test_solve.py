@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from solvers.bounds import cheapest_calls, lagrangian_bound
+from solvers.ascent import lagrangian_bound
+from solvers.bounds import cheapest_calls
 from solvers.feasibility import shortfalls
 from solvers.objective import evaluate, total_cost
 from solvers.params import ParamsError, SgdParams
