@@ -10,9 +10,7 @@ _EXACT = 1e-14  # relative; closer to the best price is rounding
 
 
 @compiled
-def _over_price(
-    profit: Float64, size: Float64, price: float, capacity: float, slope: Float64
-) -> float:
+def _over_price(profit: Float64, size: Float64, price: float, capacity: float, slope: Float64) -> float:
     """capacity * price + sum of what profits exceed price * size; slope[0] is its right derivative."""
     total = capacity * price
     slope[0] = capacity

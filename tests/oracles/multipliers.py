@@ -103,7 +103,8 @@ class SlowestTwin:
             for i, g, gap, shared in self._levels(n):
                 block = self.potential[n, offset[b] : offset[b + 1], g]
                 highest = max(0.0, float(block.max()))
-                theta = softmax([float(self.potential[n, e, g]) for e in columns], highest, math.exp(-highest))
+                values = [float(self.potential[n, e, g]) for e in columns]
+                theta = softmax(values, highest, math.exp(-highest))
                 assert min(theta) >= 0.0
                 assert sum(theta) <= 1.0 + 1e-12
                 for e, part in zip(columns, theta, strict=True):

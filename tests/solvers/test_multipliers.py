@@ -32,13 +32,17 @@ def _pair(kind: str, seed: int) -> tuple[Any, Any, tuple[int, int]]:
     gap = [level.gap, near, far][seed // 3 % 3]
     shape = (problem.experts, problem.nodes)
     if kind == "single":
-        return SingleCalls(traffic.activity, level.order, gap), SingleTwin(
-            traffic.activity, level.order, gap
-        ), shape
+        return (
+            SingleCalls(traffic.activity, level.order, gap),
+            SingleTwin(traffic.activity, level.order, gap),
+            shape,
+        )
     if kind == "hosting":
-        return Hosting(problem, traffic, level.order, gap), HostingTwin(
-            problem, traffic, level.order, gap
-        ), shape
+        return (
+            Hosting(problem, traffic, level.order, gap),
+            HostingTwin(problem, traffic, level.order, gap),
+            shape,
+        )
     part = SlowestCalls(problem, traffic, level.order, gap)
     group, _ = slowest_calls.groups(gap, 2 if kind == "grouped" else problem.nodes)
     return part, SlowestTwin(problem, traffic, level.order, gap, group), shape
@@ -96,8 +100,9 @@ def test_chunks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(chunks, "_LEAST_WORK", least)
         part, _, shape = _pair(kind, 3)
         rng = np.random.default_rng(1)
+        constant, earned = 0.0, np.zeros(shape)
         for _ in range(20):
-            earned = np.zeros(shape)
+            earned[:] = 0.0
             constant, _ = part.step(rng.uniform(0, 1, shape), 0.5, earned)
         results.append((constant, earned, *copy.deepcopy(_potentials(part))))
     for one, four, again in zip(*results, strict=True):
