@@ -19,7 +19,6 @@ _BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes
 _FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
 _LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
 _AVERAGE_EVERY = 10  # steps between two looks at the average
-_LEAST_STEP = 0.2
 _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 is a bound
 _FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
 
@@ -104,7 +103,7 @@ class Ascent:
         if self._steps > 1 and mixed > 0.0:
             limit = 0.5 * (self._weight * near + far / self._weight) / mixed
             k = self._steps + 1.0
-            self._step = max(_LEAST_STEP, min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step))
+            self._step = min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step)
 
         self._count += 1
         self._sums = (

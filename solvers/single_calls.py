@@ -8,8 +8,6 @@ from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.problem import Float64, Int64
 
-_MOST = 30.0  # of a potential, either way
-
 
 class SingleCalls:
     """Of c(n, e) = nearest + sum over i of gap(i) max(0, 1 - sum over the servers up to i of x(m, e)), the
@@ -43,7 +41,6 @@ class SingleCalls:
                 self._order,
                 self._gap,
                 length,
-                _MOST,
                 self._potential,
                 self._potentials,
                 earned,

@@ -6,10 +6,10 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
-from solvers.problem import Float64, Int64, PlacementProblem
+from solvers.problem import Float32, Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
-_MOST_CALLS, _LEAST_GROUPS = 100_000_000, 4  # experts of routes times groups; with more, levels share groups
+_MOST_CALLS, _LEAST_GROUPS = 15_000_000, 4  # experts of routes times groups; with more, levels share groups
 _LEAST_POTENTIAL = -30.0  # every expert stays able to come back
 
 
@@ -28,10 +28,14 @@ class SlowestCalls:
         self._order, self._gap = order, gap
         most = max(_LEAST_GROUPS, int(_MOST_CALLS // max(1, traffic.experts.size)))
         self._group, self._weight = groups(gap, most)
+        shape = (problem.nodes, problem.experts, self._weight.shape[1])
         number = np.zeros_like(self._weight)
         np.add.at(number, (np.arange(problem.nodes)[:, None], self._group), gap > 0.0)
         self._shared = (np.take_along_axis(number, self._group, axis=1) > 1).astype(np.uint8)
-        shape = (problem.nodes, problem.experts, self._weight.shape[1])
+        self._own = np.zeros_like(self._shared)
+        size = (*shape[:2], problem.nodes) if self._shared.any() else (0, 0, 0)
+        self._level: Float32 = np.zeros(size, np.float32)
+        self._levels = np.zeros_like(self._level)
         self._potential = np.zeros(shape)
         self._potentials = np.zeros(shape)
         self._calls = np.zeros(shape)
@@ -50,9 +54,8 @@ class SlowestCalls:
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
         calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
-        nothing = np.zeros(earned.shape)
         kernel.profits(
-            calls, nothing, self._order, self._gap, self._group, self._shared, earned, 0, len(earned)
+            calls, self._order, self._gap, self._group, self._own, self._level, earned, 0, len(earned)
         )
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
@@ -66,6 +69,8 @@ class SlowestCalls:
         """Goes to the average potentials of the last `steps` steps, `held` being theirs; as `step`, but says
         how far that is from the last restart."""
         self._potential = self._potentials / steps
+        self._level = self._levels / np.float32(steps)
+        self._levels = np.zeros_like(self._level)
         constant = self._share(earned, held, None)
         calls, potential = self._from
         far = kernel.product(self._calls, calls, self._potential - potential, self._weight)
@@ -87,12 +92,14 @@ class SlowestCalls:
                     self._gap,
                     self._group,
                     self._weight,
+                    self._shared,
                     length,
                     _LEAST_POTENTIAL,
                     self._potential,
                     self._potentials,
+                    self._level,
+                    self._levels,
                     self._slope,
-                    self._shared,
                     *columns,
                 )
             kernel.shares(
@@ -104,11 +111,17 @@ class SlowestCalls:
                 self._potential,
                 self._calls,
             )
-            return float(
-                kernel.profits(
-                    self._calls, held, self._order, self._gap, self._group, self._shared, earned, *columns
-                )
+            total = kernel.profits(
+                self._calls,
+                self._order,
+                self._gap,
+                self._group,
+                self._shared,
+                self._level,
+                earned,
+                *columns,
             )
+            return float(total)
 
         return sum(side_by_side(some, self._blocks))
 

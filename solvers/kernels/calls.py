@@ -5,20 +5,20 @@ servers hold or earn is float64[E, N]."""
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float64, Int32, Int64, UInt8
+from solvers.problem import Float32, Float64, Int32, Int64, UInt8
 
-_SOFT = 0.1  # how far from covered a level of a group is half paid for
+_MOST = 30.0  # of the potential of a level, either way
 _LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice over
 
 
 @compiled
-def _paid(left: float, shared: int) -> float:
-    """How much of a level counts: all of it, or, where its multiplier is
-    `shared` with other levels, as far as nobody nearer covers it. Any part in 0..1 gives a bound; such levels
-    need it, for beyond a covered one `left` is negative."""
-    if shared == 0:
+def _logistic(potential: float) -> float:
+    """1 / (1 + e^-potential), 0 and 1 at the ends of its range."""
+    if potential >= _MOST:
         return 1.0
-    return min(1.0, max(0.0, 0.5 + left / _SOFT))
+    if potential <= -_MOST:
+        return 0.0
+    return float(1.0 / (1.0 + np.exp(-potential)))
 
 
 @compiled
@@ -28,18 +28,25 @@ def raise_potentials(
     gap: Float64,
     group: Int64,
     weight: Float64,
+    shared: UInt8,
     length: float,
     least: float,
     potential: Float64,
     total: Float64,
+    level: Float32,
+    levels: Float32,
     slope: Float64,
-    shared: UInt8,
     first: int,
     last: int,
 ) -> None:
-    """slope[n, e, g] = mean over the levels of the group, by their gaps, of 1 - what the servers up to there
-    hold of e, as far as it counts, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
-    added to total, for e in [first, last). held float64[E, N] may lie outside 0..1. O(N^2 (last - first))."""
+    """slope[n, e, g] = mean over the levels of the group, by their gaps, of alpha * (1 - what the servers up
+    to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope), which
+    is also added to total. For e in [first, last).
+
+    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) the logistic function of level[n,
+    e, i], which is first raised by length * (1 - what they hold) within +-30 and added to levels: beyond a
+    level that is covered that is negative. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
+    """
     nodes, _, groups = potential.shape
     for n in range(nodes):
         for e in range(first, last):
@@ -49,8 +56,14 @@ def raise_potentials(
             for i in range(nodes):
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
+                    part = left
+                    if shared[n, i] != 0:
+                        raised = min(_MOST, max(-_MOST, level[n, e, i] + length * left))
+                        level[n, e, i] = raised
+                        levels[n, e, i] += raised
+                        part *= _logistic(raised)
                     g = group[n, i]
-                    slope[n, e, g] += gap[n, i] / weight[n, g] * left * _paid(left, shared[n, i])
+                    slope[n, e, g] += gap[n, i] / weight[n, g] * part
             for g in range(groups):
                 value = max(least, potential[n, e, g] + length * slope[n, e, g])
                 potential[n, e, g] = value
@@ -75,7 +88,6 @@ def single(
     order: Int64,
     gap: Float64,
     length: float,
-    most: float,
     potential: Float64,
     total: Float64,
     earned: Float64,
@@ -83,9 +95,8 @@ def single(
     first: int,
     last: int,
 ) -> None:
-    """The same for single calls, at one go, for e in [first, last): potential[n, e, i], a level each, within +-most, is raised by
-    length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function,
-    and 0 or 1 at the ends.
+    """The same for single calls, at one go, for e in [first, last): potential[n, e, i], a level each, within +-30, is raised by
+    length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function.
 
     activity float64[N, E], held and earned float64[E, N]. Adds to earned what replicas earn; told[0] = sum of
     activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 (last - first)).
@@ -104,16 +115,11 @@ def single(
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
                     old = potential[n, e, i]
-                    new = min(most, max(-most, old + length * left))
+                    new = min(_MOST, max(-_MOST, old + length * left))
                     potential[n, e, i] = new
                     total[n, e, i] += new
-                    if new >= most:
-                        alpha[i] = 1.0
-                    elif new <= -most:
-                        alpha[i] = 0.0
-                    else:
-                        alpha[i] = 1.0 / (1.0 + np.exp(-new))
-                        told[1] += rate * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
+                    alpha[i] = _logistic(new)
+                    told[1] += rate * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
                     told[0] += rate * gap[n, i] * alpha[i]
             gained = 0.0
             for i in range(nodes - 1, -1, -1):
@@ -185,32 +191,29 @@ def shares(
 @compiled
 def profits(
     calls: Float64,
-    held: Float64,
     order: Int64,
     gap: Float64,
     group: Int64,
     shared: UInt8,
+    level: Float32,
     out: Float64,
     first: int,
     last: int,
 ) -> float:
     """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in
-    [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out and held
-    float64[E, N]. O(N^2 (last - first))."""
+    [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out float64[E, N], shared
+    and level as above. O(N^2 (last - first))."""
     nodes = calls.shape[0]
-    part = np.zeros(nodes)
     total = 0.0
     for n in range(nodes):
         for e in range(first, last):
-            left = 1.0
-            for i in range(nodes):
-                left -= held[e, order[n, i]]
-                if gap[n, i] > 0.0:
-                    part[i] = gap[n, i] * calls[n, e, group[n, i]] * _paid(left, shared[n, i])
             earned = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
-                    earned += part[i]
+                    part = gap[n, i] * calls[n, e, group[n, i]]
+                    if shared[n, i] != 0:
+                        part *= _logistic(level[n, e, i])
+                    earned += part
                 if earned > 0.0:
                     out[e, order[n, i]] += earned
             total += earned
@@ -227,6 +230,5 @@ def logistic_apart(activity: Float64, gap: Float64, one: Float64, other: Float64
             for i in range(one.shape[2]):
                 a, b = one[n, e, i], other[n, e, i]
                 if a != b and gap[n, i] > 0.0:
-                    difference = 1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b))
-                    apart += activity[n, e] * gap[n, i] * difference * (a - b)
+                    apart += activity[n, e] * gap[n, i] * (_logistic(a) - _logistic(b)) * (a - b)
     return apart
