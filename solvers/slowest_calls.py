@@ -34,8 +34,8 @@ class SlowestCalls:
         self._shared = (np.take_along_axis(number, self._group, axis=1) > 1).astype(np.uint8)
         self._own = np.zeros_like(self._shared)
         size = (*shape[:2], problem.nodes) if self._shared.any() else (0, 0, 0)
-        self._level: Float32 = np.zeros(size, np.float32)
-        self._levels = np.zeros_like(self._level)
+        self._alpha: Float32 = np.full(size, 0.5, np.float32)
+        self._alphas = np.zeros_like(self._alpha)
         self._potential = np.zeros(shape)
         self._potentials = np.zeros(shape)
         self._calls = np.zeros(shape)
@@ -55,7 +55,7 @@ class SlowestCalls:
         """Adds to earned float64[E, N] what replicas could earn at most."""
         calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
         kernel.profits(
-            calls, self._order, self._gap, self._group, self._own, self._level, earned, 0, len(earned)
+            calls, self._order, self._gap, self._group, self._own, self._alpha, earned, 0, len(earned)
         )
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
@@ -69,8 +69,8 @@ class SlowestCalls:
         """Goes to the average potentials of the last `steps` steps, `held` being theirs; as `step`, but says
         how far that is from the last restart."""
         self._potential = self._potentials / steps
-        self._level = self._levels / np.float32(steps)
-        self._levels = np.zeros_like(self._level)
+        self._alpha = self._alphas / np.float32(steps)
+        self._alphas = np.zeros_like(self._alpha)
         constant = self._share(earned, held, None)
         calls, potential = self._from
         far = kernel.product(self._calls, calls, self._potential - potential, self._weight)
@@ -97,8 +97,8 @@ class SlowestCalls:
                     _LEAST_POTENTIAL,
                     self._potential,
                     self._potentials,
-                    self._level,
-                    self._levels,
+                    self._alpha,
+                    self._alphas,
                     self._slope,
                     *columns,
                 )
@@ -117,7 +117,7 @@ class SlowestCalls:
                 self._gap,
                 self._group,
                 self._shared,
-                self._level,
+                self._alpha,
                 earned,
                 *columns,
             )

@@ -7,18 +7,8 @@ import numpy as np
 from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int32, Int64, UInt8
 
-_MOST = 30.0  # of the potential of a level, either way
+_LEVEL_PACE = 0.25  # of the steps on alpha against those on potentials
 _LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice over
-
-
-@compiled
-def _logistic(potential: float) -> float:
-    """1 / (1 + e^-potential), 0 and 1 at the ends of its range."""
-    if potential >= _MOST:
-        return 1.0
-    if potential <= -_MOST:
-        return 0.0
-    return float(1.0 / (1.0 + np.exp(-potential)))
 
 
 @compiled
@@ -33,8 +23,8 @@ def raise_potentials(
     least: float,
     potential: Float64,
     total: Float64,
-    level: Float32,
-    levels: Float32,
+    alpha: Float32,
+    alphas: Float32,
     slope: Float64,
     first: int,
     last: int,
@@ -43,9 +33,9 @@ def raise_potentials(
     to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope), which
     is also added to total. For e in [first, last).
 
-    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) the logistic function of level[n,
-    e, i], which is first raised by length * (1 - what they hold) within +-30 and added to levels: beyond a
-    level that is covered that is negative. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
+    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) alpha[n, e, i] in 0..1, which first
+    moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
+    and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
     """
     nodes, _, groups = potential.shape
     for n in range(nodes):
@@ -58,10 +48,10 @@ def raise_potentials(
                 if gap[n, i] > 0.0:
                     part = left
                     if shared[n, i] != 0:
-                        raised = min(_MOST, max(-_MOST, level[n, e, i] + length * left))
-                        level[n, e, i] = raised
-                        levels[n, e, i] += raised
-                        part *= _logistic(raised)
+                        paid = min(1.0, max(0.0, alpha[n, e, i] + _LEVEL_PACE * length * left))
+                        alpha[n, e, i] = paid
+                        alphas[n, e, i] += paid
+                        part *= paid
                     g = group[n, i]
                     slope[n, e, g] += gap[n, i] / weight[n, g] * part
             for g in range(groups):
@@ -88,21 +78,20 @@ def single(
     order: Int64,
     gap: Float64,
     length: float,
-    potential: Float64,
-    total: Float64,
+    alpha: Float32,
+    alphas: Float32,
     earned: Float64,
     told: Float64,
     first: int,
     last: int,
 ) -> None:
-    """The same for single calls, at one go, for e in [first, last): potential[n, e, i], a level each, within +-30, is raised by
-    length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function.
+    """The same for single calls, at one go, for e in [first, last): alpha[n, e, i] in 0..1, a level each,
+    moves by length * (1 - what the servers up to there hold of e) and is added to alphas.
 
     activity float64[N, E], held and earned float64[E, N]. Adds to earned what replicas earn; told[0] = sum of
-    activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 (last - first)).
+    activity * gap * alpha, told[1] = sum of activity * gap * (what alpha moved)^2. O(N^2 (last - first)).
     """
-    nodes = potential.shape[0]
-    alpha = np.zeros(nodes)
+    nodes = alpha.shape[0]
     told[0] = 0.0
     told[1] = 0.0
     for n in range(nodes):
@@ -114,17 +103,16 @@ def single(
             for i in range(nodes):
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
-                    old = potential[n, e, i]
-                    new = min(_MOST, max(-_MOST, old + length * left))
-                    potential[n, e, i] = new
-                    total[n, e, i] += new
-                    alpha[i] = _logistic(new)
-                    told[1] += rate * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
-                    told[0] += rate * gap[n, i] * alpha[i]
+                    old = alpha[n, e, i]
+                    new = min(1.0, max(0.0, old + length * left))
+                    alpha[n, e, i] = new
+                    alphas[n, e, i] += new
+                    told[0] += rate * gap[n, i] * alpha[n, e, i]
+                    told[1] += rate * gap[n, i] * (new - old) ** 2
             gained = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
-                    gained += rate * gap[n, i] * alpha[i]
+                    gained += rate * gap[n, i] * alpha[n, e, i]
                 if gained > 0.0:
                     earned[e, order[n, i]] += gained
 
@@ -195,14 +183,14 @@ def profits(
     gap: Float64,
     group: Int64,
     shared: UInt8,
-    level: Float32,
+    alpha: Float32,
     out: Float64,
     first: int,
     last: int,
 ) -> float:
     """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in
     [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out float64[E, N], shared
-    and level as above. O(N^2 (last - first))."""
+    and alpha as above. O(N^2 (last - first))."""
     nodes = calls.shape[0]
     total = 0.0
     for n in range(nodes):
@@ -212,7 +200,7 @@ def profits(
                 if gap[n, i] > 0.0:
                     part = gap[n, i] * calls[n, e, group[n, i]]
                     if shared[n, i] != 0:
-                        part *= _logistic(level[n, e, i])
+                        part *= alpha[n, e, i]
                     earned += part
                 if earned > 0.0:
                     out[e, order[n, i]] += earned
@@ -221,14 +209,11 @@ def profits(
 
 
 @compiled
-def logistic_apart(activity: Float64, gap: Float64, one: Float64, other: Float64) -> float:
-    """Sum of activity * gap * (difference of the alphas) * (difference of their potentials), float64[N, E, N]
-    both."""
-    apart = 0.0
+def apart(activity: Float64, gap: Float64, one: Float32, other: Float32) -> float:
+    """Sum of activity * gap * (one - other)^2, float32[N, E, N] both."""
+    total = 0.0
     for n in range(one.shape[0]):
         for e in range(one.shape[1]):
             for i in range(one.shape[2]):
-                a, b = one[n, e, i], other[n, e, i]
-                if a != b and gap[n, i] > 0.0:
-                    apart += activity[n, e] * gap[n, i] * (_logistic(a) - _logistic(b)) * (a - b)
-    return apart
+                total += activity[n, e] * gap[n, i] * (one[n, e, i] - other[n, e, i]) ** 2
+    return total
