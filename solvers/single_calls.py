@@ -1,4 +1,4 @@
-"""Multipliers of single calls: those of `SlowestCalls` for routes of one expert, at a fraction of the cost."""
+"""Multipliers of single calls: those of `SlowestCalls` for routes of one expert, at less cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.problem import Float32, Float64, Int64
+
 _PACE = 0.25  # of steps on alpha against those on potentials, whose logistic function rises by a quarter
 
 
@@ -34,6 +35,7 @@ class SingleCalls:
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
+
         def some(first: int, last: int) -> Float64:
             told = np.empty(2)
             kernel.single(

@@ -23,7 +23,6 @@ class SlowestCalls:
     """
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
-        self._traffic = traffic
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
         most = max(_LEAST_GROUPS, int(_MOST_CALLS // max(1, traffic.experts.size)))
@@ -34,14 +33,14 @@ class SlowestCalls:
         self._shared = (np.take_along_axis(number, self._group, axis=1) > 1).astype(np.uint8)
         self._own = np.zeros_like(self._shared)
         size = (*shape[:2], problem.nodes) if self._shared.any() else (0, 0, 0)
-        self._alpha: Float32 = np.full(size, 0.5, np.float32)
+        self._alpha: Float32 = np.zeros(size, np.float32)
         self._alphas = np.zeros_like(self._alpha)
         self._potential = np.zeros(shape)
         self._potentials = np.zeros(shape)
         self._calls = np.zeros(shape)
         self._other = np.empty(shape)
         self._slope = np.empty(shape)
-        self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * shape[2])
+        self.take(traffic)
         self._from = (self._calls.copy(), self._potential.copy())
 
     @property
@@ -50,6 +49,12 @@ class SlowestCalls:
         whole = np.maximum(self._weight.sum(axis=1), 1e-300)
         mean: Float64 = np.einsum("neg,ng->ne", self._calls, self._weight) / whole[:, None]
         return mean
+
+    def take(self, traffic: Traffic) -> None:
+        """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
+        self._traffic = traffic
+        work = np.diff(traffic.start) * traffic.experts.shape[1] * self._weight.shape[1]
+        self._blocks = ranges(work)
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
@@ -63,7 +68,9 @@ class SlowestCalls:
         multipliers' own part of the bound, and how far they moved."""
         self._calls, self._other = self._other, self._calls
         constant = self._share(earned, held, length)
-        return constant, max(0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight))
+        return constant, max(
+            0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight)
+        )
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """Goes to the average potentials of the last `steps` steps, `held` being theirs; as `step`, but says

@@ -8,7 +8,8 @@ from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int32, Int64, UInt8
 
 _LEVEL_PACE = 0.25  # of the steps on alpha against those on potentials
-_LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice over
+_LEAST_EXPONENT = -600  # e to the power of it is still a normal number
+_WHOLE = np.exp(np.arange(_LEAST_EXPONENT - 1, 1, dtype=np.float64))
 
 
 @compiled
@@ -30,11 +31,11 @@ def raise_potentials(
     last: int,
 ) -> None:
     """slope[n, e, g] = mean over the levels of the group, by their gaps, of alpha * (1 - what the servers up
-    to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope), which
-    is also added to total. For e in [first, last).
+    to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope),
+    which is also added to total. For e in [first, last).
 
-    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) alpha[n, e, i] in 0..1, which first
-    moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
+    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) alpha[n, e, i] in 0..1, which
+    first moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
     and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
     """
     nodes, _, groups = potential.shape
@@ -53,8 +54,10 @@ def raise_potentials(
                         alphas[n, e, i] += paid
                         part *= paid
                     g = group[n, i]
-                    slope[n, e, g] += gap[n, i] / weight[n, g] * part
+                    slope[n, e, g] += gap[n, i] * part
             for g in range(groups):
+                if weight[n, g] > 0.0:
+                    slope[n, e, g] /= weight[n, g]
                 value = max(least, potential[n, e, g] + length * slope[n, e, g])
                 potential[n, e, g] = value
                 total[n, e, g] += value
@@ -118,6 +121,18 @@ def single(
 
 
 @compiled
+def _power(x: float) -> float:
+    """e^x to 1e-3, for x <= 0: a table of whole powers and a polynomial between them. Shares may be any
+    positive numbers, and a call of the library's exp is most of what they cost."""
+    if x <= _LEAST_EXPONENT:
+        return float(_WHOLE[1])
+    whole = int(x)
+    part = x - whole
+    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part * (1.0 / 24.0 + part / 120.0))))
+    return float(_WHOLE[whole - _LEAST_EXPONENT + 1] * rise)
+
+
+@compiled
 def shares(
     start: Int64,
     node: Int32,
@@ -157,9 +172,9 @@ def shares(
                     highest = 0.0
                     for e in range(size):
                         highest = max(highest, potential[n, first + e, g])
-                    nothing[g] = np.exp(max(-highest, 2.0 * _LEAST_EXPONENT))
+                    nothing[g] = _power(-highest)
                     for e in range(size):
-                        factor[e, g] = np.exp(max(potential[n, first + e, g] - highest, _LEAST_EXPONENT))
+                        factor[e, g] = _power(potential[n, first + e, g] - highest)
             for g in range(groups):
                 total[g] = nothing[g]
             members = 0

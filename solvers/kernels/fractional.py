@@ -9,9 +9,7 @@ _PRICE_STEPS = 60  # of the search for a price of memory at most
 
 
 @compiled
-def _over_price(
-    profit: Float64, size: Float64, price: float, capacity: float, slope: Float64
-) -> float:
+def _over_price(profit: Float64, size: Float64, price: float, capacity: float, slope: Float64) -> float:
     """capacity * price + sum of what profits exceed price * size; slope[0] is its right derivative."""
     total = capacity * price
     slope[0] = capacity
