@@ -79,7 +79,8 @@ class Ascent:
         self._profit = np.zeros_like(self._x)
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT[self._covers]
         self._steps, self._run = 0, _FIRST_RUN[self._covers]
-        self.best = Dual(cheapest_calls(problem), 0.0, most, self._price)
+        cheapest = cheapest_calls(problem)
+        self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
         self.held: Float64 = self._x  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
         members = 0 if problem.coupling is Coupling.SUM else traffic.experts.size
@@ -146,7 +147,8 @@ class Ascent:
             self._offer(value, mean, price)
             if ended:
                 self._restart(price)
-        if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
+        gap = self._objective - self.best.bound
+        if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
             self.done = True
 
     def _fixed(self, traffic: Traffic) -> float:

@@ -6,6 +6,7 @@ from solvers.kernels.compiled import compiled
 from solvers.problem import Float64
 
 _PRICE_STEPS = 60  # of the search for a price of memory at most
+_EXACT = 1e-14  # relative; closer to the best price is rounding
 
 
 @compiled
@@ -42,26 +43,26 @@ def knapsacks(profit: Float64, size: Float64, room: Float64) -> float:
             value_high = room[m] * high
             slope_high = room[m]
             best = min(best, value_high)
-            for _ in range(_PRICE_STEPS):
-                # where the tangents of both ends meet; they are all there is once one piece is between them
+            for step in range(_PRICE_STEPS):
+                # where the tangents of both ends meet, and how low: nothing between the ends is lower
                 if slope_high <= slope_low:
                     break
                 price = (value_low - value_high + slope_high * high - slope_low * low) / (
                     slope_high - slope_low
                 )
-                middle = 0.5 * (low + high)
+                if best - (value_low + slope_low * (price - low)) <= _EXACT * best:
+                    break
+                if step % 3 == 2:
+                    price = 0.5 * (low + high)
                 if not low < price < high:
                     break
-                if _ % 3 == 2:
-                    price = middle
                 value = _over_price(profit[m], size, price, room[m], slope)
-                improved = best - value
                 best = min(best, value)
                 if slope[0] < 0.0:
                     low, value_low, slope_low = price, value, slope[0]
-                else:
+                elif slope[0] > 0.0:
                     high, value_high, slope_high = price, value, slope[0]
-                if slope[0] == 0.0 or (0.0 <= improved <= 1e-13 * abs(best) and _ % 3 != 2):
+                else:
                     break
         total += best
     return total
@@ -90,19 +91,18 @@ def project(wish: Float64, pull: Float64, size: Float64, room: Float64, held: Fl
             low = 0.0
             over_low = _filled(wish[m], pull[m], size, 0.0) - room[m]
             over_high = _filled(wish[m], pull[m], size, high) - room[m]
+            close = 1e-9 * (room[m] + 1.0)
             for step in range(_PRICE_STEPS):
-                if high - low <= 1e-12 * high or over_low <= 1e-9 * (room[m] + 1.0):
+                if over_low <= close or over_high >= -close or high - low <= 1e-12 * high:
                     break
-                price = 0.5 * (low + high)
-                if step % 2 == 0 and over_high < over_low:
-                    price = min(max(low + over_low * (high - low) / (over_low - over_high), low), high)
-                over = _filled(wish[m], pull[m], size, price) - room[m]
+                middle = 0.5 * (low + high)
+                if step % 2 == 0:
+                    middle = min(max(low + over_low * (high - low) / (over_low - over_high), low), high)
+                over = _filled(wish[m], pull[m], size, middle) - room[m]
                 if over > 0.0:
-                    low, over_low = price, over
+                    low, over_low = middle, over
                 else:
-                    high, over_high = price, over
-                    if over >= -1e-9 * (room[m] + 1.0):
-                        break
-            price = high
+                    high, over_high = middle, over
+            price = low if over_low <= close else high
         for e in range(wish.shape[1]):
             held[m, e] = min(1.0, max(0.0, wish[m, e] - price * pull[m, e]))

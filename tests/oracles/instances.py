@@ -19,10 +19,11 @@ def random_problem(
     origin: str | None = None,
     extras: bool = True,
     slack: float | None = None,
+    width: int = 3,
 ) -> PlacementProblem:
     """An instance drawn from `seed`. origin: "all", "some" or "none"; extras: pins, drained nodes, several
     devices, a placement in force with a horizon, unreachable pairs, zero rates; slack: memory over the bytes
-    of all experts."""
+    of all experts; width: experts of a route at most."""
     rng = np.random.default_rng(seed)
     chosen = coupling or list(Coupling)[int(rng.integers(3))]
     N = nodes or int(rng.integers(1, 4))
@@ -48,7 +49,7 @@ def random_problem(
         far[:] = np.inf
     elif kind == "some":
         far[rng.random(N) < 0.5] = np.inf
-    K = max(1, min(3, int(counts.max(initial=1))))
+    K = max(1, min(width, int(counts.max(initial=1))))
     block = rng.choice(np.flatnonzero(counts), size=routes) if E else np.zeros(0, np.int64)
     experts = np.full((len(block), K), -1)
     for r, b in enumerate(block):

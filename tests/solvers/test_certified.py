@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from solvers import certified as module
-from solvers.bounds import Ascent, Dual
+from solvers.ascent import Ascent
+from solvers.bounds import Dual
 from solvers.coverage import allowance
 from solvers.objective import opening_costs, total_cost
 from solvers.packing import packable_bytes

@@ -1,0 +1,180 @@
+"""The multipliers of the dual from their definition, one route, level and expert at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from solvers.problem import PlacementProblem
+from solvers.traffic import Traffic
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass
+class Earnings:
+    """The multipliers' own part of the bound, and what replicas earn, float64[E, N]."""
+
+    constant: float
+    earned: Float64
+
+    def charge(self, pay: float, column: int, servers: list[int]) -> None:
+        """`pay` per second at a level, which a replica of the column at any of the servers takes away."""
+        self.constant += pay
+        self.earned[column, servers] += pay
+
+
+def routes(problem: PlacementProblem, traffic: Traffic) -> Iterator[tuple[int, int, int, float, list[int]]]:
+    """Index, block, node, rate and columns of every route."""
+    for b in range(problem.blocks):
+        for r in range(int(traffic.start[b]), int(traffic.start[b + 1])):
+            columns = [int(problem.block_offset[b]) + int(e) for e in traffic.experts[r] if e >= 0]
+            yield r, b, int(traffic.node[r]), float(traffic.rate[r]), columns
+
+
+def softmax(values: list[float], highest: float, rest: float = 0.0) -> list[float]:
+    """On the simplex: e to each value, over their sum; but what is more than 600 below `highest`, that of the
+    block's experts, counts as 600 below. `rest`: the power of what is left out."""
+    powers = [math.exp(max(value - highest, -600.0)) for value in values]
+    return [power / (sum(powers) + rest) for power in powers]
+
+
+def logistic(value: float) -> float:
+    """In 0..1."""
+    return 1.0 / (1.0 + math.exp(-value))
+
+
+def lacks(held: list[float]) -> list[float]:
+    """1 less what the servers hold, up to each of them."""
+    out, left = [], 1.0
+    for part in held:
+        left -= part
+        out.append(left)
+    return out
+
+
+def paid(left: float, shared: bool) -> float:
+    """How much of a level counts: all of one with a multiplier of its own."""
+    return min(1.0, max(0.0, 0.5 + left / 0.1)) if shared else 1.0
+
+
+class SlowestTwin:
+    """`solvers.slowest_calls.SlowestCalls`; group int64[N, N] of the levels."""
+
+    def __init__(
+        self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64, group: Int64
+    ) -> None:
+        self._problem, self._traffic = problem, traffic
+        self._order, self._gap, self._group = order.tolist(), gap.tolist(), group.tolist()
+        self.potential = np.zeros((problem.nodes, problem.experts, int(group.max()) + 1))
+
+    def _levels(self, n: int) -> Iterator[tuple[int, int, float, bool]]:
+        """Index, group and gap of the levels of node n, and whether they share their group."""
+        real = [i for i, gap in enumerate(self._gap[n]) if gap > 0.0]
+        for i in real:
+            g = self._group[n][i]
+            yield i, g, self._gap[n][i], sum(self._group[n][j] == g for j in real) > 1
+
+    def step(self, held: Float64, length: float) -> Earnings:
+        """Potentials raised by the mean lack of their levels, then what they come to."""
+        for n in range(self._problem.nodes):
+            for e in range(self._problem.experts):
+                left = lacks(held[e, self._order[n]].tolist())
+                slope = np.zeros(self.potential.shape[2])
+                weight = np.zeros(self.potential.shape[2])
+                for i, g, gap, shared in self._levels(n):
+                    slope[g] += gap * left[i] * paid(left[i], shared)
+                    weight[g] += gap
+                slope[weight > 0] /= weight[weight > 0]
+                self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * slope)
+        return self.earnings(held)
+
+    def earnings(self, held: Float64) -> Earnings:
+        """theta is a softmax of the route's potentials and 0, so >= 0 with a sum of at most 1."""
+        offset = self._problem.block_offset.tolist()
+        found = Earnings(0.0, np.zeros(held.shape))
+        for _, b, n, rate, columns in routes(self._problem, self._traffic):
+            left = {e: lacks(held[e, self._order[n]].tolist()) for e in columns}
+            for i, g, gap, shared in self._levels(n):
+                block = self.potential[n, offset[b] : offset[b + 1], g]
+                highest = max(0.0, float(block.max()))
+                theta = softmax([float(self.potential[n, e, g]) for e in columns], highest, math.exp(-highest))
+                assert min(theta) >= 0.0
+                assert sum(theta) <= 1.0 + 1e-12
+                for e, part in zip(columns, theta, strict=True):
+                    pay = rate * gap * part * paid(left[e][i], shared)
+                    found.charge(pay, e, self._order[n][: i + 1])
+        return found
+
+
+class SingleTwin:
+    """`solvers.single_calls.SingleCalls`."""
+
+    def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
+        self._activity, self._order, self._gap = activity, order.tolist(), gap.tolist()
+        self.potential = np.zeros((*activity.shape, len(order)))
+
+    def step(self, held: Float64, length: float) -> Earnings:
+        """alpha is a logistic function of the potential, 0 or 1 at the ends of its range."""
+        found = Earnings(0.0, np.zeros(held.shape))
+        nodes, experts = self._activity.shape
+        for n in range(nodes):
+            for e in range(experts):
+                rate = float(self._activity[n, e])
+                if rate == 0.0:
+                    continue
+                left = lacks(held[e, self._order[n]].tolist())
+                for i, gap in enumerate(self._gap[n]):
+                    if gap > 0.0:
+                        value = min(30.0, max(-30.0, float(self.potential[n, e, i]) + length * left[i]))
+                        self.potential[n, e, i] = value
+                        alpha = float(value > 0.0) if abs(value) == 30.0 else logistic(value)
+                        found.charge(rate * gap * alpha, e, self._order[n][: i + 1])
+        return found
+
+
+class HostingTwin:
+    """`solvers.hosting.Hosting`."""
+
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
+        self._problem, self._traffic = problem, traffic
+        self._order, self._gap = order.tolist(), gap.tolist()
+        self.potential = np.zeros((problem.experts, problem.nodes))
+        self.level = np.zeros((len(traffic.node), problem.nodes), np.float32)
+
+    def step(self, held: Float64, length: float) -> Earnings:
+        """Potentials of the hosts lowered by what is held, then those of the levels raised by the lack."""
+        self.potential = self.potential - length * held
+        return self.earnings(held, length)
+
+    def earnings(self, held: Float64, length: float = 0.0) -> Earnings:
+        """theta is a softmax over the experts of a route at a server, alpha logistic."""
+        offset = self._problem.block_offset.tolist()
+        found = Earnings(0.0, np.zeros(held.shape))
+        for r, b, n, rate, columns in routes(self._problem, self._traffic):
+            highest = self.potential[offset[b] : offset[b + 1]].max(axis=0).tolist()
+            theta = [
+                softmax([float(self.potential[e, m]) for e in columns], highest[m])
+                for m in range(held.shape[1])
+            ]
+            assert all(min(part) >= 0.0 and abs(sum(part) - 1.0) <= 1e-12 for part in theta)
+            hosts = [
+                sum(part * float(held[e, m]) for e, part in zip(columns, theta[m], strict=True))
+                for m in self._order[n]
+            ]
+            left = lacks(hosts)
+            for i, gap in enumerate(self._gap[n]):
+                if gap > 0.0:
+                    value = min(30.0, max(-30.0, float(self.level[r, i]) + length * left[i]))
+                    self.level[r, i] = value
+                    pay = rate * gap * logistic(value)
+                    found.constant += pay
+                    for m in self._order[n][: i + 1]:
+                        for e, part in zip(columns, theta[m], strict=True):
+                            found.earned[e, m] += pay * part
+        return found
