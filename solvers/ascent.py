@@ -19,9 +19,32 @@ _BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes
 _FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
 _LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
 _AVERAGE_EVERY = 10  # steps between two looks at the average
-_LEAST_STEP = 0.2
+_MOST_HOSTS = 30_000_000  # routes times servers
 _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 is a bound
 _FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
+
+
+class _Sums:
+    """What the steps since the last restart add up to."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        nodes, experts = shape
+        self.steps = 0
+        self._constant = 0.0
+        self._earned: Float64 = np.zeros((experts, nodes))
+        self._price: Float64 = np.zeros(experts)
+        self._x: Float64 = np.zeros((nodes, experts))
+
+    def add(self, constant: float, earned: Float64, price: Float64, x: Float64) -> None:
+        self.steps += 1
+        self._constant += constant
+        self._earned += earned
+        self._price += price
+        self._x += x
+
+    def mean(self) -> tuple[float, Float64, Float64, Float64]:
+        steps = self.steps
+        return self._constant / steps, self._earned / steps, self._price / steps, self._x / steps
 
 
 class Ascent:
@@ -39,17 +62,16 @@ class Ascent:
         self._relaxation = Relaxation(problem)
         self._parts = _parts(problem, traffic)
         self._rates = traffic.activity
-        level = levels(problem)
-        calls = self._rates if problem.coupling is Coupling.SUM else None
-        if calls is None:
-            self._constant = float((traffic.rate * level.nearest[traffic.node]).sum())
-        else:
-            self._constant = float((calls * level.nearest[:, None]).sum())
+        self._constant = self._fixed(traffic)
         self._covers = problem.min_replicas > 0
         most = np.zeros((problem.experts, problem.nodes))
         for part in self._parts:
             part.most(most)
-        self._metric = np.ascontiguousarray(most.T) + _FLOOR[self._covers] * float(most.mean() if most.size else 0.0) + 1e-300
+        self._metric = (
+            np.ascontiguousarray(most.T)
+            + _FLOOR[self._covers] * float(most.mean() if most.size else 0.0)
+            + 1e-300
+        )
         self._replica_metric = self._metric.mean(axis=0)
         self._x = self._relaxation.within(holds.astype(np.float64))
         self._before = self._x
@@ -73,6 +95,16 @@ class Ascent:
             if isinstance(part, SlowestCalls):
                 return part.rate
         return self._rates
+
+    def take(self, traffic: Traffic) -> None:
+        """Goes on with all routes after a climb on a sample, whose bound was none. Not where `Hosting` is a
+        part: its multipliers belong to routes."""
+        for part in self._parts:
+            assert isinstance(part, SlowestCalls)
+            part.take(traffic)
+        self._constant = self._fixed(traffic)
+        self.best = Dual(cheapest_calls(self._problem), 0.0, self.best.earned, self.best.replica_price)
+        self.done = False
 
     def aim(self, objective: float) -> None:
         """A placement of this cost is known: no bound can be above it."""
@@ -105,23 +137,26 @@ class Ascent:
         if self._steps > 1 and mixed > 0.0:
             limit = 0.5 * (self._weight * near + far / self._weight) / mixed
             k = self._steps + 1.0
-            self._step = max(_LEAST_STEP, min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step))
+            self._step = min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step)
 
-        self._count += 1
-        self._sums = (
-            self._sums[0] + constant,
-            self._sums[1] + earned,
-            self._sums[2] + self._price,
-            self._sums[3] + x,
-        )
-        if self._count % _AVERAGE_EVERY == 0 or self._count >= self._run:
-            value, mean, price, self.held = (part / self._count for part in self._sums)
+        run = self._sums
+        run.add(constant, earned, self._price, x)
+        ended = run.steps >= self._run
+        if ended or run.steps % _AVERAGE_EVERY == 0:
+            value, mean, price, self.held = run.mean()
             self._offer(value, mean, price)
-            if self._count >= self._run:
+            if ended:
                 self._restart(price)
         gap = self._objective - self.best.bound
         if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
             self.done = True
+
+    def _fixed(self, traffic: Traffic) -> float:
+        """What all calls cost at the nearest servers."""
+        nearest = levels(self._problem).nearest
+        if self._problem.coupling is Coupling.SUM:
+            return float((traffic.activity * nearest[:, None]).sum())
+        return float((traffic.rate * nearest[traffic.node]).sum())
 
     def _offer(self, constant: float, earned: Float64, price: Float64) -> Float64:
         """What replicas earn in all, float64[N, E]; keeps the multipliers where their bound is the best."""
@@ -132,9 +167,7 @@ class Ascent:
 
     def _begin(self) -> None:
         self._from = (self._x, self._price)
-        self._count = 0
-        empty = np.zeros((self._problem.experts, self._problem.nodes))
-        self._sums = (0.0, empty, np.zeros_like(self._price), np.zeros_like(self._x))
+        self._sums = _Sums(self._x.shape)
 
     def _restart(self, price: Float64) -> None:
         """Goes on from the averages of the run, with the primal weight that keeps the two distances alike."""
@@ -142,7 +175,7 @@ class Ascent:
         constant, far = self._constant, 0.0
         held = np.ascontiguousarray(self.held.T)
         for part in self._parts:
-            value, moved = part.restart(held, self._count, earned)
+            value, moved = part.restart(held, self._sums.steps, earned)
             constant += value
             far += moved
         self._x = self._before = self.held
@@ -157,14 +190,20 @@ class Ascent:
         self._begin()
 
 
+def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
+    """Where a multiplier per route and server is not affordable, the bound of `slowest` stands in: whoever
+    serves a route alone is as far as its slowest call at least."""
+    return len(traffic.rate) * problem.nodes > _MOST_HOSTS
+
+
 def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting | SingleCalls]:
     level = levels(problem)
     if problem.coupling is Coupling.SUM:
         return [SingleCalls(traffic.activity, level.order, level.gap)]
-    if problem.coupling is Coupling.SLOWEST:
+    if problem.coupling is Coupling.SLOWEST or hosts_are_too_many(problem, traffic):
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
-    # Without an origin a route that no server hosts makes single calls: all but one of them local at best, and
-    # its slowest. So D is at least the levels of a host up to the second nearest server and a share of those
+    # Without an origin a route that no server hosts makes single calls: all but one of them local at best,
+    # and its slowest. So D is at least the levels of a host up to the second nearest server and a share of those
     # local calls, then the levels of the slowest call, and the other share where no server hosts at all.
     alone = np.full(problem.nodes, np.inf)
     extra = np.zeros(problem.nodes)

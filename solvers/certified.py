@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.ascent import Ascent
+from solvers.ascent import Ascent, hosts_are_too_many
+from solvers.baselines import fill_by_popularity
 from solvers.coverage import allowance, make_feasible
 from solvers.decomposition import BestResponse, Subsets
 from solvers.kernels import tables
@@ -23,7 +24,7 @@ from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.singles import single_calls
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
-from solvers.traffic import Traffic
+from solvers.traffic import Traffic, sample
 
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
 _CERTAIN = 1e-9  # relative gap at which there is nothing left to find
@@ -31,15 +32,17 @@ _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
 _SOFT_SWEEPS = 3  # with a price on replicas instead of coverage
-_SURROGATE_SWEEPS = 3  # of a placement that the true routes still change
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
+_MOST_ROUTES = (
+    250_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
+)
 _FIRST_CLIMB = 60  # steps of the dual before the first placement made from it; then twice as many each time
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
 _RELAXED_SHARE = 0.5  # of the ruins which take what they replace from the relaxed placement
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _CLIMB_SHARE = 0.6  # of the effort, or of the time, that the first climb may take
 _ROUND_SHARE = 0.2  # of the rounds of the search that start from a rounding
-_MANY_MEMBERS = 20_000  # of the terms of one block at one node, above which the tables are simpler
+_MANY_MEMBERS = 6_000  # of the terms of one block at one node, above which the tables are simpler
 _MANY_CELLS = 10_000_000  # of the knapsack of one node, above which it is solved by hulls
 _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = all
     (0.34, 0),
@@ -121,8 +124,8 @@ class _Search:
         return self._settle(name, start.copy(), order)
 
     def ruin(self, ascent: Ascent) -> bool:
-        """Takes part of the best placement out, or replaces it by the relaxed one, rounded, and lets the nodes
-        respond anew; True where that is better."""
+        """Takes part of the best placement out, or replaces it by the relaxed one, rounded; the nodes respond
+        anew; True where that is better."""
         assert self.holds is not None
         problem = self._problem
         nodes, blocks = problem.nodes, len(self._blocks)
@@ -146,20 +149,8 @@ class _Search:
         self._response.replaced(self.holds, ruined)
         return self._settle("repair", ruined)
 
-    def surrogate(self, weight: Float64, replica_worth: Float64 | None, start: UInt8) -> UInt8:
-        """A placement that is good for single calls at the rates weight float64[N, E], by sweeps from
-        `start`."""
-        demand = single_calls(self._problem, weight)
-        response = _Engine(self._problem, demand, self._tables, Coupling.SUM)
-        response.replica_worth = replica_worth
-        holds: UInt8 = np.maximum(start, self._pinned)
-        self._sweep(response, holds, _SURROGATE_SWEEPS)
-        self.work += response.work
-        return holds
-
     def begin(self, effort: float) -> None:
-        """The first descent: from nothing where sweeps over the true routes are affordable, else only to what
-        is good for single calls."""
+        """The first placement: by sweeps from nothing where those are affordable, else by popularity."""
         problem, traffic = self._problem, self._traffic
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
@@ -167,8 +158,10 @@ class _Search:
             order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
             self.descend("empty", self._pinned, order)
             return
-        holds = self.surrogate(traffic.activity / width, None, self._pinned)
-        self._take("single calls", make_feasible(problem, traffic, holds))
+        holds = self._pinned.copy()
+        for node in range(problem.nodes):
+            fill_by_popularity(problem, traffic, node, holds)
+        self._take("popularity", make_feasible(problem, traffic, holds))
 
     def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
         """Steps of the dual, which raise the bound and move the relaxed placement."""
@@ -247,7 +240,10 @@ def certified(
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
     Raises `Uncoverable`.
     """
-    search = _Search(problem, traffic, params, generator, stopping, report)
+    sampled = traffic
+    if problem.coupling is Coupling.SLOWEST or hosts_are_too_many(problem, traffic):
+        sampled = sample(traffic, _MOST_ROUTES)
+    search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
@@ -255,7 +251,7 @@ def certified(
     if search.holds is None or (start is None and not stopping()):
         search.begin(effort)
     assert search.holds is not None
-    ascent = Ascent(problem, traffic, search.holds, search.cost)
+    ascent = Ascent(problem, sampled, search.holds, search.cost)
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
     climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
     steps = _FIRST_CLIMB
@@ -281,4 +277,7 @@ def certified(
             better = search.ruin(ascent)
         ascent.aim(search.cost)
         idle = 0 if better else idle + 1
+    if sampled is not traffic:
+        ascent.take(traffic)
+        ascent.step()
     return Certified(search.holds, ascent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ def ranges(work: Int64) -> list[Range]:
         return [(0, len(work))]
     edges = np.searchsorted(total, total[-1] * np.arange(1, _CHUNKS) / _CHUNKS)
     cuts = np.unique(np.concatenate(([0], edges, [len(work)]))).tolist()
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))
 
 
 def side_by_side(task: Callable[[int, int], Result], parts: Iterable[Range]) -> list[Result]:

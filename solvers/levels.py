@@ -10,6 +10,9 @@ from solvers.coverage import finite_fallback
 from solvers.objective import nearest_nodes
 from solvers.problem import Float64, Int64, PlacementProblem
 
+_MANY_LEVELS = 4_000_000  # of all calls, N^2 E
+_NEAREST = 12  # servers with a level of their own where there are very many
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -29,11 +32,15 @@ class Levels:
 def levels(problem: PlacementProblem) -> Levels:
     """The levels of a problem. O(N^2 log N).
 
+    Of very many, those beyond a node's nearest servers count as one, at its near end, which no call is below.
+
     Where a node has no origin, the last gap is 0: whoever covers the expert is within reach. Where some are
     not, the gap is up to `finite_fallback`, which is below the true cost, infinity.
     """
     order = nearest_nodes(problem)
     latency = np.take_along_axis(problem.latency_seconds, order, axis=1)
+    if problem.nodes**2 * problem.experts > _MANY_LEVELS:
+        latency[:, _NEAREST:] = np.minimum(latency[:, _NEAREST:], latency[:, _NEAREST : _NEAREST + 1])
     within = np.isinf(problem.origin_latency_seconds) & np.isfinite(latency).all(axis=1)
     beyond = np.where(within, latency[:, -1], finite_fallback(problem))
     edges = np.minimum(np.concatenate((latency, beyond[:, None]), axis=1), beyond[:, None])

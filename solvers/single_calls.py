@@ -1,4 +1,4 @@
-"""Multipliers of single calls: those of `SlowestCalls` for routes of one expert, at a fraction of the cost."""
+"""Multipliers of single calls: those of `SlowestCalls` for routes of one expert, at less cost."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
-from solvers.problem import Float64, Int64
+from solvers.problem import Float32, Float64, Int64
 
-_MOST = 30.0  # of a potential, either way
+_PACE = 0.25  # of steps on alpha against those on potentials, whose logistic function rises by a quarter
 
 
 class SingleCalls:
     """Of c(n, e) = nearest + sum over i of gap(i) max(0, 1 - sum over the servers up to i of x(m, e)), the
-    maxima as a dual player: alpha in 0..1, a logistic function of potentials float64[N, E, N].
+    maxima as a dual player: alpha float32[N, E, N] in 0..1.
 
     activity float64[N, E]: calls per second. A step is O(N^2 E).
     """
@@ -21,10 +21,10 @@ class SingleCalls:
     def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
         self.rate = activity
         self._order, self._gap = order, gap
-        self._potential = np.zeros((*activity.shape, len(order)))
-        self._potentials = np.zeros_like(self._potential)
+        self._alpha: Float32 = np.full((*activity.shape, len(order)), 0.5, np.float32)
+        self._alphas = np.zeros_like(self._alpha)
         self._columns = ranges(np.full(activity.shape[1], len(order) ** 2))
-        self._from = self._potential.copy()
+        self._from = self._alpha.copy()
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
@@ -35,6 +35,7 @@ class SingleCalls:
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
+
         def some(first: int, last: int) -> Float64:
             told = np.empty(2)
             kernel.single(
@@ -42,10 +43,9 @@ class SingleCalls:
                 held,
                 self._order,
                 self._gap,
-                length,
-                _MOST,
-                self._potential,
-                self._potentials,
+                _PACE * length,
+                self._alpha,
+                self._alphas,
                 earned,
                 told,
                 first,
@@ -54,14 +54,14 @@ class SingleCalls:
             return told
 
         constant, moved = np.sum(side_by_side(some, self._columns), axis=0)
-        return float(constant), float(moved)
+        return float(constant), float(moved) / _PACE
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
-        self._potential = self._potentials / steps
-        self._potentials[:] = 0.0
+        self._alpha = self._alphas / np.float32(steps)
+        self._alphas[:] = 0.0
         constant, _ = self.step(held, 0.0, earned)
-        self._potentials[:] = 0.0
-        far = kernel.logistic_apart(self.rate, self._gap, self._potential, self._from)
-        self._from = self._potential.copy()
+        self._alphas[:] = 0.0
+        far = kernel.apart(self.rate, self._gap, self._alpha, self._from) / _PACE
+        self._from = self._alpha.copy()
         return constant, far

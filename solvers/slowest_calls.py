@@ -6,10 +6,10 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
-from solvers.problem import Float64, Int64, PlacementProblem
+from solvers.problem import Float32, Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
-_MOST_CALLS, _LEAST_GROUPS = 100_000_000, 4  # experts of routes times groups; with more, levels share groups
+_MOST_CALLS, _LEAST_GROUPS = 15_000_000, 4  # experts of routes times groups; with more, levels share groups
 _LEAST_POTENTIAL = -30.0  # every expert stays able to come back
 
 
@@ -23,21 +23,24 @@ class SlowestCalls:
     """
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
-        self._traffic = traffic
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
         most = max(_LEAST_GROUPS, int(_MOST_CALLS // max(1, traffic.experts.size)))
         self._group, self._weight = groups(gap, most)
+        shape = (problem.nodes, problem.experts, self._weight.shape[1])
         number = np.zeros_like(self._weight)
         np.add.at(number, (np.arange(problem.nodes)[:, None], self._group), gap > 0.0)
         self._shared = (np.take_along_axis(number, self._group, axis=1) > 1).astype(np.uint8)
-        shape = (problem.nodes, problem.experts, self._weight.shape[1])
+        self._own = np.zeros_like(self._shared)
+        size = (*shape[:2], problem.nodes) if self._shared.any() else (0, 0, 0)
+        self._alpha: Float32 = np.zeros(size, np.float32)
+        self._alphas = np.zeros_like(self._alpha)
         self._potential = np.zeros(shape)
         self._potentials = np.zeros(shape)
         self._calls = np.zeros(shape)
         self._other = np.empty(shape)
         self._slope = np.empty(shape)
-        self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * shape[2])
+        self.take(traffic)
         self._from = (self._calls.copy(), self._potential.copy())
 
     @property
@@ -47,12 +50,17 @@ class SlowestCalls:
         mean: Float64 = np.einsum("neg,ng->ne", self._calls, self._weight) / whole[:, None]
         return mean
 
+    def take(self, traffic: Traffic) -> None:
+        """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
+        self._traffic = traffic
+        work = np.diff(traffic.start) * traffic.experts.shape[1] * self._weight.shape[1]
+        self._blocks = ranges(work)
+
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
         calls = np.repeat(self._traffic.activity[:, :, None], self._weight.shape[1], axis=2)
-        nothing = np.zeros(earned.shape)
         kernel.profits(
-            calls, nothing, self._order, self._gap, self._group, self._shared, earned, 0, len(earned)
+            calls, self._order, self._gap, self._group, self._own, self._alpha, earned, 0, len(earned)
         )
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
@@ -60,12 +68,16 @@ class SlowestCalls:
         multipliers' own part of the bound, and how far they moved."""
         self._calls, self._other = self._other, self._calls
         constant = self._share(earned, held, length)
-        return constant, max(0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight))
+        return constant, max(
+            0.0, length * kernel.product(self._calls, self._other, self._slope, self._weight)
+        )
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """Goes to the average potentials of the last `steps` steps, `held` being theirs; as `step`, but says
         how far that is from the last restart."""
         self._potential = self._potentials / steps
+        self._alpha = self._alphas / np.float32(steps)
+        self._alphas = np.zeros_like(self._alpha)
         constant = self._share(earned, held, None)
         calls, potential = self._from
         far = kernel.product(self._calls, calls, self._potential - potential, self._weight)
@@ -87,12 +99,14 @@ class SlowestCalls:
                     self._gap,
                     self._group,
                     self._weight,
+                    self._shared,
                     length,
                     _LEAST_POTENTIAL,
                     self._potential,
                     self._potentials,
+                    self._alpha,
+                    self._alphas,
                     self._slope,
-                    self._shared,
                     *columns,
                 )
             kernel.shares(
@@ -104,11 +118,17 @@ class SlowestCalls:
                 self._potential,
                 self._calls,
             )
-            return float(
-                kernel.profits(
-                    self._calls, held, self._order, self._gap, self._group, self._shared, earned, *columns
-                )
+            total = kernel.profits(
+                self._calls,
+                self._order,
+                self._gap,
+                self._group,
+                self._shared,
+                self._alpha,
+                earned,
+                *columns,
             )
+            return float(total)
 
         return sum(side_by_side(some, self._blocks))
 

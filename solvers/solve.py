@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from solvers import baselines
-from solvers.balance import eplb, smartmoe
 from solvers.ascent import Ascent, lagrangian_bound
+from solvers.balance import eplb, smartmoe
 from solvers.certified import certified
 from solvers.coverage import Uncoverable
 from solvers.decomposition import sgd

@@ -58,3 +58,21 @@ def compile_traffic(problem: PlacementProblem) -> Traffic:
         rate=rate[:count],
         activity=activity,
     )
+
+
+def sample(traffic: Traffic, most: int) -> Traffic:
+    """At most about `most` of the routes, every k-th of each block, at k times their rate: what a search may
+    look at where all are too many. The activity stays that of all. Itself where they are few enough."""
+    every = -(-len(traffic.rate) // max(1, most))
+    if every <= 1:
+        return traffic
+    chosen = [np.arange(*edge, every) for edge in zip(traffic.start[:-1], traffic.start[1:], strict=True)]
+    start = np.concatenate(([0], np.cumsum([len(some) for some in chosen]))).astype(np.int64)
+    kept = np.concatenate(chosen)
+    return Traffic(
+        start=start,
+        node=traffic.node[kept],
+        experts=np.ascontiguousarray(traffic.experts[kept]),
+        rate=traffic.rate[kept] * every,
+        activity=traffic.activity,
+    )

@@ -5,20 +5,11 @@ servers hold or earn is float64[E, N]."""
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float64, Int32, Int64, UInt8
+from solvers.problem import Float32, Float64, Int32, Int64, UInt8
 
-_SOFT = 0.1  # how far from covered a level of a group is half paid for
-_LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number, twice over
-
-
-@compiled
-def _paid(left: float, shared: int) -> float:
-    """How much of a level counts: all of it, or, where its multiplier is
-    `shared` with other levels, as far as nobody nearer covers it. Any part in 0..1 gives a bound; such levels
-    need it, for beyond a covered one `left` is negative."""
-    if shared == 0:
-        return 1.0
-    return min(1.0, max(0.0, 0.5 + left / _SOFT))
+_LEVEL_PACE = 0.25  # of the steps on alpha against those on potentials
+_LEAST_EXPONENT = -600  # e to the power of it is still a normal number
+_WHOLE = np.exp(np.arange(_LEAST_EXPONENT - 1, 1, dtype=np.float64))
 
 
 @compiled
@@ -28,18 +19,25 @@ def raise_potentials(
     gap: Float64,
     group: Int64,
     weight: Float64,
+    shared: UInt8,
     length: float,
     least: float,
     potential: Float64,
     total: Float64,
+    alpha: Float32,
+    alphas: Float32,
     slope: Float64,
-    shared: UInt8,
     first: int,
     last: int,
 ) -> None:
-    """slope[n, e, g] = mean over the levels of the group, by their gaps, of 1 - what the servers up to there
-    hold of e, as far as it counts, 0 for a group without a gap; potential = max(least, potential + length * slope), which is also
-    added to total, for e in [first, last). held float64[E, N] may lie outside 0..1. O(N^2 (last - first))."""
+    """slope[n, e, g] = mean over the levels of the group, by their gaps, of alpha * (1 - what the servers up
+    to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope),
+    which is also added to total. For e in [first, last).
+
+    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) alpha[n, e, i] in 0..1, which
+    first moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
+    and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
+    """
     nodes, _, groups = potential.shape
     for n in range(nodes):
         for e in range(first, last):
@@ -49,9 +47,17 @@ def raise_potentials(
             for i in range(nodes):
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
+                    part = left
+                    if shared[n, i] != 0:
+                        paid = min(1.0, max(0.0, alpha[n, e, i] + _LEVEL_PACE * length * left))
+                        alpha[n, e, i] = paid
+                        alphas[n, e, i] += paid
+                        part *= paid
                     g = group[n, i]
-                    slope[n, e, g] += gap[n, i] / weight[n, g] * left * _paid(left, shared[n, i])
+                    slope[n, e, g] += gap[n, i] * part
             for g in range(groups):
+                if weight[n, g] > 0.0:
+                    slope[n, e, g] /= weight[n, g]
                 value = max(least, potential[n, e, g] + length * slope[n, e, g])
                 potential[n, e, g] = value
                 total[n, e, g] += value
@@ -75,23 +81,20 @@ def single(
     order: Int64,
     gap: Float64,
     length: float,
-    most: float,
-    potential: Float64,
-    total: Float64,
+    alpha: Float32,
+    alphas: Float32,
     earned: Float64,
     told: Float64,
     first: int,
     last: int,
 ) -> None:
-    """The same for single calls, at one go, for e in [first, last): potential[n, e, i], a level each, within +-most, is raised by
-    length * (1 - what the servers up to there hold of e) and added to total; alpha is its logistic function,
-    and 0 or 1 at the ends.
+    """The same for single calls, at one go, for e in [first, last): alpha[n, e, i] in 0..1, a level each,
+    moves by length * (1 - what the servers up to there hold of e) and is added to alphas.
 
     activity float64[N, E], held and earned float64[E, N]. Adds to earned what replicas earn; told[0] = sum of
-    activity * gap * alpha, told[1] = how far alpha moved, by its potential. O(N^2 (last - first)).
+    activity * gap * alpha, told[1] = sum of activity * gap * (what alpha moved)^2. O(N^2 (last - first)).
     """
-    nodes = potential.shape[0]
-    alpha = np.zeros(nodes)
+    nodes = alpha.shape[0]
     told[0] = 0.0
     told[1] = 0.0
     for n in range(nodes):
@@ -103,24 +106,30 @@ def single(
             for i in range(nodes):
                 left -= held[e, order[n, i]]
                 if gap[n, i] > 0.0:
-                    old = potential[n, e, i]
-                    new = min(most, max(-most, old + length * left))
-                    potential[n, e, i] = new
-                    total[n, e, i] += new
-                    if new >= most:
-                        alpha[i] = 1.0
-                    elif new <= -most:
-                        alpha[i] = 0.0
-                    else:
-                        alpha[i] = 1.0 / (1.0 + np.exp(-new))
-                        told[1] += rate * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
-                    told[0] += rate * gap[n, i] * alpha[i]
+                    old = alpha[n, e, i]
+                    new = min(1.0, max(0.0, old + length * left))
+                    alpha[n, e, i] = new
+                    alphas[n, e, i] += new
+                    told[0] += rate * gap[n, i] * alpha[n, e, i]
+                    told[1] += rate * gap[n, i] * (new - old) ** 2
             gained = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
-                    gained += rate * gap[n, i] * alpha[i]
+                    gained += rate * gap[n, i] * alpha[n, e, i]
                 if gained > 0.0:
                     earned[e, order[n, i]] += gained
+
+
+@compiled
+def _power(x: float) -> float:
+    """e^x to 1e-3, for x <= 0: a table of whole powers and a polynomial between them. Shares may be any
+    positive numbers, and a call of the library's exp is most of what they cost."""
+    if x <= _LEAST_EXPONENT:
+        return float(_WHOLE[1])
+    whole = int(x)
+    part = x - whole
+    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part * (1.0 / 24.0 + part / 120.0))))
+    return float(_WHOLE[whole - _LEAST_EXPONENT + 1] * rise)
 
 
 @compiled
@@ -163,9 +172,9 @@ def shares(
                     highest = 0.0
                     for e in range(size):
                         highest = max(highest, potential[n, first + e, g])
-                    nothing[g] = np.exp(max(-highest, 2.0 * _LEAST_EXPONENT))
+                    nothing[g] = _power(-highest)
                     for e in range(size):
-                        factor[e, g] = np.exp(max(potential[n, first + e, g] - highest, _LEAST_EXPONENT))
+                        factor[e, g] = _power(potential[n, first + e, g] - highest)
             for g in range(groups):
                 total[g] = nothing[g]
             members = 0
@@ -185,32 +194,29 @@ def shares(
 @compiled
 def profits(
     calls: Float64,
-    held: Float64,
     order: Int64,
     gap: Float64,
     group: Int64,
     shared: UInt8,
+    alpha: Float32,
     out: Float64,
     first: int,
     last: int,
 ) -> float:
     """out[e, m] += what a replica of e at m takes off the multipliers of all levels it is within, for e in
-    [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out and held
-    float64[E, N]. O(N^2 (last - first))."""
+    [first, last); returns the multipliers times their gaps. calls float64[N, E, G], out float64[E, N], shared
+    and alpha as above. O(N^2 (last - first))."""
     nodes = calls.shape[0]
-    part = np.zeros(nodes)
     total = 0.0
     for n in range(nodes):
         for e in range(first, last):
-            left = 1.0
-            for i in range(nodes):
-                left -= held[e, order[n, i]]
-                if gap[n, i] > 0.0:
-                    part[i] = gap[n, i] * calls[n, e, group[n, i]] * _paid(left, shared[n, i])
             earned = 0.0
             for i in range(nodes - 1, -1, -1):
                 if gap[n, i] > 0.0:
-                    earned += part[i]
+                    part = gap[n, i] * calls[n, e, group[n, i]]
+                    if shared[n, i] != 0:
+                        part *= alpha[n, e, i]
+                    earned += part
                 if earned > 0.0:
                     out[e, order[n, i]] += earned
             total += earned
@@ -218,15 +224,11 @@ def profits(
 
 
 @compiled
-def logistic_apart(activity: Float64, gap: Float64, one: Float64, other: Float64) -> float:
-    """Sum of activity * gap * (difference of the alphas) * (difference of their potentials), float64[N, E, N]
-    both."""
-    apart = 0.0
+def apart(activity: Float64, gap: Float64, one: Float32, other: Float32) -> float:
+    """Sum of activity * gap * (one - other)^2, float32[N, E, N] both."""
+    total = 0.0
     for n in range(one.shape[0]):
         for e in range(one.shape[1]):
             for i in range(one.shape[2]):
-                a, b = one[n, e, i], other[n, e, i]
-                if a != b and gap[n, i] > 0.0:
-                    difference = 1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b))
-                    apart += activity[n, e] * gap[n, i] * difference * (a - b)
-    return apart
+                total += activity[n, e] * gap[n, i] * (one[n, e, i] - other[n, e, i]) ** 2
+    return total

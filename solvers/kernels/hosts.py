@@ -93,7 +93,9 @@ def host(
 
 
 @compiled
-def levels_apart(start: Int64, node: Int32, rate: Float64, gap: Float64, one: Float32, other: Float32) -> float:
+def levels_apart(
+    start: Int64, node: Int32, rate: Float64, gap: Float64, one: Float32, other: Float32
+) -> float:
     """Sum of rate * gap * (difference of the alphas) * (difference of their potentials), float32[R, N]
     both."""
     apart = 0.0
@@ -103,6 +105,9 @@ def levels_apart(start: Int64, node: Int32, rate: Float64, gap: Float64, one: Fl
                 a, b = float(one[r, i]), float(other[r, i])
                 if a != b:
                     apart += (
-                        rate[r] * gap[node[r], i] * (1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b))) * (a - b)
+                        rate[r]
+                        * gap[node[r], i]
+                        * (1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b)))
+                        * (a - b)
                     )
     return apart
