@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from solvers import ascent as ascent_module
 from solvers import chunks, slowest_calls
 from solvers.ascent import Ascent, lagrangian_bound
 from solvers.bounds import Dual, cheapest_calls
@@ -94,12 +95,14 @@ def test_the_dual_proves_its_bound(coupling: Coupling) -> None:
 
 @COUPLED
 def test_shared_levels_and_threads_prove_it_too(coupling: Coupling, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where levels share their multipliers, as in large problems, and blocks go to threads."""
+    """The same where levels share their multipliers and the slowest call stands for the host, as in large
+    problems, and blocks go to threads."""
     monkeypatch.setattr(slowest_calls, "_MOST_CALLS", 0)
     monkeypatch.setattr(slowest_calls, "_LEAST_GROUPS", 2)
     monkeypatch.setattr(chunks, "_LEAST_WORK", 0)
     proved = 0
     for seed in range(60):
+        monkeypatch.setattr(ascent_module, "_MOST_HOSTS", 0 if seed % 4 > 1 else 10**9)
         problem = random_problem(
             seed, coupling, nodes=4, blocks=[2, 1], origin=["all", "none"][seed % 2], slack=1.5
         )
@@ -133,6 +136,21 @@ def test_routes_without_an_origin(origin: str) -> None:
         latency = problem.latency_seconds * rng.choice([0.2, 1.0, 3.0], (problem.nodes, problem.nodes))
         if seed % 5 == 0:
             latency = np.ceil(problem.latency_seconds / 3)
+        if seed % 3 == 1:  # no server may hold all: single calls are sure, many times the cost of a host
+            latency = rng.uniform(2.0, 2.5, latency.shape)
+            pins = np.where(
+                np.arange(problem.experts) % problem.nodes == np.arange(problem.nodes)[:, None], 0, -1
+            )
+            pairs = (problem.route_experts >= 0).sum(axis=1) == 2  # most of the traffic, but not all
+            problem = problem.replace(
+                route_rate=np.where(pairs, 5.0, 0.2),
+                pins=pins,
+                min_replicas=1,
+                capacity_bytes=np.full(problem.nodes, 100),
+                device_node=None,
+                device_capacity_bytes=None,
+                drained=None,
+            )
         problem = problem.replace(latency_seconds=latency)
         placements = feasible_placements(problem)
         if len(placements) == 0:
