@@ -15,11 +15,13 @@ from solvers.traffic import Traffic
 
 # True: with replicas required
 _PRIMAL_WEIGHT = {False: 0.2, True: 0.5}  # of the first steps: their length on theta against that on x
+_HOSTING_WEIGHT = 1.0  # the first of `colocated`
 _BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes both go as far
 _FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
 _LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
 _AVERAGE_EVERY = 10  # steps between two looks at the average
 _MOST_HOSTS = 30_000_000  # routes times servers
+_MOST_HOSTS_ALONE = 500_000  # without an origin, where hosts are worth less
 _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 is a bound
 _FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
 
@@ -78,6 +80,8 @@ class Ascent:
         self._price = np.zeros(problem.experts)
         self._profit = np.zeros_like(self._x)
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT[self._covers]
+        if problem.coupling is Coupling.COLOCATED:
+            self._weight = _HOSTING_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN[self._covers]
         cheapest = cheapest_calls(problem)
         self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
@@ -193,7 +197,8 @@ class Ascent:
 def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
     """Where a multiplier per route and server is not affordable, the bound of `slowest` stands in: whoever
     serves a route alone is as far as its slowest call at least."""
-    return len(traffic.rate) * problem.nodes > _MOST_HOSTS
+    most = _MOST_HOSTS if problem.has_origin else _MOST_HOSTS_ALONE
+    return len(traffic.rate) * problem.nodes > most
 
 
 def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting | SingleCalls]:

@@ -9,13 +9,14 @@ from solvers.kernels import hosts as kernel
 from solvers.problem import Float32, Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
+_PACE = 0.25  # of steps on alpha against those on potentials
+
 
 class Hosting:
     """Of D >= nearest + sum over i of gap(i) max(0, 1 - sum over the servers m up to i of h(S, m)) with
     h(S, m) = min over e in S of x(m, e), the maxima and the minima as dual players.
 
-    alpha(r, i) in 0..1 says how much a route pays at level i, a logistic function of a potential float32[R,
-    N]; theta(S, m, e) on the simplex says which expert keeps m from hosting, a softmax of potentials
+    alpha(r, i) float32[R, N] in 0..1 says how much a route pays at level i; theta(S, m, e) on the simplex says which expert keeps m from hosting, a softmax of potentials
     float64[E, N], since all routes see the same gradient of an expert at a server. A step is O(R K N).
     """
 
@@ -25,11 +26,11 @@ class Hosting:
         self._order, self._gap = order, gap
         self._potential = np.zeros((problem.experts, problem.nodes))
         self._potentials = np.zeros_like(self._potential)
-        self._level: Float32 = np.zeros((len(traffic.node), problem.nodes), np.float32)
-        self._levels = np.zeros_like(self._level)
+        self._alpha: Float32 = np.full((len(traffic.node), problem.nodes), 0.5, np.float32)
+        self._alphas = np.zeros_like(self._alpha)
         self._earned = np.zeros_like(self._potential)
         self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * problem.nodes)
-        self._from = (self._level.copy(), self._potential.copy(), self._earned)
+        self._from = (self._alpha.copy(), self._potential.copy(), self._earned)
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
@@ -50,17 +51,17 @@ class Hosting:
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
         self._potential = self._potentials / steps
-        self._level = self._levels / np.float32(steps)
+        self._alpha = self._alphas / np.float32(steps)
         constant, _ = self._host(held, 0.0)
         earned += self._earned
-        level, potential, before = self._from
+        alpha, potential, before = self._from
         routes = self._traffic
-        far = kernel.levels_apart(routes.start, routes.node, routes.rate, self._gap, self._level, level)
-        far += float(((self._earned - before) * (self._potential - potential)).sum())
-        self._from = (self._level.copy(), self._potential, self._earned)
+        far = kernel.apart(routes.node, routes.rate, self._gap, self._alpha, alpha) / _PACE
+        far += max(0.0, float(((self._earned - before) * (self._potential - potential)).sum()))
+        self._from = (self._alpha.copy(), self._potential, self._earned)
         self._potentials = np.zeros_like(self._potential)
-        self._levels = np.zeros_like(self._level)
-        return constant, max(0.0, far)
+        self._alphas = np.zeros_like(self._alpha)
+        return constant, far
 
     def _host(self, held: Float64, length: float) -> tuple[float, float]:
         routes = self._traffic
@@ -78,13 +79,13 @@ class Hosting:
                 self._gap,
                 self._potential,
                 held,
-                length,
-                self._level,
-                self._levels,
+                _PACE * length,
+                self._alpha,
+                self._alphas,
                 self._earned,
                 told,
             )
             return told
 
         constant, moved = np.sum(side_by_side(some, self._blocks), axis=0)
-        return float(constant), float(moved)
+        return float(constant), float(moved) / _PACE

@@ -10,7 +10,7 @@ from solvers.coverage import finite_fallback
 from solvers.objective import nearest_nodes
 from solvers.problem import Float64, Int64, PlacementProblem
 
-_MANY_LEVELS = 4_000_000  # of all calls, N^2 E
+_MANY_LEVELS = 10_000_000  # of all calls, N^2 E
 _NEAREST = 12  # servers with a level of their own where there are very many
 
 

@@ -22,13 +22,13 @@ LEFT_OUT = ("exact",)  # for small instances; tests hold the others to it
 MEMORIES = (0.2, 0.3, 0.45)
 
 
-def instances(traces: list[Trace], nodes: list[int]) -> list[tuple[str, PlacementProblem]]:
-    """Per trace and fleet: with an origin and without, the memory varying with them; the coupled ones with
-    full routes, and single calls of the most probable expert."""
+def instances(traces: list[Trace], nodes: list[int], both: bool) -> list[tuple[str, PlacementProblem]]:
+    """Per trace and fleet: with an origin or without, in turn or `both`, the memory varying with them; the
+    coupled ones with full routes, and single calls of the most probable expert."""
     made = []
     for t, trace in enumerate(traces):
         for i, count in enumerate(nodes):
-            for origin in (True, False):
+            for origin in (True, False) if both else ((t + i) % 2 == 0,):
                 memory = MEMORIES[(t + i + origin) % len(MEMORIES)]
                 where = "origin" if origin else "no origin"
                 name = f"{trace.name}, {count} nodes, {where}, {100 * memory:.0f} %"
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--traces", nargs="+", help="names of traces; all by default")
+    parser.add_argument("--both", action="store_true", help="every fleet with and without an origin")
     parser.add_argument("--algorithms", nargs="+", help="all but exact by default")
     parser.add_argument("--seconds", type=float, default=15.0, help="time limit of each solve")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "quality")
@@ -62,7 +63,7 @@ def main() -> None:
     warm()
     began = time.monotonic()
     rows: list[Row] = []
-    todo = instances(traces, given.nodes)
+    todo = instances(traces, given.nodes, given.both)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for number, (name, problem) in enumerate(todo, 1):
         rows += measure(name, problem, algorithms, JUDGE, given.seconds)

@@ -34,7 +34,7 @@ def raise_potentials(
     to there hold of e), 0 for a group without a gap; potential = max(least, potential + length * slope),
     which is also added to total. For e in [first, last).
 
-    alpha is 1 where a level has a group to itself, else (shared[n, i] = 1) alpha[n, e, i] in 0..1, which
+    alpha is 1 where a level has a group to itself, else, shared[n, i] = 1, alpha[n, e, i] in 0..1, which
     first moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
     and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
     """

@@ -7,7 +7,6 @@ from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int32, Int64
 
 _LEAST_EXPONENT = -600.0
-_MOST = 30.0  # of the potential of a level, either way
 
 
 @compiled
@@ -22,7 +21,7 @@ def host(
     potential: Float64,
     held: Float64,
     step: float,
-    level: Float32,
+    alpha: Float32,
     total: Float32,
     earned: Float64,
     told: Float64,
@@ -30,10 +29,9 @@ def host(
     """One entropic step of the multipliers of the hosts, and what they come to.
 
     potential float64[E, N]: theta of a route at a server is the softmax of its experts' potentials there, so
-    that its fractional host is sum theta * held, held float64[E, N] which may lie outside 0..1. level
-    float32[R, N] is raised by step * (1 - hosts up to there), within +-30, and added to `total`; alpha is its
-    logistic function. Adds what replicas earn to earned float64[E, N]; told[0] = sum of rate * gap * alpha,
-    told[1] = how far alpha moved, by its potential. O(R K N).
+    that its fractional host is sum theta * held, held float64[E, N] which may lie outside 0..1. alpha
+    float32[R, N] in 0..1 moves by step * (1 - hosts up to there) and is added to `total`. Adds what replicas earn to earned float64[E, N]; told[0] = sum of rate * gap * alpha,
+    told[1] = sum of rate * gap * (what alpha moved)^2. O(R K N).
     """
     nodes = order.shape[0]
     width = experts.shape[1]
@@ -44,7 +42,6 @@ def host(
     whole = np.empty(nodes)
     hosts = np.empty(nodes)
     gain = np.empty(nodes)
-    alpha = np.empty(nodes)
     told[0] = 0.0
     told[1] = 0.0
     for b in range(start.shape[0] - 1):
@@ -72,19 +69,18 @@ def host(
             for i in range(nodes):
                 m = order[n, i]
                 left -= hosts[m] / whole[m]
-                alpha[i] = 0.0
                 if gap[n, i] > 0.0:
-                    old = level[r, i]
-                    new = min(_MOST, max(-_MOST, old + step * left))
-                    level[r, i] = new
+                    old = alpha[r, i]
+                    new = min(1.0, max(0.0, old + step * left))
+                    alpha[r, i] = new
                     total[r, i] += new
-                    alpha[i] = 1.0 / (1.0 + np.exp(-new))
-                    told[0] += rate[r] * gap[n, i] * alpha[i]
-                    told[1] += rate[r] * gap[n, i] * alpha[i] * (1.0 - alpha[i]) * (new - old) ** 2
+                    told[0] += rate[r] * gap[n, i] * alpha[r, i]
+                    told[1] += rate[r] * gap[n, i] * (new - old) ** 2
             gained = 0.0
             for i in range(nodes - 1, -1, -1):
                 m = order[n, i]
-                gained += gap[n, i] * alpha[i]
+                if gap[n, i] > 0.0:
+                    gained += gap[n, i] * alpha[r, i]
                 gain[m] = rate[r] * gained / whole[m]
             for k in range(members):
                 e = experts[r, k]
@@ -93,21 +89,10 @@ def host(
 
 
 @compiled
-def levels_apart(
-    start: Int64, node: Int32, rate: Float64, gap: Float64, one: Float32, other: Float32
-) -> float:
-    """Sum of rate * gap * (difference of the alphas) * (difference of their potentials), float32[R, N]
-    both."""
-    apart = 0.0
+def apart(node: Int32, rate: Float64, gap: Float64, one: Float32, other: Float32) -> float:
+    """Sum of rate * gap * (one - other)^2, float32[R, N] both."""
+    total = 0.0
     for r in range(node.shape[0]):
         for i in range(gap.shape[1]):
-            if gap[node[r], i] > 0.0:
-                a, b = float(one[r, i]), float(other[r, i])
-                if a != b:
-                    apart += (
-                        rate[r]
-                        * gap[node[r], i]
-                        * (1.0 / (1.0 + np.exp(-a)) - 1.0 / (1.0 + np.exp(-b)))
-                        * (a - b)
-                    )
-    return apart
+            total += rate[r] * gap[node[r], i] * (one[r, i] - other[r, i]) ** 2
+    return total
