@@ -107,7 +107,10 @@ class Ascent:
             assert isinstance(part, SlowestCalls)
             part.take(traffic)
         self._constant = self._fixed(traffic)
-        self.best = Dual(cheapest_calls(self._problem), 0.0, self.best.earned, self.best.replica_price)
+        cheapest = cheapest_calls(self._problem)
+        nothing = np.zeros_like(self.best.earned)
+        self.best = Dual(cheapest, cheapest, nothing, np.zeros_like(self._price))
+        self._begin()  # an average over both would be a bound on neither
         self.done = False
 
     def aim(self, objective: float) -> None:

@@ -53,6 +53,8 @@ class SlowestCalls:
     def take(self, traffic: Traffic) -> None:
         """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
         self._traffic = traffic
+        self._potentials[:] = 0.0
+        self._alphas[:] = 0.0
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._weight.shape[1]
         self._blocks = ranges(work)
 
