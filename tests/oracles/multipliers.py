@@ -15,6 +15,8 @@ from solvers.traffic import Traffic
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+PACE = 0.25  # of steps on alpha against those on potentials
+
 
 @dataclass
 class Earnings:
@@ -37,16 +39,19 @@ def routes(problem: PlacementProblem, traffic: Traffic) -> Iterator[tuple[int, i
             yield r, b, int(traffic.node[r]), float(traffic.rate[r]), columns
 
 
-def softmax(values: list[float], highest: float, rest: float = 0.0) -> list[float]:
-    """On the simplex: e to each value, over their sum; but what is more than 600 below `highest`, that of the
-    block's experts, counts as 600 below. `rest`: the power of what is left out."""
-    powers = [math.exp(max(value - highest, -600.0)) for value in values]
-    return [power / (sum(powers) + rest) for power in powers]
+def power(value: float) -> float:
+    """e to a value <= 0, but what is below -600 counts as that; by a polynomial between whole powers, as
+    any positive numbers make shares that are feasible."""
+    if value <= -600.0:
+        return math.exp(-600.0)
+    part = value - math.trunc(value)
+    series = sum(part**k / math.factorial(k) for k in range(6))
+    return math.exp(math.trunc(value)) * series
 
 
-def logistic(value: float) -> float:
-    """In 0..1."""
-    return 1.0 / (1.0 + math.exp(-value))
+def softmax(powers: list[float], rest: float = 0.0) -> list[float]:
+    """The share of each in the sum of all; `rest`: of what is left out."""
+    return [part / (sum(powers) + rest) for part in powers]
 
 
 def lacks(held: list[float]) -> list[float]:
@@ -58,9 +63,9 @@ def lacks(held: list[float]) -> list[float]:
     return out
 
 
-def paid(left: float, shared: bool) -> float:
-    """How much of a level counts: all of one with a multiplier of its own."""
-    return min(1.0, max(0.0, 0.5 + left / 0.1)) if shared else 1.0
+def moved(alpha: float, step: float) -> np.float32:
+    """alpha after a step, in 0..1 and rounded as it is kept."""
+    return np.float32(min(1.0, max(0.0, alpha + step)))
 
 
 class SlowestTwin:
@@ -72,6 +77,7 @@ class SlowestTwin:
         self._problem, self._traffic = problem, traffic
         self._order, self._gap, self._group = order.tolist(), gap.tolist(), group.tolist()
         self.potential = np.zeros((problem.nodes, problem.experts, int(group.max()) + 1))
+        self.alpha = np.zeros((problem.nodes, problem.experts, problem.nodes), np.float32)
 
     def _levels(self, n: int) -> Iterator[tuple[int, int, float, bool]]:
         """Index, group and gap of the levels of node n, and whether they share their group."""
@@ -88,7 +94,9 @@ class SlowestTwin:
                 slope = np.zeros(self.potential.shape[2])
                 weight = np.zeros(self.potential.shape[2])
                 for i, g, gap, shared in self._levels(n):
-                    slope[g] += gap * left[i] * paid(left[i], shared)
+                    if shared:
+                        self.alpha[n, e, i] = moved(float(self.alpha[n, e, i]), PACE * length * left[i])
+                    slope[g] += gap * left[i] * (float(self.alpha[n, e, i]) if shared else 1.0)
                     weight[g] += gap
                 slope[weight > 0] /= weight[weight > 0]
                 self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * slope)
@@ -99,16 +107,15 @@ class SlowestTwin:
         offset = self._problem.block_offset.tolist()
         found = Earnings(0.0, np.zeros(held.shape))
         for _, b, n, rate, columns in routes(self._problem, self._traffic):
-            left = {e: lacks(held[e, self._order[n]].tolist()) for e in columns}
             for i, g, gap, shared in self._levels(n):
                 block = self.potential[n, offset[b] : offset[b + 1], g]
                 highest = max(0.0, float(block.max()))
-                values = [float(self.potential[n, e, g]) for e in columns]
-                theta = softmax(values, highest, math.exp(-highest))
+                powers = [power(float(self.potential[n, e, g]) - highest) for e in columns]
+                theta = softmax(powers, power(-highest))
                 assert min(theta) >= 0.0
                 assert sum(theta) <= 1.0 + 1e-12
                 for e, part in zip(columns, theta, strict=True):
-                    pay = rate * gap * part * paid(left[e][i], shared)
+                    pay = rate * gap * part * (float(self.alpha[n, e, i]) if shared else 1.0)
                     found.charge(pay, e, self._order[n][: i + 1])
         return found
 
@@ -118,24 +125,20 @@ class SingleTwin:
 
     def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
         self._activity, self._order, self._gap = activity, order.tolist(), gap.tolist()
-        self.potential = np.zeros((*activity.shape, len(order)))
+        self.alpha = np.full((*activity.shape, len(order)), 0.5, np.float32)
 
     def step(self, held: Float64, length: float) -> Earnings:
-        """alpha is a logistic function of the potential, 0 or 1 at the ends of its range."""
+        """alpha moves by a quarter of the lack of its level."""
         found = Earnings(0.0, np.zeros(held.shape))
         nodes, experts = self._activity.shape
         for n in range(nodes):
             for e in range(experts):
-                rate = float(self._activity[n, e])
-                if rate == 0.0:
-                    continue
                 left = lacks(held[e, self._order[n]].tolist())
                 for i, gap in enumerate(self._gap[n]):
-                    if gap > 0.0:
-                        value = min(30.0, max(-30.0, float(self.potential[n, e, i]) + length * left[i]))
-                        self.potential[n, e, i] = value
-                        alpha = float(value > 0.0) if abs(value) == 30.0 else logistic(value)
-                        found.charge(rate * gap * alpha, e, self._order[n][: i + 1])
+                    if gap > 0.0 and self._activity[n, e] > 0.0:
+                        self.alpha[n, e, i] = moved(float(self.alpha[n, e, i]), PACE * length * left[i])
+                        pay = float(self._activity[n, e]) * gap * float(self.alpha[n, e, i])
+                        found.charge(pay, e, self._order[n][: i + 1])
         return found
 
 
@@ -146,7 +149,7 @@ class HostingTwin:
         self._problem, self._traffic = problem, traffic
         self._order, self._gap = order.tolist(), gap.tolist()
         self.potential = np.zeros((problem.experts, problem.nodes))
-        self.level = np.zeros((len(traffic.node), problem.nodes), np.float32)
+        self.alpha = np.full((len(traffic.node), problem.nodes), 0.5, np.float32)
 
     def step(self, held: Float64, length: float) -> Earnings:
         """Potentials of the hosts lowered by what is held, then those of the levels raised by the lack."""
@@ -154,13 +157,13 @@ class HostingTwin:
         return self.earnings(held, length)
 
     def earnings(self, held: Float64, length: float = 0.0) -> Earnings:
-        """theta is a softmax over the experts of a route at a server, alpha logistic."""
+        """theta is a softmax over the experts of a route at a server."""
         offset = self._problem.block_offset.tolist()
         found = Earnings(0.0, np.zeros(held.shape))
         for r, b, n, rate, columns in routes(self._problem, self._traffic):
             highest = self.potential[offset[b] : offset[b + 1]].max(axis=0).tolist()
             theta = [
-                softmax([float(self.potential[e, m]) for e in columns], highest[m])
+                softmax([math.exp(max(-600.0, float(self.potential[e, m]) - highest[m])) for e in columns])
                 for m in range(held.shape[1])
             ]
             assert all(min(part) >= 0.0 and abs(sum(part) - 1.0) <= 1e-12 for part in theta)
@@ -171,9 +174,8 @@ class HostingTwin:
             left = lacks(hosts)
             for i, gap in enumerate(self._gap[n]):
                 if gap > 0.0:
-                    value = min(30.0, max(-30.0, float(self.level[r, i]) + length * left[i]))
-                    self.level[r, i] = value
-                    pay = rate * gap * logistic(value)
+                    self.alpha[r, i] = moved(float(self.alpha[r, i]), PACE * length * left[i])
+                    pay = rate * gap * float(self.alpha[r, i])
                     found.constant += pay
                     for m in self._order[n][: i + 1]:
                         for e, part in zip(columns, theta[m], strict=True):

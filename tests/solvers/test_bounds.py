@@ -254,3 +254,26 @@ def test_a_climb_goes_on_beside_unserved_traffic() -> None:
         assert not ascent.done
         ascent.step()
     assert 0.8 * best <= ascent.best.bound <= best
+
+
+def test_a_climb_on_a_sample_proves_nothing_about_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a climb on other routes, stopped anywhere in a run, that goes on with all of them, nothing of the
+    former is in the bound: it proves itself at every placement and step."""
+    monkeypatch.setattr(slowest_calls, "_MOST_CALLS", 0)
+    monkeypatch.setattr(slowest_calls, "_LEAST_GROUPS", 2)
+    for seed in range(20):
+        problem = random_problem(
+            seed, Coupling.SLOWEST, nodes=4, blocks=[3], origin="all", extras=False, slack=1.5
+        )
+        placements = feasible_placements(problem)
+        if len(placements) == 0:
+            continue
+        costs = total_costs(problem, placements)
+        sampled = compile_traffic(problem.replace(route_rate=problem.route_rate * 5.0))
+        ascent = Ascent(problem, sampled, placements[0], np.inf)
+        for _ in range(3 + 5 * seed):
+            ascent.step()
+        ascent.take(compile_traffic(problem))
+        for _ in range(70):
+            _check(problem, ascent.best, placements, costs)
+            ascent.step()
