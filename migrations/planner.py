@@ -42,7 +42,8 @@ _GOOD_ENOUGH: Final = 1.03
 """Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
 
 _COPIES_SCHEDULED: Final = 20_000  # in all attempts, unless it is the first
-_FEW_COPIES: Final = 40  # so few are tried under two policies, unless these miss the bound
+_FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
+_FEW_ATTEMPTS: Final = 4
 _PROVED: Final = "no order of moves exists"
 
 
@@ -124,8 +125,10 @@ def _plan(
     for attempts, policy in enumerate((*policies, *others), 1):
         if attempts > 1 and attempts * copies > _COPIES_SCHEDULED:
             break
-        enough = attempts > (2 if copies <= _FEW_COPIES else len(policies))
-        if enough and best is not None and best.now <= _GOOD_ENOUGH * bound:
+        few = copies <= _FEW_COPIES
+        if best is not None and best.now <= _GOOD_ENOUGH * bound and attempts > (2 if few else len(policies)):
+            break
+        if few and attempts > _FEW_ATTEMPTS:
             break
         made = attempt(policy, 0)
         if isinstance(made, Schedule) and (best is None or rank(made) < rank(best)):
