@@ -42,6 +42,7 @@ _GOOD_ENOUGH: Final = 1.03
 """Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
 
 _COPIES_SCHEDULED: Final = 20_000  # in all attempts, unless it is the first
+_COPIES_SHUFFLED: Final = 4_000  # the same, beyond which luck is not tried
 _FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
 _FEW_ATTEMPTS: Final = 4
 _PROVED: Final = "no order of moves exists"
@@ -123,7 +124,8 @@ def _plan(
 
     best: Schedule | None = None
     for attempts, policy in enumerate((*policies, *others), 1):
-        if attempts > 1 and attempts * copies > _COPIES_SCHEDULED:
+        most = _COPIES_SCHEDULED if attempts <= len(policies) else _COPIES_SHUFFLED
+        if attempts > 1 and attempts * copies > most:
             break
         few = copies <= _FEW_COPIES
         if best is not None and best.now <= _GOOD_ENOUGH * bound and attempts > (2 if few else len(policies)):
