@@ -41,7 +41,7 @@ _SHUFFLED: Final = tuple(
 _GOOD_ENOUGH: Final = 1.03
 """Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
 
-_COPIES_SCHEDULED: Final = 20_000  # in all attempts, unless it is the first
+_COPIES_SCHEDULED: Final = 10_000  # in all attempts, unless it is the first
 _COPIES_SHUFFLED: Final = 4_000  # the same, beyond which luck is not tried
 _FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
 _FEW_ATTEMPTS: Final = 4
@@ -60,7 +60,7 @@ def plan(
 
     Every prefix of the plan keeps memory, sources and serving copies, in the order of its times and in any
     other that respects `depends_on`. Lists are scheduled under several policies, in a fixed order, until
-    20,000 copies were scheduled in all; of those within 1.03 of the lower bound the one with the least
+    10,000 copies were scheduled in all; of those within 1.03 of the lower bound the one with the least
     latency meanwhile is taken, else the shortest (no guarantee; compare `estimate.seconds` with
     `estimate.lower_bound_seconds`). The devices of one node may be laid out anew at any time, as that costs
     no network: what a node holds must pack on them at every instant.
