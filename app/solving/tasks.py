@@ -10,6 +10,7 @@ from migrations.model import Limits, Plan, PlanStatus
 from migrations.naming import Names
 from migrations.planner import plan
 from migrations.verify import verify
+from migrations.warm import warm as warm_planner
 from solvers.feasibility import shortfalls
 from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
@@ -77,6 +78,7 @@ class AnalysisOutcome:
 def warm_task() -> None:
     """Load every compiled kernel."""
     warm()
+    warm_planner()
 
 
 def solve_task(request: SolveRequest) -> SolveOutcome:
