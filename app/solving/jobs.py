@@ -17,7 +17,8 @@ from app.optimizations.schemas import OptimizationRecord, OptimizationResult, Op
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.cancellation import end
-from app.solving.migration import PLAN_SECONDS, Migration
+from app.solving.migration import Migration
+from app.solving.next_plan import PLAN_SECONDS
 from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
 from app.solving.plan_records import newest_plans, outdated_plans, queue_forgetting, read_plan
