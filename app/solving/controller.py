@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 
 from app.config import Settings
 from app.metrics import WORKER_TICK
-from app.placements.schemas import PlacementStatus
+from app.placements.schemas import ConditionType, PlacementStatus
+from app.recurring import Recurring
 from app.solving.analyses import Analyses
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
@@ -19,6 +20,7 @@ from app.solving.fold import FoldMoved
 from app.solving.jobs import Jobs
 from app.solving.migration import Migration
 from app.solving.observation import Observation, Observer
+from app.solving.outcomes import Outcomes
 from app.solving.problems import Problems
 from app.solving.publication import show_in_metrics
 from app.solving.routing import RoutingTables
@@ -73,6 +75,8 @@ class ClusterController:
         self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
         self._solves = Solves(redis, lease, solver, planner, self._problems, wake)
         self._analyses = Analyses(redis, keys, lease, planner, self._problems)
+        self._outcomes = Outcomes(redis, keys, lease, planner, self._problems)
+        self._abandoned = Recurring(log, "look abandoned")
         self._status: PlacementStatus | None = None
         self._shown_generation: int | None = None
 
@@ -91,11 +95,10 @@ class ClusterController:
                     if not await self._tick():
                         return
                     failures = 0
+                    self._abandoned.over()
                 except (RedisError, OSError, FoldMoved, Contended) as error:
                     failures += 1
-                    log.warning(
-                        "look abandoned", reason=f"{type(error).__name__}: {error}", failures=failures
-                    )
+                    self._abandoned.warn(reason=f"{type(error).__name__}: {error}", failures=failures)
                     await asyncio.sleep(min(0.1 * 2**failures, 2.0))
                 WORKER_TICK.observe(time.monotonic() - begun)
                 await asyncio.sleep(MIN_PAUSE_SECONDS)
@@ -110,6 +113,7 @@ class ClusterController:
     async def _close(self) -> None:
         await self._solves.close()
         await self._analyses.close()
+        await self._outcomes.close()
         await self._jobs.close()
         await self._migration.close()
 
@@ -142,6 +146,7 @@ class ClusterController:
             await self._analyse(observation)
         await self._depart(observation)
         await self._show(observation, base)
+        await self._outcomes.step(observation, converged=self._converged(observation))
         return True
 
     async def _fold(self, observation: Observation) -> None:
@@ -166,6 +171,13 @@ class ClusterController:
         )
         if record is not None:
             await self._migration.step(observation, base)
+
+    def _converged(self, observation: Observation) -> bool:
+        """As the status that people see says."""
+        status, in_force = self._status, observation.in_force
+        if status is None or in_force is None or status.generation != in_force.generation:
+            return False
+        return any(c.type is ConditionType.CONVERGED and c.status for c in status.conditions)
 
     async def _depart(self, observation: Observation) -> None:
         if self._migration.active_plan is not None:

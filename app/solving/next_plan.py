@@ -12,10 +12,17 @@ from app.migration_plans.schemas import PlanRecord
 from app.solving.cancellation import end
 from app.solving.observation import InForce, Observation
 from app.solving.plan_journal import PlanJournal
-from app.solving.planning import names_of, new_plan_id, plan_record, planning_limits, problem_for_planning
+from app.solving.planning import (
+    names_of,
+    new_plan_id,
+    plan_record,
+    planning_limits,
+    problem_for_planning,
+    rate_limit,
+    receivers,
+)
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import PlanOutcome, plan_task
-from migrations.model import PlanStatus
 from migrations.states import PlanState
 from solvers.problem import PlacementProblem, UInt8
 
@@ -41,6 +48,7 @@ class NextPlan:
         self._journal = journal
         self._making: asyncio.Task[PlanOutcome] | None = None
         self._made_for: Case | None = None
+        self._rate_limit: float | None = None
         self._requested: PlanRecord | None = None
         self._impossible: Case | None = None
         self._failures = 0
@@ -87,13 +95,15 @@ class NextPlan:
         if hold or traffic is None or self._withheld(case):
             return None
         self._made_for = case
+        settings = observation.cluster.settings
+        self._rate_limit = rate_limit(settings, receivers(observation.held, target))
         self._making = asyncio.create_task(
             self._planner.run(
                 plan_task,
-                problem_for_planning(traffic, observation.live_mask),
+                problem_for_planning(traffic, observation.live_mask, self._rate_limit),
                 observation.held,
                 target,
-                planning_limits(observation.cluster.settings.max_copies_per_cluster),
+                planning_limits(settings.max_copies_per_cluster),
                 names_of(observation.fleet),
                 deadline_seconds=PLAN_SECONDS,
             )
@@ -159,12 +169,8 @@ class NextPlan:
             log.error("planning failed", reason=str(error))
             return None
         now = datetime.now(UTC)
-        state, reason = PlanState.RUNNING, None
-        if outcome.plan.status is PlanStatus.INFEASIBLE:
-            state, reason = PlanState.FAILED, outcome.plan.reason
-        elif outcome.refusals:
-            state = PlanState.FAILED
-            reason = f"refused by verification ({len(outcome.refusals)} violations): {outcome.refusals[0]}"
+        reason = outcome.failure
+        state = PlanState.RUNNING if reason is None else PlanState.FAILED
         requested, self._requested = self._requested, None
         if requested is not None and requested.to_generation != in_force.generation:
             requested = None
@@ -180,6 +186,7 @@ class NextPlan:
             created_at=now if requested is None else requested.created_at,
             state=state,
             reason=reason,
+            rate_limit_bytes_per_second=self._rate_limit,
         )
         await self._journal.enter(record)
         if state is PlanState.FAILED:

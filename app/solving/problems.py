@@ -8,7 +8,7 @@ import numpy as np
 from redis.asyncio import Redis
 
 from app.instance.problem import BuiltProblem, build_problem
-from app.instance.statistics import Statistics
+from app.instance.statistics import MICROSECONDS, Statistics
 from app.nodes.schemas import LatencySpec
 from app.solving.fold import TelemetryFold
 from app.solving.observation import Observation
@@ -102,6 +102,26 @@ class Problems:
             )
             self._built = (key, built)
         return self._built[1]
+
+    async def since(self, observation: Observation, begun: datetime) -> BuiltProblem | None:
+        """With traffic of the time buckets that began at `begun` or later alone. None where there is none."""
+        if not observation.fleet.nodes or not observation.fleet.models:
+            return None
+        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+        statistics = await self._fold.statistics(
+            models, observation.cluster.settings, since_us=round(begun.timestamp() * MICROSECONDS)
+        )
+        if not statistics.traffic:
+            return None
+        return await asyncio.to_thread(
+            build_problem,
+            observation.fleet,
+            observation.cluster.settings,
+            statistics,
+            holds=observation.held,
+            live=observation.live,
+            statuses=observation.statuses,
+        )
 
     async def _read_statistics(self, observation: Observation) -> None:
         models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
