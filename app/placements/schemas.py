@@ -45,6 +45,7 @@ class Evidence(Schema):
     runtime_seconds: float | None
     telemetry_until: Timestamp | None
     reason: Annotated[str, Field(description="What made the service look: INTERVAL, NODES_CHANGED, ...")]
+    solved_at: Annotated[Timestamp | None, Field(description="When its solve began.")] = None
     copies: Annotated[
         int | None, Field(description="Copies that nodes had to receive for it, of what they held then.")
     ] = None

@@ -38,7 +38,9 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
         )
     gain = _gain(found, in_force)
     if outcome.copies == 0 and found.latency_cost == in_force.latency_cost:
-        return Decision(False, f"the placement in force is as good{left}")
+        if outcome.withheld_copies > 0:
+            return Decision(False, f"not adopted: the limits of this interval leave nothing{left}")
+        return Decision(False, "the placement in force is as good")
     moving = f"{outcome.copies} copies taking {found.migration_seconds:.3g} s"
     rule = f"pay back by {min_improvement:.1%} within {horizon_seconds:g} s"
     if not worth_it(found, in_force, horizon_seconds, min_improvement):

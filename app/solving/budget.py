@@ -8,6 +8,9 @@ from app.placements import store
 from app.solving.observation import Observation
 from solvers.instalment import UNLIMITED, Budget
 
+SLACK = 0.01
+"""Of an interval: solves that begin an interval apart do not by a hair."""
+
 LOOKED_BACK = 100
 """Placements, newest first, whose copies are counted; more in one interval are not expected."""
 
@@ -18,13 +21,15 @@ async def budget_left(redis: Redis, observation: Observation) -> Budget:
     copies, size = settings.max_moves_per_interval, settings.max_migration_bytes_per_interval
     if copies is None and size is None:
         return UNLIMITED
-    since = datetime.now(UTC) - timedelta(seconds=settings.optimization_interval_seconds)
+    interval = timedelta(seconds=settings.optimization_interval_seconds)
+    since = datetime.now(UTC) - (1.0 - SLACK) * interval
     entries, _ = await store.read_page(redis, observation.cluster.cluster_id, limit=LOOKED_BACK, before=None)
     recent = [
         entry.evidence
         for entry in entries
-        # The first placement is not a change of one.
-        if entry.metadata.created_at > since and entry.metadata.supersedes is not None
+        # From solve to solve, since that is what an interval is between. The first is no change of another.
+        if (entry.evidence.solved_at or entry.metadata.created_at) > since
+        and entry.metadata.supersedes is not None
     ]
     return Budget(
         copies=None if copies is None else max(0, copies - sum(e.copies or 0 for e in recent)),

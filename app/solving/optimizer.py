@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ async def solve_and_adopt(
 
     Raises `TaskError` when the solver fails, crashes or overruns, `UnknownNode`, `LeaseLost`.
     """
+    solved_at = datetime.now(UTC)
     settings = observation.cluster.settings
     names = names_of(observation.fleet, observation.usable, observation.live)
     if request.overrides != Overrides():
@@ -147,7 +149,7 @@ async def solve_and_adopt(
         solved = Solved(outcome, decision, None, built)
         try:
             published = await publish_matrix(
-                redis, lease, observation, outcome.holds, _evidence(solved, reason)
+                redis, lease, observation, outcome.holds, _evidence(solved, reason, solved_at)
             )
             generation = published.metadata.generation
             if outcome.copies_avoided is not None:
@@ -215,7 +217,7 @@ def _devices_of(problem: PlacementProblem, capacity: "np.ndarray[Any, np.dtype[n
     return {"capacity_bytes": capacity, "device_capacity_bytes": devices}
 
 
-def _evidence(solved: Solved, reason: str) -> Evidence:
+def _evidence(solved: Solved, reason: str, solved_at: datetime) -> Evidence:
     result, outcome = solved.result(), solved.outcome
     found, in_force, trial = outcome.found, outcome.in_force, outcome.trial
     comparable = found is not None and in_force is not None and not in_force.shortfalls
@@ -230,6 +232,7 @@ def _evidence(solved: Solved, reason: str) -> Evidence:
         runtime_seconds=result.runtime_seconds,
         telemetry_until=solved.built.telemetry_until,
         reason=reason,
+        solved_at=solved_at,
         copies=outcome.copies,
         copies_avoided=outcome.copies_avoided,
         copies_withheld=outcome.withheld_copies,

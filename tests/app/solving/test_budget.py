@@ -26,9 +26,11 @@ async def test_placements_of_the_last_interval_are_counted(redis: Redis) -> None
         )
     )
     now = datetime.now(UTC)
-    for generation, seconds, copies in ((1, 50, 100), (2, 90, 100), (3, 40, 3), (4, 20, 4)):
+    for generation, seconds, copies in ((1, 50, 100), (2, 30, 100), (3, 40, 3), (4, 20, 4)):
         evidence = Evidence.without_solve("sgd", "INTERVAL").model_copy(
             update={"copies": copies, "migration_bytes": copies * 1000}
+            # A long solve: what counts is when it began.
+            | ({"solved_at": now - timedelta(seconds=60.5)} if generation == 2 else {})
         )
         metadata = PlacementMetadata(
             uid="u1",
