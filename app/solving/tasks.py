@@ -165,12 +165,20 @@ def _part(request: SolveRequest, problem: PlacementProblem, goal: UInt8) -> UInt
 def _tried(
     request: SolveRequest, in_force: UInt8, first: PlacementProblem, second: PlacementProblem
 ) -> Trial | None:
-    """None where the first half has no placement."""
-    result = _solved(request, first, in_force)
-    if result.placement is None:
-        return None
-    holds = _part(request, first, result.placement.holds)
+    """None where the first half has no placement.
+
+    Begun from what is in force a search may end there although the whole was improved from it; then it begins
+    anew, so that being stuck is not taken for noise.
+    """
     names = request.names
+    standing, holds = _standing(first, in_force, names), in_force
+    for start in (in_force, None):
+        result = _solved(request, first, start)
+        if result.placement is None:
+            return None
+        holds = _part(request, first, result.placement.holds)
+        if _pays(request, _standing(first, holds, names), standing):
+            break
     return Trial(_standing(second, holds, names), _standing(second, in_force, names))
 
 
