@@ -117,6 +117,7 @@ class MoveOrder(msgspec.Struct, frozen=True):
     source_url: str | None
     expert_digest: str | None
     attempt: int
+    rate_limit_bytes_per_second: float | None = None
 
 
 class Orders(msgspec.Struct, frozen=True):

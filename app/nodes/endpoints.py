@@ -146,7 +146,8 @@ openapi = {
                 description="Renews the lease and replaces the last status. `holds` replaces what the node "
                 "is known to hold, `holds_changed` edits it where `sequence_number` follows on the last one; "
                 "after a gap, a lapse of the lease or a digest that differs, the answer asks for `holds`. "
-                "Experts of models that are not registered may be named and are not used.",
+                "Experts of models that are not registered may be named and are not used; those that a "
+                "registered model does not have (any more) come back in the assignment's `evict`.",
                 request=body(NodeStatusReport, examples=STATUS_EXAMPLES),
             )
         }

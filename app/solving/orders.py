@@ -63,6 +63,7 @@ def orders(
                 source_url=url,
                 expert_digest=None if digests is None or not copies else digests[move.expert],
                 attempt=progress.attempts,
+                rate_limit_bytes_per_second=execution.record.rate_limit_bytes_per_second if copies else None,
             )
         )
     return by_node
