@@ -164,7 +164,7 @@ def node_file(values: Mapping[str, Any], *, base: Path, name: str = "node") -> N
     try:
         found = NodeFile.model_validate(values)
     except ValidationError as error:
-        raise NodeFileError("\n".join(f"{name}: {_told(dict(fault))}" for fault in error.errors())) from None
+        raise NodeFileError("\n".join(f"{name}: {line}" for line in _lines(error))) from None
 
     def placed(path: Path | None) -> Path | None:
         return None if path is None else base / path
@@ -191,6 +191,19 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
+def _lines(error: ValidationError) -> list[str]:
+    """One for each fault. That a list is too short says nothing where its entries are at fault."""
+    faults = [dict(fault) for fault in error.errors()]
+    return [
+        _told(fault)
+        for fault in faults
+        if fault["type"] != "too_short"
+        or not any(
+            other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults if other is not fault
+        )
+    ]
+
+
 def _told(fault: Mapping[str, Any]) -> str:
     place = ".".join(map(str, fault["loc"]))
     words = str(fault["msg"]).removeprefix("Value error, ")
@@ -198,6 +211,10 @@ def _told(fault: Mapping[str, Any]) -> str:
         return f"{place}: there is no such key"
     if fault["type"] == "missing":
         return f"{place}: is missing"
+    if fault["type"] == "string_pattern_mismatch":
+        words = (
+            "expected an http or https URL" if place.endswith("url") else "expected an id (A-Z a-z 0-9 . _ -)"
+        )
     given = fault["input"]
     shown = f", got {given!r:.60}" if isinstance(given, (str, int, float, bool)) or given is None else ""
     return f"{place}: {words}{shown}" if place else words
