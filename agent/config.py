@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from agent.node import NodeConfig
 
@@ -193,18 +194,19 @@ def read_token(path: Path | None) -> str | None:
 
 def _lines(error: ValidationError) -> list[str]:
     """One for each fault. That a list is too short says nothing where its entries are at fault."""
-    faults = [dict(fault) for fault in error.errors()]
+    faults = error.errors()
     return [
         _told(fault)
         for fault in faults
-        if fault["type"] != "too_short"
-        or not any(
-            other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults if other is not fault
-        )
+        if fault["type"] != "too_short" or not any(_below(other["loc"], fault["loc"]) for other in faults)
     ]
 
 
-def _told(fault: Mapping[str, Any]) -> str:
+def _below(place: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    return len(place) > len(other) and tuple(place[: len(other)]) == tuple(other)
+
+
+def _told(fault: ErrorDetails) -> str:
     place = ".".join(map(str, fault["loc"]))
     words = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":

@@ -27,7 +27,7 @@ def test_every_expert_is_cut_out_bit_for_bit(layout: str, shards: int, tmp_path:
         with ContentReader(expert.content) as reader:
             file = reader.read(0, expert.content.size)
         assert len(file) == expert.content.size
-        tensors = safetensors.deserialize(file)
+        tensors = safetensors.deserialize(file)  # type: ignore[no-untyped-call]
         for name, tensor in tensors:
             found[expert.layer, expert.expert, name] = bytes(tensor["data"])
         assert expert.data_bytes == sum(len(tensor["data"]) for _, tensor in tensors)
