@@ -64,20 +64,19 @@ def base(model_type: str, **more: Any) -> dict[str, Any]:
         "num_hidden_layers": LAYERS,
         "num_experts_per_tok": 2,
         "torch_dtype": "bfloat16",
-        **more,
-    }
+    } | more
 
 
-def mixtral(model_type: str = "mixtral") -> Made:
-    config = base(model_type, intermediate_size=INTERMEDIATE, num_local_experts=EXPERTS)
+def mixtral(model_type: str = "mixtral", *, hidden: int = HIDDEN, intermediate: int = INTERMEDIATE) -> Made:
+    config = base(model_type, hidden_size=hidden, intermediate_size=intermediate, num_local_experts=EXPERTS)
     tensors = Tensors()
     tensors.rest(router="block_sparse_moe.gate.weight")
     for layer in range(LAYERS):
         for expert in range(EXPERTS):
             prefix = f"model.layers.{layer}.block_sparse_moe.experts.{expert}"
-            tensors.separate(layer, expert, prefix, "w1.weight", INTERMEDIATE, HIDDEN)
-            tensors.separate(layer, expert, prefix, "w2.weight", HIDDEN, INTERMEDIATE)
-            tensors.separate(layer, expert, prefix, "w3.weight", INTERMEDIATE, HIDDEN)
+            tensors.separate(layer, expert, prefix, "w1.weight", intermediate, hidden)
+            tensors.separate(layer, expert, prefix, "w2.weight", hidden, intermediate)
+            tensors.separate(layer, expert, prefix, "w3.weight", intermediate, hidden)
     return Made(config, tensors, (0, 1, 2))
 
 
