@@ -155,7 +155,7 @@ async def converged(client: ServiceClient) -> bool:
         return False
     nodes = [node for node in status["nodes"] if node["live"]]
     conditions = {c["type"]: c["status"] for c in status["conditions"]}
-    return conditions["Converged"] and sum(node["held_count"] for node in nodes) > 0
+    return bool(conditions["Converged"]) and sum(node["held_count"] for node in nodes) > 0
 
 
 def whole(paths: list[Path]) -> bool:
