@@ -89,6 +89,5 @@ def test_a_directory_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     """The reason is in the one line that is printed."""
     done = run("origin", "--checkpoint", str(tmp_path))
     assert done.returncode == 2
-    assert (
-        done.stderr.strip() == f"moeplace: {tmp_path}: has no config.json, expected a Hugging Face checkpoint"
-    )
+    words = "has no config.json, expected a Hugging Face checkpoint"
+    assert done.stderr.strip() == f"moeplace: {tmp_path}: {words}"
