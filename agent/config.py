@@ -73,7 +73,7 @@ class ExpertsSection(_Section):
     max_sends: Annotated[int, Field(ge=1, le=64)] = 2
     send_limit: _Rate | None = None
     fetch_limit: _Rate | None = None
-    fetch_patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    fetch_patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0
 
 
 class EngineSection(_Section):

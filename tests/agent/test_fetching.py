@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import resource
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -289,6 +290,21 @@ async def test_a_cancelled_fetch_goes_on_where_it_was(tmp_path: Path) -> None:
         assert FILE.body.startswith(partial.read_bytes())
         check(await f.fetch(url))
         assert f.progress[-1] == SIZE
+
+
+async def test_a_full_disk_fails_the_fetch_and_is_not_kept_full(tmp_path: Path) -> None:
+    """The system's limit on the size of a file stands for a full disk: the error is the system's, and nothing
+    of what had arrived stays."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with shelf_server(FILE, sends=Sends(1, SIZE / 0.6)) as url, fetching(tmp_path) as f:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                await f.fetch(url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sum((tmp_path / name).stat().st_size for name in tree(tmp_path)) == 0
+        check(await f.fetch(url))
 
 
 async def test_source_kinds_are_counted(tmp_path: Path) -> None:
