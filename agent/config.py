@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -20,9 +21,18 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from agent.experts.fetching import ORIGIN
+from agent.holdings import is_id
 from agent.node import NodeConfig
 
-_Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+
+def _id(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("expected an id (A-Z a-z 0-9 . _ -)")
+    return text
+
+
+_Identifier = Annotated[str, AfterValidator(_id)]
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048)]
 _Rate = Annotated[ByteSize, Field(gt=0)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -114,6 +124,13 @@ class NodeFile(_Section):
     local: LocalSection = LocalSection()
     latency: LatencySection = LatencySection()
     labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @field_validator("node_id")
+    @classmethod
+    def _not_the_origin(cls, node_id: str) -> str:
+        if node_id == ORIGIN:
+            raise ValueError(f"{ORIGIN} is what the origin is called")
+        return node_id
 
     @field_validator("devices")
     @classmethod

@@ -44,7 +44,7 @@ async def places_of_cluster(client: ServiceClient, node_id: str) -> dict[str, st
         for node in page["nodes"]:
             spec = node["spec"]
             url = spec.get("base_url") or spec.get("experts_url")
-            if url and node["node_id"] != node_id and node["condition"] != "LOST":
+            if url and node["node_id"] not in (node_id, ORIGIN) and node["condition"] != "LOST":
                 places[node["node_id"]] = url
         if page["next_after"] is None:
             return places

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from agent.experts.content import Content
 from agent.experts.safetensors import EXPERT_FORMAT, MalformedFile, read_contents
-from agent.holdings import ExpertKey
+from agent.holdings import ExpertKey, is_id
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ MAX_PARTIALS = 8
 _TELL_SECONDS = 5.0
 """Between two lines on how far verifying has come."""
 
-_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"(\d{1,5})\.([0-9a-f]{64})\.safetensors")
 _PARTIAL = re.compile(r"(\d{1,5})\.([0-9a-f]{64})")
@@ -232,7 +231,7 @@ class ExpertDirectory:
 def _check(key: ExpertKey, digest: str, device_id: str = "0") -> None:
     """Orders come over the network: no path is made of anything but ids."""
     for name in (key.model_id, device_id):
-        if not _ID.fullmatch(name):
+        if not is_id(name):
             raise ValueError(f"{name!r}: is no id")
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"{digest!r}: is no SHA-256 in hex")

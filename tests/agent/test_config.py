@@ -53,6 +53,7 @@ def test_the_example_in_the_documentation_is_right(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ("node_id: edge-a", "node_id: '-a'"),
+        ("node_id: edge-a", "node_id: origin"),
         ("cluster: prod", "clutser: prod"),
         ("memory: 20GiB", "memory: lots"),
         ("device_id: gpu-1", "device_id: gpu-0"),

@@ -283,6 +283,21 @@ async def test_the_routing_table_names_other_sources(stage: Stage) -> None:
         await stage.until(lambda: _equals(stage.held(), {"m/3/2"}))
 
 
+async def test_a_file_damaged_while_running_is_not_served(stage: Stage) -> None:
+    """Somebody writes into the file of a held expert: peers get 404 from then on, never its bytes."""
+    async with shelf_server(FILES[2]) as origin, stage.node(), httpx.AsyncClient(trust_env=False) as peer:
+        await stage.order(1, copy(FILES[2], origin))
+        await stage.until(lambda: _equals(stage.held(), {"m/3/2"}))
+        url = f"{stage.experts_url}/v1/experts/m/3/2"
+        assert (await peer.get(url)).content == FILES[2].body
+        (path,) = (stage.root / "disk").rglob("*.safetensors")
+        with path.open("r+b") as file:
+            file.seek(-5, os.SEEK_END)
+            file.write(b"!!!!!")
+        assert (await peer.get(url)).status_code == 404
+        assert (await peer.get(f"{stage.experts_url}/v1/experts")).json() == {"experts": []}
+
+
 async def test_latencies_are_measured_and_reported(stage: Stage) -> None:
     """The node visits the nodes of its cluster and the origin; what it measured is in its heartbeats."""
     async with shelf_server() as peer, shelf_server() as origin:
@@ -331,7 +346,8 @@ async def test_another_process_hands_over_telemetry_and_reads_what_is_held(stage
 
         calls = await engine.post(f"{stage.local_url}/v1/calls", json={"n2": [0.25], "n1": [0.001]})
         assert calls.status_code == 204
-        assert (await engine.post(f"{stage.local_url}/v1/calls", json={"n2": ["x"]})).status_code == 422
+        for wrong in ({"n2": ["x"]}, {"n 2": [0.1]}, {"n2": [-1]}, [0.1]):
+            assert (await engine.post(f"{stage.local_url}/v1/calls", json=wrong)).status_code == 422
         report = node.latency.report()
         assert report is not None
         assert (report["local_seconds"], report["peers_seconds"]) == (0.001, {"n2": 0.25})
