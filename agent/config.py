@@ -114,7 +114,7 @@ class LatencySection(_Section):
 class NodeFile(_Section):
     """Everything about one node."""
 
-    node_id: _Identifier = Field(default_factory=socket.gethostname)
+    node_id: _Identifier = Field(default_factory=socket.gethostname, validate_default=True)
     service: ServiceSection
     devices: Annotated[tuple[DeviceSection, ...], Field(min_length=1, max_length=64)]
     data_dir: Path

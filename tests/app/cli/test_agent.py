@@ -72,6 +72,7 @@ def test_an_origin_shows_what_it_found(tmp_path: Path) -> None:
     ("options", "status", "words"),
     [
         (["--host", "192.0.2.1"], 1, "host: 192.0.2.1 can be reached by others"),
+        (["--model-id", "my model"], 2, "--model-id: 'my model' is no id"),
         (["--send-limit", "fast"], 2, "expected bytes, like 50MB"),
         (["--token-file", "/nowhere"], 2, "/nowhere"),
     ],
