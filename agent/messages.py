@@ -60,12 +60,14 @@ class TargetKind(StrEnum):
 
 
 class RouteTarget(msgspec.Struct, frozen=True):
-    """A place where experts are served; `latency_seconds` is seen from the node that asks."""
+    """A place where experts are served; `latency_seconds` is seen from the node that asks. Experts are called
+    at `base_url`, and fetched at `experts_url` where that is another."""
 
     kind: TargetKind
     node_id: str | None
     base_url: str | None
     latency_seconds: float
+    experts_url: str | None = None
 
 
 class LayerRoutes(msgspec.Struct, frozen=True):
