@@ -55,8 +55,8 @@ def arrive(ids: Any) -> npt.NDArray[Any] | DeviceCopy:
         raise TypeError(f"ids have type {ids.dtype}, expected whole numbers")
     if ids.is_cuda:
         return DeviceCopy(ids)
-    array: npt.NDArray[Any] = ids.detach().cpu().numpy()
-    return array
+    host: npt.NDArray[Any] = ids.detach().cpu().numpy()
+    return host
 
 
 def stacked(layers: Sequence[Any], top_k: int) -> Any:
@@ -64,10 +64,12 @@ def stacked(layers: Sequence[Any], top_k: int) -> Any:
     where they are tensors, on their device."""
     if all(map(is_tensor, layers)):
         torch = sys.modules["torch"]
+        device = layers[0].device  # layers may be spread over devices
         if all(ids.shape[1] == top_k for ids in layers):
-            return torch.stack(list(layers), dim=1)
+            return torch.stack([ids.detach().to(device, non_blocking=True) for ids in layers], dim=1)
         pad = torch.nn.functional.pad
-        return torch.stack([pad(ids.long(), (0, top_k - ids.shape[1]), value=-1) for ids in layers], dim=1)
+        moved = (ids.detach().to(device, torch.int64, non_blocking=True) for ids in layers)
+        return torch.stack([pad(ids, (0, top_k - ids.shape[1]), value=-1) for ids in moved], dim=1)
     arrays = [ids.cpu().numpy() if is_tensor(ids) else np.asarray(ids) for ids in layers]
     if all(ids.shape[1] == top_k for ids in arrays):
         return np.stack(arrays, axis=1)
