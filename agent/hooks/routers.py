@@ -30,6 +30,9 @@ _OTHER_ROUTERS = frozenset(
 )
 """Routers by other names. Each but Llama-4's returns what a TopKRouter does."""
 
+_WITH_ZERO_EXPERTS = frozenset({"LongcatFlashTopkRouter"})
+"""Routers whose ids beyond the experts name ones that compute nothing and have no weights: none to place."""
+
 
 @dataclass(frozen=True)
 class Router:
@@ -48,7 +51,10 @@ class Router:
         Raises TypeError for an output of another kind.
         """
         if isinstance(output, tuple) and len(output) >= 3 and not output[2].dtype.is_floating_point:
-            return output[2]
+            ids = output[2].detach()
+            if type(self.module).__name__ in _WITH_ZERO_EXPERTS:
+                return ids.masked_fill(ids >= self.shape.experts, -1)
+            return ids
         if type(self.module).__name__ == "Llama4Router":
             return torch.topk(output[1].detach(), self.shape.top_k, dim=-1).indices
         raise TypeError(f"{self.name}: {type(self.module).__name__} returned no ids, expected them third")

@@ -45,6 +45,7 @@ _SMALL: dict[str, Any] = {
 }
 
 VOCABULARY = 64
+EXPERTS = 8
 
 
 def tiny(model_type: str, **settings: Any) -> Any:
@@ -57,7 +58,10 @@ def tiny(model_type: str, **settings: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if ".gate." in name or ".router." in name:
+            if name.endswith(".tid2eid"):  # DeepSeek-V4: experts by token id
+                experts = torch.rand(len(tensor), EXPERTS).argsort(dim=1)
+                tensor.copy_(experts[:, : tensor.shape[1]])
+            elif ".gate." in name or ".router." in name:
                 tensor.normal_()
             if name.endswith("correction_bias"):
                 tensor.mul_(0.3)
