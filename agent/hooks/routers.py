@@ -51,7 +51,7 @@ class Router:
         Raises TypeError for an output of another kind.
         """
         if isinstance(output, tuple) and len(output) >= 3 and not output[2].dtype.is_floating_point:
-            ids = output[2].detach()
+            ids = output[2]
             if type(self.module).__name__ in _WITH_ZERO_EXPERTS:
                 return ids.masked_fill(ids >= self.shape.experts, -1)
             return ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,40 +42,54 @@ def is_tensor(ids: object) -> bool:
     return torch is not None and isinstance(ids, torch.Tensor)
 
 
-def arrive(ids: Any) -> npt.NDArray[Any] | DeviceCopy:
-    """Whole numbers as an array (which may share the caller's memory) or on their way to become one.
+@cache
+def _whole_numbers() -> frozenset[Any]:
+    torch = sys.modules["torch"]
+    names = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    return frozenset(getattr(torch, name) for name in names)
 
-    Raises TypeError for other types.
+
+def here(ids: Any) -> Any:
+    """An array wherever it can be had without waiting (it may share the caller's memory); tensors on a GPU
+    stay what they are.
+
+    Raises TypeError where they are no whole numbers.
     """
-    if not is_tensor(ids):
-        array = np.asarray(ids)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"ids have type {array.dtype}, expected whole numbers")
-        return array
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == sys.modules["torch"].bool:
+    if type(ids) is not np.ndarray:
+        if is_tensor(ids):
+            if ids.dtype not in _whole_numbers():
+                raise TypeError(f"ids have type {ids.dtype}, expected whole numbers")
+            if ids.is_cpu:
+                return ids.numpy()
+            return ids if ids.is_cuda else ids.cpu().numpy()
+        ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
         raise TypeError(f"ids have type {ids.dtype}, expected whole numbers")
-    if ids.is_cuda:
-        return DeviceCopy(ids)
-    host: npt.NDArray[Any] = ids.detach().cpu().numpy()
-    return host
+    return ids
 
 
-def stacked(layers: Sequence[Any], top_k: int) -> Any:
-    """The ids [tokens, k] of each layer as one [tokens, layers, top_k], -1 where a layer has fewer; a tensor
-    where they are tensors, on their device."""
-    if all(map(is_tensor, layers)):
+def arrive(ids: Any) -> npt.NDArray[Any] | DeviceCopy:
+    """What `here` gives, or a copy under way from a GPU."""
+    ids = here(ids)
+    if isinstance(ids, np.ndarray):
+        return ids
+    return DeviceCopy(ids)
+
+
+def side_by_side(layers: Sequence[Any], top_k: int) -> Any:
+    """The ids [tokens, k] of each layer, as `here` gives them, as one [tokens, layers, top_k]; -1 where a
+    layer has fewer. A tensor where one of them is."""
+    tokens = layers[0].shape[0]
+    if any(not isinstance(ids, np.ndarray) for ids in layers):
         torch = sys.modules["torch"]
-        device = layers[0].device  # layers may be spread over devices
-        if all(ids.shape[1] == top_k for ids in layers):
-            return torch.stack([ids.detach().to(device, non_blocking=True) for ids in layers], dim=1)
+        device = next(ids.device for ids in layers if is_tensor(ids))  # they may be spread over devices
+        moved = [torch.as_tensor(ids).to(device, torch.int64, non_blocking=True) for ids in layers]
         pad = torch.nn.functional.pad
-        moved = (ids.detach().to(device, torch.int64, non_blocking=True) for ids in layers)
         return torch.stack([pad(ids, (0, top_k - ids.shape[1]), value=-1) for ids in moved], dim=1)
-    arrays = [ids.cpu().numpy() if is_tensor(ids) else np.asarray(ids) for ids in layers]
-    if all(ids.shape[1] == top_k for ids in arrays):
-        return np.stack(arrays, axis=1)
-    wide = np.full((len(arrays[0]), len(arrays), top_k), -1, np.int64)
-    for at, ids in enumerate(arrays):
+    if all(ids.shape[1] == top_k for ids in layers):
+        return np.concatenate(layers, axis=1).reshape(tokens, len(layers), top_k)
+    wide = np.full((tokens, len(layers), top_k), -1, np.int64)
+    for at, ids in enumerate(layers):
         wide[:, at, : ids.shape[1]] = ids
     return wide
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from agent.telemetry.arrays import is_tensor, nothing, stacked
+from agent.telemetry.arrays import here, nothing, side_by_side
 from agent.telemetry.tally import Layout
 
 
@@ -16,22 +14,34 @@ class ForwardPass:
     """Collects the ids of each layer and hands them on together when the `with` ends; nothing when it ends by
     an exception. For one thread."""
 
+    __slots__ = ("_finish", "_layers", "_layout", "_tokens")
+
     def __init__(self, layout: Layout, finish: Callable[[Any], None]) -> None:
         self._layout = layout
         self._finish = finish
         self._layers: dict[int, Any] = {}
+        self._tokens = 0
 
     def record(self, layer: int, experts: Any) -> None:
         """The top-k ids of one layer, [tokens, top_k], for all tokens of the pass. They are looked at when
         the pass ends: hand in a copy of a buffer that is written to before.
 
-        Raises KeyError for a layer the model does not have, ValueError for one recorded before.
+        Raises KeyError for a layer the model does not have, ValueError for one recorded before and for a
+        shape other than expected.
         """
-        if layer not in self._layout.layers:
+        top_k = self._layout.top_k_of.get(layer)
+        if top_k is None:
             raise KeyError(f"layer {layer}: is no MoE layer, expected one of {list(self._layout.layers)}")
         if layer in self._layers:
             raise ValueError(f"layer {layer}: was recorded in this pass already")
-        self._layers[layer] = experts if is_tensor(experts) else np.asarray(experts)
+        ids = here(experts)
+        shape = ids.shape
+        if not self._layers and len(shape) == 2:
+            self._tokens = shape[0]
+        if shape != (self._tokens, top_k):
+            tokens = self._tokens if self._layers else "tokens"
+            raise ValueError(f"layer {layer}: ids have shape {tuple(shape)}, expected ({tokens}, {top_k})")
+        self._layers[layer] = ids
 
     def __enter__(self) -> ForwardPass:
         return self
@@ -43,23 +53,12 @@ class ForwardPass:
             self.finish()
 
     def finish(self) -> None:
-        """Count what was recorded; `with` does it. A layer left out was not observed.
-
-        Raises ValueError where layers disagree in their number of tokens or an array has another shape.
-        """
+        """Count what was recorded; `with` does it. A layer left out was not observed."""
         layers, self._layers = self._layers, {}
         if not layers:
             return
-        first = next(iter(layers))
-        tokens = len(layers[first])
-        for layer, shape in zip(self._layout.layers, self._layout.shapes, strict=True):
-            ids = layers.get(layer)
-            if ids is not None and tuple(ids.shape) != (tokens, shape.top_k):
-                raise ValueError(
-                    f"layer {layer}: ids have shape {tuple(ids.shape)}, expected ({tokens}, {shape.top_k}) "
-                    f"as layer {first} has {tokens} tokens"
-                )
         if len(layers) < len(self._layout.layers):
+            none = nothing(next(iter(layers.values())))
             for layer in self._layout.layers:
-                layers.setdefault(layer, nothing(layers[first]))
-        self._finish(stacked([layers[layer] for layer in self._layout.layers], self._layout.top_k))
+                layers.setdefault(layer, none)
+        self._finish(side_by_side([layers[layer] for layer in self._layout.layers], self._layout.top_k))

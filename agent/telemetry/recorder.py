@@ -119,8 +119,6 @@ class Recorder:
         Raises ValueError that names what was expected; values that come from a device are checked when they
         are here, and what is wrong goes to the log.
         """
-        if self._pauses:
-            return
         if not hasattr(experts, "shape"):
             experts = np.asarray(experts)
         expected = (len(self.layers), self._whole.top_k)
@@ -128,6 +126,11 @@ class Recorder:
             raise ValueError(
                 f"experts: have shape {tuple(experts.shape)}, expected (tokens, {expected[0]}, {expected[1]})"
             )
+        self._take_whole(experts, phase, keep)
+
+    def _take_whole(self, experts: Any, phase: Phase, keep: Any) -> None:
+        if self._pauses:
+            return
         if keep is not None:
             experts = without(experts, keep)
         self._take(_Share(phase, None), experts)

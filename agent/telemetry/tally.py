@@ -31,6 +31,7 @@ class Layout:
     def __init__(self, layers: Mapping[int, LayerShape]) -> None:
         self.layers = tuple(layers)
         self.shapes = tuple(layers.values())
+        self.top_k_of = {layer: shape.top_k for layer, shape in layers.items()}
         self.top_k = max(shape.top_k for shape in self.shapes)
         self.width = len(self.shapes) * self.top_k
         self.fewest = min(shape.experts for shape in self.shapes)
