@@ -40,7 +40,8 @@ def attach(
     ([batch, tokens]) masks, and, in batches that are being decoded, sequences that have ended and are fed
     padding. Passes of a stack that raise are not recorded, nor are routers called outside one.
 
-    The model never fails for the recorder: what cannot be recorded is logged once, and counted in `failures`.
+    The model never fails for the recorder: what cannot be recorded is logged, and counted in `failures` or,
+    where the recorder finds out later, in its `rejected`.
 
     Raises ValueError where the routers are not found or are not those the recorder was made for.
     """
@@ -102,11 +103,12 @@ class Attachment:
         phase = self._phase(batch, length)
         keep = None
         if mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[1] >= length:
-            keep = mask[:, -length:].reshape(-1) != 0
+            keep = (mask[:, -length:] != 0).reshape(-1)
         if phase is Phase.DECODE and batch > 1 and ids is not None and self._padding is not None:
             living = (ids != self._padding).reshape(-1)
             keep = living if keep is None else keep & living.to(keep.device)
-        return self._recorder.forward_pass(phase, keep=keep)
+        # What routers return is theirs no more, and `keep` is ours.
+        return self._recorder.forward_pass(phase, keep=keep, owned=True)
 
     def _hook(self, router: Router) -> Callable[[Any, Any, Any], None]:
         def record(module: Any, args: Any, output: Any) -> None:

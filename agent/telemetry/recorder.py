@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent.telemetry.arrays import DeviceCopy, arrive, without
-from agent.telemetry.forward_pass import ForwardPass
+from agent.telemetry.forward_pass import ForwardPass, assembled
 from agent.telemetry.repeats import tells_tokens_apart
 from agent.telemetry.tally import Layout, Tally, layer_window
 from agent.telemetry.windows import Activity, LayerShape, Phase, Window
@@ -25,6 +25,18 @@ _MAX_IDLE = timedelta(minutes=10)
 
 _MAX_ON_THEIR_WAY = 256
 """Copies from a device waited for at once; the oldest of more has long arrived."""
+
+
+_MAX_UNSEEN_PASSES = 64
+_MAX_UNSEEN_TOKENS = 512
+"""Passes whose ids are owned are looked at together: code that runs in a loop costs a tenth of code that a
+pass through the model has driven out of the processor's caches."""
+
+
+class _Pass(NamedTuple):
+    phase: Phase
+    layers: dict[int, Any]
+    keep: Any
 
 
 class _Share(NamedTuple):
@@ -80,16 +92,23 @@ class Recorder:
         self._started = now or datetime.now(UTC)
         self._pauses = 0
         self._lock = threading.Lock()
+        self._unseen: list[_Pass] = []
+        self._unseen_tokens = 0
         self._on_their_way: deque[tuple[_Share, DeviceCopy]] = deque()
+        self.rejected = 0
+        """Passes that were taken and turned out wrong: they are not counted, the first of each window is
+        logged."""
         self._begin()
 
     def _begin(self) -> None:
         self._tallies: dict[_Share, Tally] = {}
         self._tokens = dict.fromkeys(Phase, 0)
+        self._rejection_logged = False
 
     @property
     def tokens(self) -> int:
         """Tokens of the window being recorded, of all phases, those on their way from a device excepted."""
+        self._look()
         with self._lock:
             return sum(self._tokens.values()) + sum(self._whole_tokens(phase) for phase in Phase)
 
@@ -126,19 +145,56 @@ class Recorder:
             raise ValueError(
                 f"experts: have shape {tuple(experts.shape)}, expected (tokens, {expected[0]}, {expected[1]})"
             )
-        self._take_whole(experts, phase, keep)
+        if not self._pauses:
+            self._take_whole(experts, phase, keep)
 
     def _take_whole(self, experts: Any, phase: Phase, keep: Any) -> None:
-        if self._pauses:
-            return
         if keep is not None:
             experts = without(experts, keep)
         self._take(_Share(phase, None), experts)
 
-    def forward_pass(self, phase: Phase = Phase.UNTOLD, *, keep: Any = None) -> ForwardPass:
+    def forward_pass(
+        self, phase: Phase = Phase.UNTOLD, *, keep: Any = None, owned: bool = False
+    ) -> ForwardPass:
         """`with recorder.forward_pass(phase) as step:` and `step.record(layer, ids)` for each layer inside;
-        like `record_tokens` at the end."""
-        return ForwardPass(self._whole, lambda experts: self.record_tokens(experts, phase=phase, keep=keep))
+        like `record_tokens` at the end.
+
+        `owned`: nobody writes to the ids and `keep` any more. They are then looked at later, many passes at
+        once, which costs less; what is wrong with them goes to the log and to `rejected`.
+        """
+        return ForwardPass(self._whole, owned, lambda layers: self._finish(_Pass(phase, layers, keep), owned))
+
+    def _finish(self, finished: _Pass, owned: bool) -> None:
+        if self._pauses:
+            return
+        if not owned:
+            self._take_pass(finished)
+            return
+        with self._lock:
+            self._unseen.append(finished)
+            self._unseen_tokens += len(next(iter(finished.layers.values())))
+            full = self._unseen_tokens > _MAX_UNSEEN_TOKENS or len(self._unseen) >= _MAX_UNSEEN_PASSES
+        if full:
+            self._look()
+
+    def _look(self) -> None:
+        with self._lock:
+            unseen, self._unseen, self._unseen_tokens = self._unseen, [], 0
+        for finished in unseen:
+            try:
+                self._take_pass(finished)
+            except ValueError as error:
+                with self._lock:
+                    self._reject(error)
+
+    def _reject(self, error: ValueError) -> None:
+        self.rejected += 1
+        if not self._rejection_logged:
+            self._rejection_logged = True
+            logger.error("%s: a pass is not counted: %s", self.model_id, error)
+
+    def _take_pass(self, finished: _Pass) -> None:
+        self._take_whole(assembled(self._whole, finished.layers), finished.phase, finished.keep)
 
     def record(self, layer: int, experts: Any, *, phase: Phase = Phase.UNTOLD) -> None:
         """The top-k ids of one layer for some tokens, [tokens, top_k]. A row that repeats an id is counted,
@@ -193,7 +249,7 @@ class Recorder:
             try:
                 complete = self._layouts[share.layer].check(ids)
             except ValueError as error:
-                logger.error("%s: %d tokens not counted: %s", self.model_id, len(ids), error)
+                self._reject(error)
             else:
                 self._put(share, ids, complete)
 
@@ -212,6 +268,7 @@ class Recorder:
         """End the window and begin the next. None when nothing was recorded: the window goes on, since idle
         time belongs to a rate, but no further back than `_MAX_IDLE`."""
         end = now or datetime.now(UTC)
+        self._look()
         with self._lock:
             on_their_way = [copy for _, copy in self._on_their_way]
         for copy in on_their_way:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import tracemalloc
+import weakref
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -89,9 +90,9 @@ def _found(activity: Activity) -> dict[int, tuple[list[int], Counter[Any]]]:
     return found
 
 
-@given(traffic(), st.booleans())
+@given(traffic(), st.booleans(), st.booleans())
 def test_whole_tokens_equal_a_naive_twin(
-    drawn: tuple[dict[int, LayerShape], list[tuple[Phase, Ids]]], by_layer: bool
+    drawn: tuple[dict[int, LayerShape], list[tuple[Phase, Ids]]], by_layer: bool, owned: bool
 ) -> None:
     """With room for every row, counts and routes of each phase and of all are those counted one by one,
     whether a pass comes whole or layer by layer; a token without any expert is none."""
@@ -99,7 +100,7 @@ def test_whole_tokens_equal_a_naive_twin(
     recorder = Recorder("m", layers, routes_per_layer=10_000, repeat_share=None, now=START)
     for phase, ids in passes:
         if by_layer:
-            with recorder.forward_pass(phase) as step:
+            with recorder.forward_pass(phase, owned=owned) as step:
                 for at, (number, shape) in reversed(list(enumerate(layers.items()))):
                     step.record(number, ids[:, at, : shape.top_k])
         else:
@@ -332,6 +333,36 @@ def test_passes_that_break_off_are_not_recorded() -> None:
     assert [len(layer.routes) for layer in window.layers[:2]] == [0, 0]
 
 
+def test_passes_looked_at_later_are_bounded_and_complete(caplog: pytest.LogCaptureFixture) -> None:
+    """Owned ids are kept for 64 passes or 512 tokens at most, count although a pause has begun since, and
+    what is wrong with them costs their pass and one line in the log of each window."""
+    recorder = Recorder("m", model(2, 64, 4), now=START)
+    kept: list[weakref.ref[Ids]] = []
+
+    def run(ids: Ids) -> None:
+        kept.append(weakref.ref(ids))
+        with recorder.forward_pass(Phase.DECODE, owned=True) as step:
+            step.record(0, ids)
+            step.record(1, ids)
+
+    for seed in range(200):
+        run(random_tokens(1, 1, 64, 4, seed)[:, 0].copy())
+        assert sum(ids() is not None for ids in kept) < 64
+    for seed in range(6):
+        run(random_tokens(200, 1, 64, 4, seed)[:, 0].copy())
+        assert sum(ids() is not None for ids in kept) < 64 + 3
+    for _ in range(3):
+        run(np.zeros((1, 3), int))
+    with recorder.paused():
+        run(np.zeros((1, 4), int))
+        window = cut(recorder)
+    assert window.tokens == 200 + 1_200
+    assert recorder.rejected == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "m: a pass is not counted: layer 0: ids have shape (1, 3), expected (tokens, 4)"
+    ]
+
+
 def test_faults_are_named_and_nothing_of_them_counts() -> None:
     """Shapes, types, ids, layers, `keep` and settings that cannot be are refused in words."""
     recorder = Recorder("m", {2: LayerShape(8, 2), 5: LayerShape(16, 2)}, now=START)
@@ -406,7 +437,8 @@ def test_copies_from_a_device_are_waited_for_by_the_cut_only(
     on_device[3].ids = np.full_like(ids, 99)
     assert cut(recorder).tokens == 12
     assert [copy.waited for copy in on_device] == [0, 0, 1, 1, 1]
-    assert "m: 3 tokens not counted: layer 0: ids are in 99..99, expected 0..63" in caplog.text
+    assert recorder.rejected == 1
+    assert "m: a pass is not counted: layer 0: ids are in 99..99, expected 0..63" in caplog.text
 
 
 def test_copies_on_their_way_are_bounded(on_device: list[Late]) -> None:

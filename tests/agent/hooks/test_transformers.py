@@ -136,7 +136,7 @@ def test_recorded_is_what_the_hidden_states_say(name: str) -> None:
         cache = model(input_ids=prompt, attention_mask=mask[:, :7], use_cache=True).cache
         for step in (7, 8):
             model(input_ids=text(2, 1, step), attention_mask=mask[:, : step + 1], cache=cache)
-    assert attachment.failures == 0
+    assert attachment.failures == recorder.rejected == 0
     window = cut(recorder)
     living = mask[:, :7].reshape(-1).numpy() == 1
     for phase, calls, keep in (
@@ -167,7 +167,7 @@ def test_recorded_is_what_the_experts_are_called_with(model_type: str) -> None:
         )
     with torch.no_grad(), attach(model, recorder) as attachment:
         model(input_ids=text(2, 7))
-    assert attachment.failures == 0
+    assert attachment.failures == recorder.rejected == 0
     assert len(called) == len(recorder.layers) >= 1
     holds(cut(recorder).phases[Phase.PREFILL], called)
 
@@ -185,7 +185,7 @@ def test_ended_sequences_of_a_batch_are_left_out() -> None:
             answer = model.generate(prompt, **given)[:, 6:].numpy()
     assert (answer[0] == 0).sum() >= 4
     assert (answer[1] != 0).all()
-    assert attachment.failures == 0
+    assert attachment.failures == recorder.rejected == 0
     window = cut(recorder)
     # The last token of each sequence is not run through the model any more.
     longest = answer.shape[1]
@@ -224,33 +224,31 @@ def test_threads_do_not_mix_their_passes() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert attachment.failures == 0
+    assert attachment.failures == recorder.rejected == 0
     window = cut(recorder)
     assert window.tokens == 4 * sum(range(2, 12))
     assert all(layer.counts.sum() == 2 * window.tokens for layer in window.layers)
 
 
 def test_the_model_goes_on_where_recording_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """A router that returns something else costs its layer's telemetry and one line in the log."""
+    """A router that chooses another number of experts than it said, or returns something else, costs the
+    telemetry and a line in the log."""
     model = tiny("mixtral")
     recorder = recorder_of(model)
     router = find_routers(model).routers[1].module
-    router.top_k = 3  # the model changes under the hooks
-    with torch.no_grad(), attach_anyway(model, recorder, router) as attachment:
+    with torch.no_grad(), attach(model, recorder) as attachment:
+        router.top_k = 3  # the model changes under the hooks
         for _ in range(3):
             model(input_ids=text(1, 5))
-    assert attachment.failures == 3
-    assert len(caplog.records) == 1
+        assert recorder.cut() is None
+        assert (recorder.rejected, attachment.failures) == (3, 0)
+        router.register_forward_hook(lambda module, args, output: output[:2], prepend=True)
+        with pytest.raises(ValueError, match="not enough values to unpack"):
+            model(input_ids=text(1, 5))
+    assert attachment.failures == 1
     assert "layer 1: ids have shape (5, 3), expected (5, 2)" in caplog.text
-    assert recorder.cut() is None
-
-
-@contextmanager
-def attach_anyway(model: Any, recorder: Recorder, router: Any) -> Iterator[Any]:
-    top_k, router.top_k = router.top_k, 2
-    with attach(model, recorder) as attachment:
-        router.top_k = top_k
-        yield attachment
+    assert "model.layers.1.mlp.gate: MixtralTopKRouter returned no ids, expected them third" in caplog.text
+    assert len(caplog.records) == 2
 
 
 def test_other_models_are_refused_in_words() -> None:
