@@ -196,7 +196,8 @@ def _table(rows: list[Row]) -> str:
         f"`python -m benchmarks.recorder`: torch {torch.__version__}, transformers "
         f"{transformers.__version__}, {platform.machine()}. Processor time in one thread; where n threads "
         "run the model, the share of its time is up to n times as much. Recording is hooks on every router, "
-        "counting, repetition filter and sampling. A window is cut every 10 s, in the agent's thread.",
+        "counting, repetition filter and sampling. A window is cut every 10 s, in the agent's thread. "
+        f"Load of the machine meanwhile: {os.getloadavg()[0]:.0f} on {os.cpu_count()} processors.",
         "",
         "| model | pass | tokens | pass, ms | recording, ms | share of pass | cutting, ms | share of 10 s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -212,7 +213,7 @@ def _table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recorder", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each kind of pass (default 2)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each kind of pass (default 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of recorder.json and recorder.md")
     arguments = parser.parse_args()
     rows = [row for model in MODELS for row in measure(model, arguments.seconds)]

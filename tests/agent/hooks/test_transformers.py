@@ -21,6 +21,7 @@ from agent.telemetry import Activity, LayerShape, Phase, Recorder, Window  # noq
 from agent.telemetry.windows import NO_EXPERT  # noqa: E402
 from tests.agent.hooks import choices  # noqa: E402
 from tests.agent.hooks.tiny import EXPERTS, text, tiny  # noqa: E402
+from tests.agent.test_engines_page import blocks, run  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # what transformers warns of is not ours to mend
@@ -266,3 +267,16 @@ def test_other_models_are_refused_in_words() -> None:
     layer.second = layer.gate.__class__(both["one"].config)
     with pytest.raises(ValueError, match=r"layer 1: has the routers .*mlp\.gate and .*mlp\.second"):
         moe_layers(both["one"])
+
+
+def test_the_example_of_the_page_runs() -> None:
+    """docs/engines.md, on a real model: the prompt is prefill, what is generated decoding."""
+    names: dict[str, Any] = {"Recorder": Recorder, "model": tiny("mixtral"), "prompt": text(1, 5)}
+    names["model"].generation_config.eos_token_id = None
+    for block in blocks(transformers=True):
+        run(block, names)
+    window = cut(names["recorder"])
+    assert {phase: activity.tokens for phase, activity in window.phases.items()} == {
+        Phase.PREFILL: 5,
+        Phase.DECODE: 7,
+    }
