@@ -94,6 +94,24 @@ def side_by_side(layers: Sequence[Any], top_k: int) -> Any:
     return wide
 
 
+def one_after_another(parts: Sequence[Any]) -> Any:
+    """The tokens of all parts, in order; a tensor where all are.
+
+    Raises ValueError where they don't go together.
+    """
+    first = parts[0]
+    if is_tensor(first) and all(
+        is_tensor(part) and (part.dtype, part.device) == (first.dtype, first.device) for part in parts
+    ):
+        if any(part.shape[1:] != first.shape[1:] for part in parts):
+            raise ValueError("shapes differ")
+        return sys.modules["torch"].cat(list(parts))
+    try:
+        return np.concatenate([here(part) for part in parts])
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
 def nothing(ids: Any) -> Any:
     """-1 for as many tokens as `ids` has, once each, where `ids` is."""
     if is_tensor(ids):

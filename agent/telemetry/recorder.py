@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent.telemetry.arrays import DeviceCopy, arrive, without
+from agent.telemetry.arrays import DeviceCopy, arrive, one_after_another, without
 from agent.telemetry.forward_pass import ForwardPass, assembled
 from agent.telemetry.repeats import tells_tokens_apart
 from agent.telemetry.tally import Layout, Tally, layer_window
@@ -27,7 +28,7 @@ _MAX_ON_THEIR_WAY = 256
 """Copies from a device waited for at once; the oldest of more has long arrived."""
 
 
-_MAX_UNSEEN_PASSES = 64
+_MAX_UNSEEN_PASSES = 32
 _MAX_UNSEEN_TOKENS = 512
 """Passes whose ids are owned are looked at together: code that runs in a loop costs a tenth of code that a
 pass through the model has driven out of the processor's caches."""
@@ -37,6 +38,21 @@ class _Pass(NamedTuple):
     phase: Phase
     layers: dict[int, Any]
     keep: Any
+
+
+def _alike(finished: _Pass) -> object:
+    """The same for passes that may be looked at as if they were one."""
+    if finished.keep is not None:
+        return id(finished)
+    return finished.phase, tuple(finished.layers)
+
+
+def _joined(passes: list[_Pass]) -> _Pass:
+    """Passes that are alike, as one of all their tokens."""
+    if len(passes) == 1:
+        return passes[0]
+    layers = {layer: one_after_another([each.layers[layer] for each in passes]) for layer in passes[0].layers}
+    return _Pass(passes[0].phase, layers, None)
 
 
 class _Share(NamedTuple):
@@ -180,12 +196,20 @@ class Recorder:
     def _look(self) -> None:
         with self._lock:
             unseen, self._unseen, self._unseen_tokens = self._unseen, [], 0
-        for finished in unseen:
+        for _, group in groupby(unseen, key=_alike):
+            passes = list(group)
             try:
-                self._take_pass(finished)
-            except ValueError as error:
-                with self._lock:
-                    self._reject(error)
+                self._take_pass(_joined(passes))
+            except ValueError:
+                for finished in passes:
+                    self._take_or_reject(finished)
+
+    def _take_or_reject(self, finished: _Pass) -> None:
+        try:
+            self._take_pass(finished)
+        except ValueError as error:
+            with self._lock:
+                self._reject(error)
 
     def _reject(self, error: ValueError) -> None:
         self.rejected += 1

@@ -334,7 +334,7 @@ def test_passes_that_break_off_are_not_recorded() -> None:
 
 
 def test_passes_looked_at_later_are_bounded_and_complete(caplog: pytest.LogCaptureFixture) -> None:
-    """Owned ids are kept for 64 passes or 512 tokens at most, count although a pause has begun since, and
+    """Owned ids are kept for 32 passes or 512 tokens at most, count although a pause has begun since, and
     what is wrong with them costs their pass and one line in the log of each window."""
     recorder = Recorder("m", model(2, 64, 4), now=START)
     kept: list[weakref.ref[Ids]] = []
@@ -347,10 +347,10 @@ def test_passes_looked_at_later_are_bounded_and_complete(caplog: pytest.LogCaptu
 
     for seed in range(200):
         run(random_tokens(1, 1, 64, 4, seed)[:, 0].copy())
-        assert sum(ids() is not None for ids in kept) < 64
+        assert sum(ids() is not None for ids in kept) < 32
     for seed in range(6):
         run(random_tokens(200, 1, 64, 4, seed)[:, 0].copy())
-        assert sum(ids() is not None for ids in kept) < 64 + 3
+        assert sum(ids() is not None for ids in kept) < 32 + 3
     for _ in range(3):
         run(np.zeros((1, 3), int))
     with recorder.paused():
