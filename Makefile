@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test test-transformers lint types clean
 
 install: $(STAMP)
 
@@ -22,6 +22,14 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+# Not part of `test`: plain torch brings gigabytes of CUDA on most machines. TORCH=torch==... takes another
+# version.
+TORCH ?= torch==2.13.*
+test-transformers: install
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[transformers]'
+	$(BIN)/python -m pytest tests/agent/hooks
 
 lint: install
 	$(BIN)/ruff check .
