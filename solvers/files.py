@@ -9,6 +9,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,7 +90,7 @@ def save_problem(path: str | os.PathLike[str], problem: PlacementProblem) -> Non
         value = getattr(problem, key)
         if value is not None:
             arrays[key] = np.asarray(str(value) if isinstance(value, Coupling) else value)
-    _write(path, arrays)
+    write_archive(path, arrays)
 
 
 def load_result(path: str | os.PathLike[str]) -> SolveResult:
@@ -148,10 +149,11 @@ def save_placement(path: str | os.PathLike[str], result: SolveResult) -> None:
         arrays["holds"] = result.placement.holds
     if result.shortfall is not None:
         arrays["shortfall"] = np.array(result.shortfall)
-    _write(path, arrays)
+    write_archive(path, arrays)
 
 
-def _write(path: str | os.PathLike[str], arrays: dict[str, npt.NDArray[Any]]) -> None:
+def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes an `.npz`, whole or not at all."""
     target = Path(path)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temporary:
         try:
