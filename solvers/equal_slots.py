@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from solvers.coverage import allowance
-from solvers.feasibility import expert_name, shortfalls
+from solvers.feasibility import shortfalls
 from solvers.objective import total_cost
 from solvers.params import BoundParams
 from solvers.placement import Placement
@@ -78,10 +78,10 @@ def solve_equal_slots(
             stopping=stopping,
         )
         if found.placement is None:
-            shortfall = f"{slots} slots per node: {found.shortfall}"
+            shortfall = f"block {block}, {slots} slots per node: {found.shortfall}"
             break
         filled = found.placement.holds.copy()
-        shortfall = _fill(part, slots, filled)
+        shortfall = _fill(part, block, slots, filled)
         if shortfall is not None:
             break
         columns = slice(int(problem.block_offset[block]), int(problem.block_offset[block + 1]))
@@ -159,8 +159,8 @@ def _block_alone(problem: PlacementProblem, block: int, slots: int) -> Placement
     )
 
 
-def _fill(problem: PlacementProblem, slots: int, holds: UInt8) -> str | None:
-    """Fills empty slots of a problem of one block; the shortfall where pins leave too few experts."""
+def _fill(problem: PlacementProblem, block: int, slots: int, holds: UInt8) -> str | None:
+    """Fills the empty slots of a problem of one block; the shortfall where pins leave too few experts."""
     rate = np.zeros((problem.nodes, problem.experts))
     node = np.broadcast_to(problem.route_node[:, None], problem.route_experts.shape)
     real = problem.route_experts >= 0
@@ -173,11 +173,8 @@ def _fill(problem: PlacementProblem, slots: int, holds: UInt8) -> str | None:
             continue
         free = np.flatnonzero((holds[n] == 0) & (allowed[n] >= 0))
         if len(free) < lacking:
-            forbidden = int(np.flatnonzero(allowed[n] < 0)[0])
-            return (
-                f"node {n} may hold {int((allowed[n] >= 0).sum())} experts of the block of "
-                f"{expert_name(problem, forbidden)}, expected {slots}"
-            )
+            may = int((allowed[n] >= 0).sum())
+            return f"block {block}: node {n} may hold {may} of its experts by the pins, expected {slots}"
         held_now = np.zeros(problem.experts) if problem.current is None else problem.current[n]
         order = np.lexsort((free, -rate[n, free], -held_now[free].astype(np.int64)))
         holds[n, free[order[:lacking]]] = 1

@@ -37,13 +37,13 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def decode_json(content: bytes | msgspec.Raw, shape: type[_Shape] | Any) -> _Shape | Any:
-    """JSON of a known shape; `InteropError` with the key and the index where it has another."""
+def decode_json(content: bytes | msgspec.Raw, shape: type[_Shape] | Any, key: str = "JSON") -> _Shape | Any:
+    """JSON of a known shape; `InteropError` with the place below `key` where it has another."""
     try:
         return msgspec.json.decode(content, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = str(error) or type(error).__name__
-        raise InteropError(f"JSON: {words[0].lower()}{words[1:]}") from None
+        raise InteropError(f"{key}: {words[0].lower()}{words[1:]}") from None
 
 
 def read_json(path: Path, shape: type[_Shape] | Any) -> _Shape | Any:

@@ -31,7 +31,7 @@ def read_counts(path: Path) -> Iterator[Observation]:
     """`{"logical_count": [layers][experts]}`, or with a list of those, by step."""
     raw = read_json(path, _Counts).logical_count
     deep = bytes(raw).replace(b" ", b"").replace(b"\n", b"").startswith(b"[[[")
-    values = decode_json(raw, list[_ROWS] if deep else _ROWS)
+    values = decode_json(raw, list[_ROWS] if deep else _ROWS, "logical_count")
     if deep:
         table = counts("logical_count", values, "[steps, layers, experts]").sum(axis=0)
     else:
