@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,21 +71,21 @@ def held_by_ranks(key: str, table: SlotTable, ranks_per_node: int) -> Iterator[H
 
 
 def _equal_slots(placement: FleetPlacement) -> int:
+    """Experts per node and layer; refuses the first node and layer, by their order, that hold others than
+    what all hold on average."""
     counted = [
         (node, layer, int(held[n].sum()))
         for layer, held in zip(placement.moe.numbers, placement.holds, strict=True)
         for n, node in enumerate(placement.nodes)
     ]
-    usual, _ = min(Counter(count for _, _, count in counted).items(), key=lambda kind: (-kind[1], kind[0]))
-    others = [entry for entry in counted if entry[2] != usual]
+    slots = sum(count for _, _, count in counted) // len(counted)
+    others = [entry for entry in counted if entry[2] != slots]
     if others:
         node, layer, count = others[0]
-        differs = f"{abs(count - usual)} too {'many' if count > usual else 'few'}"
-        more = f"; {len(others) - 1} more pairs of node and layer differ" if len(others) > 1 else ""
+        differs = f"{abs(count - slots)} too {'many' if count > slots else 'few'}"
+        more = f", {len(others) - 1} more pairs of node and layer differ too" if len(others) > 1 else ""
         raise InteropError(
-            f"node {node}, layer {layer}: holds {count} experts, {differs}: this target needs equal slots, "
-            f"most nodes and layers hold {usual}{more} (moeplace solve --equal-slots {max(usual, 1)})"
+            f"node {node}, layer {layer}: holds {count} experts, {differs}: this target needs equal slots, the "
+            f"mean over nodes and layers is {slots}{more} (see moeplace solve --equal-slots)"
         )
-    if usual == 0:
-        raise InteropError("holds: the placement is empty")
-    return usual
+    return slots

@@ -99,12 +99,21 @@ def recordings(
     found: Mapping[str, Activations], index: LayerIndex, moe: MoeLayers
 ) -> dict[str, npt.NDArray[np.integer]]:
     """By source what `moeplace instance` reads: int32[tokens, MoE layers, k], or int64[MoE layers, experts]
-    where only counts are known. Weights that are no counts are scaled, all sources alike."""
+    where only counts are known. Weights that are no counts are scaled, all sources alike. `InteropError`
+    where a source saw nothing in a layer: its file is of another model, or of a part of it."""
     scale = 1.0
     if not all(source.whole for source in found.values()):
         largest = max(float(counts.max(initial=0)) for s in found.values() for counts in s.counts.values())
         scale = WEIGHT_SCALE / largest
     named = {name: source for name, source in found.items() if source.active_layers}
+    for name, source in named.items():
+        silent = sorted(set(_file_layers(index, moe)) - set(source.active_layers))
+        if silent:
+            more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
+            raise InteropError(
+                f"{name}: nothing was activated in layer {silent[0]}{more}, expected something in every MoE "
+                f"layer, {moe} (layers numbered as {index.value}: see --layer-index)"
+            )
     return {
         name: _tokens(name, source, index, moe) if source.by_token else _counts(source, index, moe, scale)
         for name, source in named.items()

@@ -205,15 +205,15 @@ def placement_of(
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_unequal_slots_are_refused_in_words(name: str, tmp_path: Path) -> None:
-    """Which node, which layer, by how many, what the others hold, and what to do; nothing is written."""
+    """Which node, which layer, by how many, what the mean is, and what to do; nothing is written."""
     unequal = placement_of([[0, 1], [2, 3]], [[0, 1], [2, 3, 0]], [[0, 1, 2], [3]], layers=(1, 2, 5))
     path = tmp_path / f"out{PLACEMENTS[name].suffix}"
     with pytest.raises(InteropError) as error:
         PLACEMENTS[name].write(path, unequal, 1)
     said = str(error.value)
     assert said.startswith("node node-1, layer 2: holds 3 experts, 1 too many")
-    assert "most nodes and layers hold 2; 2 more pairs of node and layer differ" in said
-    assert "moeplace solve --equal-slots 2" in said
+    assert "the mean over nodes and layers is 2, 2 more pairs of node and layer differ too" in said
+    assert "moeplace solve --equal-slots" in said
     assert not path.exists()
 
 

@@ -344,6 +344,19 @@ def test_unequal_tokens_are_refused_and_count(tmp_path: Path) -> None:
     assert found.sum(axis=1).tolist() == [TOKENS * K, 3 * K]
 
 
+def test_a_layer_without_activations_is_refused(tmp_path: Path) -> None:
+    """A file of a model with fewer layers, or of one stage of a pipeline, is not taken for the whole."""
+    np.save(tmp_path / "a.npy", counts(TRUTH)[:1])
+    with pytest.raises(
+        InteropError, match=r"all: nothing was activated in layer 1, expected something in every"
+    ):
+        imported("eplb-weight", f"{tmp_path}/a.npy")
+    lines = [line for line in megatron_lines(TRUTH) if line["layer"] == 1]
+    file = str(_write_lines(tmp_path / "a.jsonl", lines))
+    with pytest.raises(InteropError, match=r"all: nothing was activated in layer 3, .* numbered as model"):
+        imported("megatron", file, only_counts=True)
+
+
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text beyond the limit is not parsed, a header that promises more than the file has allocates nothing,
     and an archive that inflates beyond the limit is not inflated."""
