@@ -85,7 +85,7 @@ def _equal_slots(placement: FleetPlacement) -> int:
         differs = f"{abs(count - slots)} too {'many' if count > slots else 'few'}"
         more = f", {len(others) - 1} more pairs of node and layer differ too" if len(others) > 1 else ""
         raise InteropError(
-            f"node {node}, layer {layer}: holds {count} experts, {differs}: this target needs equal slots, the "
-            f"mean over nodes and layers is {slots}{more} (see moeplace solve --equal-slots)"
+            f"node {node}, layer {layer}: holds {count} experts, {differs}: this target needs equal slots, "
+            f"the mean over nodes and layers is {slots}{more} (see moeplace solve --equal-slots)"
         )
     return slots

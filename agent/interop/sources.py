@@ -107,12 +107,13 @@ def recordings(
         scale = WEIGHT_SCALE / largest
     named = {name: source for name, source in found.items() if source.active_layers}
     for name, source in named.items():
-        silent = sorted(set(_file_layers(index, moe)) - set(source.active_layers))
+        expected = MoeLayers.of(_file_layers(index, moe))
+        silent = sorted(set(expected.numbers) - set(source.active_layers))
         if silent:
             more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
             raise InteropError(
                 f"{name}: nothing was activated in layer {silent[0]}{more}, expected something in every MoE "
-                f"layer, {moe} (layers numbered as {index.value}: see --layer-index)"
+                f"layer, {expected} (layers numbered as {index.value}: see --layer-index)"
             )
     return {
         name: _tokens(name, source, index, moe) if source.by_token else _counts(source, index, moe, scale)

@@ -43,8 +43,8 @@ def cheapest(problem: PlacementProblem, slots: int) -> float:
     """By trying every placement with exactly so many experts of each block on each node."""
     choices = []
     for block in range(problem.blocks):
-        columns = range(int(problem.block_offset[block]), int(problem.block_offset[block + 1]))
-        choices += [list(combinations(columns, slots))] * problem.nodes
+        of_block = range(int(problem.block_offset[block]), int(problem.block_offset[block + 1]))
+        choices += [list(combinations(of_block, slots))] * problem.nodes
     best = np.inf
     for chosen in product(*choices):
         holds = np.zeros((problem.nodes, problem.experts), np.uint8)
@@ -99,6 +99,7 @@ def test_every_node_has_exactly_the_slots(seed: int, algorithm: str) -> None:
     for block in range(problem.blocks):
         columns = slice(int(problem.block_offset[block]), int(problem.block_offset[block + 1]))
         assert held[:, columns].sum(axis=1).tolist() == [3, 3, 3]
+    assert found.objective is not None
     assert found.objective == pytest.approx(total_cost(problem, held))
     assert found.lower_bound is None or found.lower_bound <= found.objective
 
@@ -178,7 +179,7 @@ def test_slots_beyond_the_experts_are_refused() -> None:
 
 def test_the_most_slots_that_fit() -> None:
     """By the smallest open node's memory, and no more than the experts there are."""
-    sizes = {"expert_bytes": np.array([10, 20]), "capacity_bytes": np.array([95, 65, 10])}
+    sizes: dict[str, Any] = {"expert_bytes": np.array([10, 20]), "capacity_bytes": np.array([95, 65, 10])}
     assert most_equal_slots(instance(0, nodes=3, **sizes)) == 0
     assert most_equal_slots(instance(0, nodes=3, drained=np.array([0, 0, 1]), **sizes)) == 2
     assert most_equal_slots(instance(0)) == 4

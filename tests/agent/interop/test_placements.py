@@ -247,7 +247,7 @@ def _map(rows: Any) -> bytes:
 
 
 def _packed(**arrays: npt.NDArray[Any]) -> Callable[[Path], None]:
-    return lambda path: np.savez(path, **arrays)
+    return lambda path: np.savez(path, allow_pickle=False, **arrays)
 
 
 FORWARD, COUNT = np.array([[0, 1, 1, 0]]), np.array([[2, 2]])

@@ -212,11 +212,11 @@ def test_weights_that_are_no_counts_keep_their_proportions(tmp_path: Path) -> No
     assert np.abs(found["b"] - 3 * weights * scale).max() <= 0.5
 
 
-def _json(content: Any) -> Callable[[Path], None]:
-    return lambda path: path.write_text(content if isinstance(content, str) else json.dumps(content)) and None
+def _json(content: Any) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def _npy(array: Any) -> Callable[[Path], None]:
+def _npy(array: Any) -> Callable[[Path], object]:
     return lambda path: np.save(path, array)
 
 
@@ -301,7 +301,7 @@ LINE = megatron_lines(TRUTH)[0]
     ],
 )
 def test_malformed_files_are_named(
-    tmp_path: Path, form: str, name: str, build: Callable[[Path], None], words: str
+    tmp_path: Path, form: str, name: str, build: Callable[[Path], object], words: str
 ) -> None:
     """One line with the file, the key and the index; nothing in a file is run."""
     build(tmp_path / name)

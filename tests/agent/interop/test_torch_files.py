@@ -37,7 +37,10 @@ def _physical(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """[tokens, MoE layers, k] in physical experts, first and second copies in turn."""
     copies = [np.flatnonzero(TO_LOGICAL[0] == expert) for expert in range(EXPERTS)]
     turn = np.arange(part.size).reshape(part.shape)
-    return np.vectorize(lambda expert, at: copies[expert][at % len(copies[expert])])(part, turn)
+    physical: np.ndarray[Any, Any] = np.vectorize(
+        lambda expert, at: copies[expert][at % len(copies[expert])]
+    )(part, turn)
+    return physical
 
 
 def _padded(part: np.ndarray[Any, Any]) -> Any:
