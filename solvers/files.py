@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ _DAMAGE = (
     SyntaxError,
     ValueError,
     struct.error,
+    tokenize.TokenError,
 )
 _PLACEMENT_KEYS = ("holds", "algorithm", "objective", "lower_bound", "runtime_seconds", "status", "shortfall")
 

@@ -13,7 +13,9 @@ Counts = npt.NDArray[np.float64]
 """Activations or weights: every whole number up to 2**53 is exact."""
 Ids = npt.NDArray[np.int64]
 
-_MAX_EXPERTS = 65_535
+MAX_COUNT = 2**53
+MAX_EXPERTS = 4096
+"""Of a layer, as the service takes them."""
 
 
 def field(values: Any, key: str) -> Any:
@@ -26,9 +28,9 @@ def field(values: Any, key: str) -> Any:
 
 
 def counts(key: str, values: Any, shape: str) -> Counts:
-    """Finite numbers of at least 0 with as many dimensions as `shape` names, such as `[layers, experts]`."""
+    """Numbers of 0 to `MAX_COUNT` with as many dimensions as `shape` names, such as `[layers, experts]`."""
     array = _numbers(key, values, shape, "biuf").astype(np.float64)
-    _each(key, array, np.isfinite(array) & (array >= 0), "a finite number of at least 0")
+    _each(key, array, (array >= 0) & (array <= MAX_COUNT), "a number in 0..2**53")
     return array
 
 
@@ -41,8 +43,8 @@ def ids(key: str, values: Any, shape: str, *, padded: bool = False) -> Ids:
     """Ids of experts, [..., k]: from 0, or from -1 where the format pads with -1."""
     array = whole(key, values, shape)
     low = -1 if padded else 0
-    good = (array >= low) & (array < _MAX_EXPERTS)
-    _each(key, array, good, f"an expert in {low}..{_MAX_EXPERTS - 1}")
+    good = (array >= low) & (array < MAX_EXPERTS)
+    _each(key, array, good, f"an expert in {low}..{MAX_EXPERTS - 1}")
     return array
 
 

@@ -20,7 +20,8 @@ def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[st
     expert_count int64[L, E]; slot = rank * slots per rank + local."""
     table = slot_table(placement, ranks_per_node)
     experts = one_size(placement)
-    to_physical, count = _inverse(table.experts, experts)
+    count = _count(table.experts, experts)
+    to_physical = _inverse(table.experts, count, int(count.max()))
     packed = io.BytesIO()
     np.savez_compressed(
         packed,
@@ -42,32 +43,30 @@ def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:
     count = whole("expert_count", arrays["expert_count"], "[layers, experts]")
     below("physical_to_logical_map", table, count.shape[1])
     given = whole("logical_to_physical_map", arrays["logical_to_physical_map"], "[layers, experts, replicas]")
-    expected, counted = _inverse(table, count.shape[1])
-    if not np.array_equal(count, counted):
+    if not np.array_equal(count, _count(table, count.shape[1])):
         raise InteropError("expert_count: differs from what physical_to_logical_map says")
-    width = max(given.shape[2], expected.shape[2])
-    if given.shape[:2] != expected.shape[:2] or not np.array_equal(
-        _sorted(given, width), _sorted(expected, width)
-    ):
+    # what is compared is no larger than what the file holds
+    if given.shape[:2] != count.shape or int(count.max(initial=0)) > given.shape[2]:
+        raise InteropError(f"logical_to_physical_map: has shape {given.shape}, too small for expert_count")
+    expected = _inverse(table, count, given.shape[2])
+    if not np.array_equal(np.sort(given, axis=2), np.sort(expected, axis=2)):
         raise InteropError("logical_to_physical_map: differs from what physical_to_logical_map says")
     held = held_by_ranks("physical_to_logical_map", SlotTable(table, nodes * ranks_per_node), ranks_per_node)
     return HeldSets(LayerIndex.MOE, dict(enumerate(held)))
 
 
-def _inverse(table: Ids, experts: int) -> tuple[Ids, Ids]:
-    layers = len(table)
-    count = np.zeros((layers, experts), np.int64)
-    for layer in range(layers):
-        count[layer] = np.bincount(table[layer], minlength=experts)
-    to_physical = np.full((layers, experts, int(count.max(initial=0))), -1, np.int64)
-    for layer in range(layers):
-        filled = np.zeros(experts, np.int64)
-        for slot, expert in enumerate(table[layer].tolist()):
+def _count(table: Ids, experts: int) -> Ids:
+    count = np.zeros((len(table), experts), np.int64)
+    for layer, row in enumerate(table):
+        count[layer] = np.bincount(row, minlength=experts)
+    return count
+
+
+def _inverse(table: Ids, count: Ids, replicas: int) -> Ids:
+    to_physical = np.full((*count.shape, replicas), -1, np.int64)
+    for layer, row in enumerate(table.tolist()):
+        filled = [0] * count.shape[1]
+        for slot, expert in enumerate(row):
             to_physical[layer, expert, filled[expert]] = slot
             filled[expert] += 1
-    return to_physical, count
-
-
-def _sorted(array: Ids, width: int) -> Ids:
-    padded = np.pad(array, ((0, 0), (0, 0), (0, width - array.shape[2])), constant_values=-1)
-    return np.sort(padded, axis=2)
+    return to_physical

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +26,16 @@ MAX_ARRAY_BYTES = 8 << 30
 Array = npt.NDArray[Any]
 _Shape = TypeVar("_Shape")
 # what numpy and the standard library raise on archives with wrong bytes
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from agent.interop.arrays import Counts, Ids
+from agent.interop.arrays import MAX_COUNT, Counts, Ids
 from agent.interop.faults import InteropError
 
 
@@ -60,6 +60,10 @@ class Activations:
         total = np.zeros(max(len(known), len(counts)))
         total[: len(known)] += known
         total[: len(counts)] += counts
+        if total.max(initial=0) > MAX_COUNT:
+            raise InteropError(
+                f"layer {layer}: counts {total.max():.0f} of one expert, expected at most 2**53"
+            )
         self.counts[layer] = total
 
     @property

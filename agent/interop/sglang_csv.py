@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.interop.arrays import MAX_EXPERTS
 from agent.interop.faults import InteropError
 from agent.interop.files import read_bytes
 from agent.interop.layers import MAX_LAYERS
 from agent.interop.observations import Observation
 
 _HEADER = ["layer_id", "expert_id", "count"]
-_LIMITS = (MAX_LAYERS, 65_535, 2**53)
+_LIMITS = (MAX_LAYERS, MAX_EXPERTS, 2**53)
 
 
 def read(path: Path) -> Iterator[Observation]:

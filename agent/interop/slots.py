@@ -9,6 +9,7 @@ import numpy as np
 
 from agent.interop.arrays import Ids
 from agent.interop.faults import InteropError
+from agent.interop.layers import MAX_LAYERS
 from agent.interop.placements import FleetPlacement, Held
 
 
@@ -61,6 +62,8 @@ def held_by_ranks(key: str, table: SlotTable, ranks_per_node: int) -> Iterator[H
     layers, slots = table.experts.shape
     if slots % table.ranks:
         raise InteropError(f"{key}: has {slots} slots, expected a multiple of the {table.ranks} ranks")
+    if layers > MAX_LAYERS:
+        raise InteropError(f"{key}: has {layers} layers, expected at most {MAX_LAYERS}")
     width = int(table.experts.max(initial=-1)) + 1
     nodes = table.ranks // ranks_per_node
     of_slot = np.arange(slots) // (slots // nodes)

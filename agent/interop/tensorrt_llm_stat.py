@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import safetensors
 
-from agent.interop.arrays import counts
+from agent.interop.arrays import MAX_EXPERTS, counts
 from agent.interop.faults import InteropError
 from agent.interop.files import read_json
 from agent.interop.observations import Observation
@@ -20,8 +20,8 @@ _KEY = re.compile(r"(\d{1,12})_(\d{1,5})")
 
 
 class _Meta(msgspec.Struct):
-    num_experts: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
-    num_experts_per_token: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    num_experts: Annotated[int, msgspec.Meta(ge=1, le=MAX_EXPERTS)]
+    num_experts_per_token: Annotated[int, msgspec.Meta(ge=1, le=MAX_EXPERTS)]
 
 
 def read(path: Path) -> Iterator[Observation]:

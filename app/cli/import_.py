@@ -17,6 +17,7 @@ from agent.interop.layers import LayerIndex, MoeLayers, read_numbers
 from agent.interop.observations import Activations
 from agent.interop.registry import PLACEMENTS, RECORDINGS, RecordingFormat
 from agent.interop.sources import (
+    DEFAULT_SOURCE,
     InputFile,
     accumulate,
     moe_layers_of,
@@ -174,6 +175,8 @@ def _post(
         if len(found) > 1:
             refuse(f"--to: names one node, expected one source and not {', '.join(found)}")
         found = {node: next(iter(found.values()))}
+    elif DEFAULT_SOURCE in found:
+        refuse("--to: names no node, expected .../nodes/NODE, or files as NODE=PATH, or --rank RANKS=NODE")
     end_at = datetime.now(UTC) - timedelta(seconds=1)
     posted = post_windows(base, cluster, token, model, found, index, seconds, end_at)
     typer.echo(json.dumps({"cluster": cluster, "model": model, "nodes": posted}, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -278,7 +279,7 @@ LINE = megatron_lines(TRUTH)[0]
         ("eplb-weight", "a.txt", _json("1"), "file: ends in '.txt', expected .npy, .csv or .pt"),
         ("eplb-weight", "a.csv", _json("1,2\n3,x\n"), "line 2, column 2: is 'x', expected a number"),
         ("eplb-weight", "a.csv", _json("1,2\n3\n"), "line 2: has 1 experts, expected 2"),
-        ("eplb-weight", "a.csv", _json("1,inf\n"), "rows[0,1]: is inf, expected a finite number"),
+        ("eplb-weight", "a.csv", _json("1,inf\n"), "rows[0,1]: is inf, expected a number in 0..2**53"),
         ("vllm-routed-experts", "a.npy", _npy(np.ones((2, 1, 2), np.int16)), "array[:,0][0]: experts [1, 1]"),
         ("vllm-routed-experts", "a.npy", _npy(np.full((2, 1, 2), -1, np.int16)), "array[0,0,0]: is -1"),
         ("vllm-routed-experts", "a.npy", _npy(np.ones((2, 1, 2))), "expected whole numbers"),
@@ -372,6 +373,25 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(InteropError, match="not a readable"):
         imported("vllm-routed-experts", f"{tmp_path}/a.npy")
+
+
+@pytest.mark.parametrize(("form", "build"), [*COUNTED, *BY_TOKEN])
+def test_damage_is_refused_or_read(tmp_path: Path, form: str, build: Callable[[Path], Path]) -> None:
+    """Whatever bytes of a file are overwritten, lost or doubled: it is read, or refused, and nothing else."""
+    file = build(tmp_path)
+    damaged = next(iter(sorted(file.glob("rank*")) or file.glob("*.jsonl"))) if file.is_dir() else file
+    good = damaged.read_bytes()
+    random = np.random.default_rng(len(good))
+    for _ in range(60):
+        content = bytearray(good)
+        for at in random.integers(0, len(good), random.choice([1, 2, 20])):
+            content[at] = random.integers(0, 256)
+        cut = slice(*sorted(random.integers(0, len(good), 2)))
+        if random.random() < 0.3:
+            content[cut] = content[cut] * int(random.integers(0, 3))
+        damaged.write_bytes(content)
+        with contextlib.suppress(InteropError):
+            imported(form, str(file))
 
 
 def test_moe_layers_must_be_the_models() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,20 @@ def run(*words: object) -> tuple[int, Any, str]:
     return ended.exit_code, said, ended.stderr
 
 
-@pytest.fixture
-def routed(tmp_path: Path) -> Path:
+def _requests(folder: Path) -> tuple[str, str]:
     """Requests of two nodes, as vLLM returns them; east calls the first experts, west the last."""
     random = np.random.default_rng(0)
-    for name, first in (("east", 0), ("west", 4)):
-        chosen = np.argsort(random.random((60, len(LAYERS), 5)), axis=2)[:, :, :K] + (first + 1) % 4
-        np.save(tmp_path / f"{name}.npy", chosen.astype(np.int16))
-    return tmp_path
+    for name, first in (("east", 1), ("west", 3)):
+        chosen = np.argsort(random.random((60, len(LAYERS), 5)), axis=2)[:, :, :K] + first
+        np.save(folder / f"{name}.npy", chosen.astype(np.int16))
+    return f"east={folder}/east.npy", f"west={folder}/west.npy"
 
 
-@pytest.fixture
-def solved(routed: Path) -> Path:
+@pytest.fixture(scope="module")
+def solved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `instance.npz` and `placement.npz` of equal slots, made by the commands themselves."""
-    files = (f"east={routed}/east.npy", f"west={routed}/west.npy")
-    assert run("import", "vllm-routed-experts", *files, "--out", routed / "traces.npz")[0] == 0
+    folder = tmp_path_factory.mktemp("solved")
+    assert run("import", "vllm-routed-experts", *_requests(folder), "--out", folder / "traces.npz")[0] == 0
     fleet = {
         "expert_bytes": 10,
         "experts": EXPERTS,
@@ -54,37 +54,32 @@ def solved(routed: Path) -> Path:
             {"capacity_bytes": 150, "domains": {"west": 10}},
         ],
     }
-    (routed / "fleet.yaml").write_text(yaml.safe_dump(fleet))
-    assert (
-        run("instance", routed / "traces.npz", routed / "fleet.yaml", "--out", routed / "instance.npz")[0]
-        == 0
-    )
-    status, said, _ = run(
-        "solve",
-        routed / "instance.npz",
-        "--equal-slots",
-        4,
-        "--out",
-        routed / "placement.npz",
-        "--time-limit",
-        1,
-    )
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+    instance = folder / "instance.npz"
+    assert run("instance", folder / "traces.npz", folder / "fleet.yaml", "--out", instance)[0] == 0
+    limit = ("--time-limit", 1, "--out", folder / "placement.npz")
+    status, said, _ = run("solve", instance, "--equal-slots", 4, *limit)
     assert (status, said["replicas"]) == (0, 2 * len(LAYERS) * 4)
-    return routed
+    return folder
 
 
-def test_a_recording_feeds_an_instance(routed: Path) -> None:
+@pytest.fixture
+def solved(solved_once: Path, tmp_path: Path) -> Path:
+    for name in ("instance.npz", "placement.npz"):
+        shutil.copy(solved_once / name, tmp_path)
+    return tmp_path
+
+
+def test_a_recording_feeds_an_instance(tmp_path: Path) -> None:
     """The sources become domains, token by token; the summary says what is in the file."""
-    files = (f"east={routed}/east.npy", f"west={routed}/west.npy")
-    status, said, _ = run(
-        "import", "vllm-routed-experts", *files, "--moe-layers", "1-3", "--out", routed / "t.npz"
-    )
+    files, out = _requests(tmp_path), tmp_path / "t.npz"
+    status, said, _ = run("import", "vllm-routed-experts", *files, "--moe-layers", "1-3", "--out", out)
     assert status == 0
     assert said["moe_layers"] == "1-3"
     assert said["sources"]["east"] == {"kind": "tokens", "shape": [60, 3, 2], "activations": 360.0}
-    found = read_recordings(routed / "t.npz")
+    found = read_recordings(out)
     for name in ("east", "west"):
-        assert found[name].activations.tolist() == np.load(routed / f"{name}.npy").tolist()
+        assert found[name].activations.tolist() == np.load(tmp_path / f"{name}.npy").tolist()
 
 
 @pytest.mark.parametrize("known", [("--preset", "deepseek-v2-lite"), ("--model-config", "config.json")])
