@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from app.cli import command_line
@@ -26,7 +27,7 @@ def moeplace(*words: object) -> tuple[int, Any, str]:
 def test_telemetry_in_and_placement_out(serve: Callable[..., Service], tmp_path: Path) -> None:
     """Recordings of two nodes become their telemetry, at the rates they were recorded at; the placement
     solved from it leaves the service as an engine's file that holds what the service says."""
-    service = serve(env={"MOEPLACE_WORKER_TICK_SECONDS": "0.1"})
+    service = serve(env={"MOEPLACE_WORKER_TICK_SECONDS": "0.1", "MOEPLACE_NODE_LEASE_SECONDS": "600"})
     cluster = f"{service.base_url}/v1/clusters/edge"
     with httpx.Client(base_url=f"{cluster}/", timeout=20) as client:
         settings = {"optimization_interval_seconds": 3600}
@@ -62,14 +63,12 @@ def test_telemetry_in_and_placement_out(serve: Callable[..., Service], tmp_path:
             return dict(answer.json()) if answer.status_code == 200 else {"nodes": []}
 
         def counted() -> bool:
-            nodes = analysis()["nodes"]
-            return len(nodes) == 2 and all(
-                len(node["layers"]) == 2
-                and all(layer["activations_per_second"] > 0 for layer in node["layers"])
-                for node in nodes
-            )
+            rates = [layer["activations_per_second"] for n in analysis()["nodes"] for layer in n["layers"]]
+            return len(rates) == 2 * len(LAYERS) and min(rates) > 0
 
         _until(counted, "statistics of both nodes")
+        rates = [layer["activations_per_second"] for n in analysis()["nodes"] for layer in n["layers"]]
+        assert rates == pytest.approx([300 * K / 60] * len(rates), rel=0.05)
         answer = client.post("optimizations", json={"time_limit_seconds": 2}, headers={"Prefer": "wait=15"})
         assert answer.status_code in (200, 202), answer.text
         _until(lambda: _solved_from_telemetry(client), "a placement from telemetry")
