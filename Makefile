@@ -15,6 +15,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
 	$(BIN)/python -c 'from solvers.warm import warm; warm()'
+	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
 
 demo: install
