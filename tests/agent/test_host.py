@@ -154,6 +154,7 @@ def copy(file: ExpertFile, source: str | None, attempt: int = 1, **more: Any) ->
         "source_url": source,
         "expert_digest": file.digest,
         "attempt": attempt,
+        "rate_limit_bytes_per_second": None,
         **more,
     }
     return ReleasedMove(**values)
