@@ -117,8 +117,7 @@ class Fleet:
 
     def end(self) -> None:
         for program in self._programs:
-            if program.process.poll() is None:
-                program.kill()
+            program.kill()
 
 
 @pytest.fixture
