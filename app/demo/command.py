@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.demo.failures import DemoFailed
+from app.box.failures import BoxFailed
 from app.demo.run import run_demo
 
 
@@ -39,7 +39,7 @@ def demo_command(
         status = asyncio.run(
             _until_signalled(console, keep=keep, seconds=seconds, seed=seed, port=port, plain=plain)
         )
-    except DemoFailed as failure:
+    except BoxFailed as failure:
         Console(stderr=True).print(f"The demo failed: {failure}", markup=False, soft_wrap=True)
         status = 1
     raise typer.Exit(status)

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from app.box.observation import Observation
 from app.demo.ledger import Ledger, figures
-from app.demo.observation import Observation
 from app.demo.scenario import NODES
 
 _RECENT_SECONDS = 1.5
