@@ -14,14 +14,14 @@ _SQRT_HALF = np.float32(0.5**0.5)
 def rms_norm(values: Float32, weight: Float32) -> Float32:
     """torch.nn.RMSNorm over the last axis."""
     squares = np.add.reduce(values * values, axis=-1, keepdims=True) / np.float32(values.shape[-1])
-    normed: Float32 = values / np.sqrt(squares + _EPSILON) * weight
+    normed: Float32 = (values / np.sqrt(squares + _EPSILON) * weight).astype(np.float32, copy=False)
     return normed
 
 
 def softmax(values: Float32) -> Float32:
     """Over the last axis."""
     powers = np.exp(values - np.maximum.reduce(values, axis=-1, keepdims=True))
-    shares: Float32 = powers / np.add.reduce(powers, axis=-1, keepdims=True)
+    shares: Float32 = (powers / np.add.reduce(powers, axis=-1, keepdims=True)).astype(np.float32, copy=False)
     return shares
 
 

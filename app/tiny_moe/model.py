@@ -86,7 +86,7 @@ class Context:
             weight = shares[np.arange(end - begin)[:, None], chosen]
             weight = weight / np.add.reduce(weight, axis=1, keepdims=True)
             made = await self._calls.outputs(layer, normed, chosen)
-            hidden = hidden + np.add.reduce(weight[:, :, None] * made, axis=1)
+            hidden += np.add.reduce(weight[:, :, None] * made, axis=1)
         self._length = end
         logits: Float32 = rms_norm(hidden, dense.norm) @ dense.head
         assert logits.shape == (len(tokens), VOCABULARY)

@@ -27,7 +27,7 @@ def pack(source: Path, target: Path) -> None:
             continue
         step = np.float32(tensor.astype(np.float32).std() / _STEPS_PER_DEVIATION)
         packed[name] = np.clip(np.round(tensor.astype(np.float32) / step), -127, 127).astype(np.int8)
-        packed[f"{name}.step"] = step
+        packed[f"{name}.step"] = np.asarray(step)
     np.savez_compressed(target, **packed)  # type: ignore[arg-type]
 
 
