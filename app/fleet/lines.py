@@ -91,4 +91,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
-Told = Ready | Pulse | Finished | Failed
+class Expected(msgspec.Struct, frozen=True, tag=True):
+    """The same request answered by the whole model in one process."""
+
+    number: int
+    tokens: bytes
+    logits: bytes
+    routes: bytes
+
+
+Told = Ready | Pulse | Finished | Failed | Expected

@@ -200,15 +200,19 @@ class Peers:
                 return known
             parts = urlsplit(url)
             link = self._links.get(name, LOOPBACK)
+            connection = _Connection(url, self._node_id, link)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    _, connection = await asyncio.get_running_loop().create_connection(
-                        lambda: _Connection(url, self._node_id, link), parts.hostname, parts.port
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: connection, parts.hostname or "", parts.port or 80
                     )
                     await connection.ready
             except (OSError, TimeoutError) as error:
-                raise CallFailed(
-                    f"{name} at {url} cannot be reached: {error or type(error).__name__}"
-                ) from None
+                connection.close()
+                why = str(error) or type(error).__name__
+                raise CallFailed(f"{name} at {url} cannot be reached: {why}") from None
+            except BaseException:
+                connection.close()
+                raise
             self._connections[url] = connection
             return connection
