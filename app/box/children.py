@@ -11,7 +11,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -145,8 +145,8 @@ class LineProcess:
         except ConnectionError as error:
             raise BoxFailed(f"{self.child.name} has ended{self.child.last_words()}") from error
 
-    async def hear(self, told: Callable[[_Told], None], kind: type[_Told]) -> None:
-        """Pass on every line until the process closes its output."""
+    async def hear(self, told: Callable[[_Told], None], kind: type[_Told] | Any) -> None:
+        """Pass on every line, a `kind` or one of a union, until the process closes its output."""
         stdout = self.child.process.stdout
         assert stdout is not None
         while line := await stdout.readline():

@@ -77,7 +77,9 @@ async def _run(lines: Lines) -> None:
     assert start is not None
     loaded = LoadedExperts(start.model_id)
     engine = TinyMoeEngine(loaded)
-    recorder = Recorder(start.model_id, dict.fromkeys(range(LAYERS), LayerShape(EXPERTS, TOP_K)), seed=start.seed)
+    recorder = Recorder(
+        start.model_id, dict.fromkeys(range(LAYERS), LayerShape(EXPERTS, TOP_K)), seed=start.seed
+    )
     listener = loopback_listener()
     retry = RetryPolicy(first_seconds=0.1, longest_seconds=2.0, timeout_seconds=20.0)
     async with contextlib.AsyncExitStack() as stack:

@@ -84,7 +84,7 @@ class Context:
             chosen = np.argsort(-shares, axis=1, kind="stable")[:, :TOP_K].astype(np.uint8)
             self._routes[begin:end, layer] = chosen
             weight = shares[np.arange(end - begin)[:, None], chosen]
-            weight = weight / np.add.reduce(weight, axis=1, keepdims=True)
+            weight /= np.add.reduce(weight, axis=1, keepdims=True)
             made = await self._calls.outputs(layer, normed, chosen)
             hidden += np.add.reduce(weight[:, :, None] * made, axis=1)
         self._length = end
