@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from app.box.words import print_words
 from app.demo.comparison import BASELINES
 from app.demo.story import Episode, Outcome
-from app.demo.view import print_words
 from app.tiny_moe.shape import EXPERT_BYTES
 
 _NOTES = (

@@ -12,7 +12,7 @@ from app.fleet.generation import Generation
 from app.fleet.lines import Failed, Finished, Play
 from app.fleet.traffic import GENERATED_TOKENS, PROMPT_TOKENS, Request
 from app.tiny_moe.model import Context
-from app.tiny_moe.shape import LAYERS
+from app.tiny_moe.shape import LAYERS, TOP_K
 from app.tiny_moe.weights import Dense
 
 
@@ -31,6 +31,12 @@ class Answering:
         self._recorder = recorder
         self._tell = tell
         self.in_progress = 0
+        self.tokens = 0
+        """Generated so far; `token_seconds` is what they took, `local` of their `activations` were served by
+        the node itself."""
+        self.token_seconds = 0.0
+        self.local = 0
+        self.activations = 0
 
     async def play(self, play: Play) -> None:
         """Answer all requests, each at its time."""
@@ -60,11 +66,15 @@ class Answering:
         seconds: list[float] = []
         expert_seconds: list[float] = []
         for _ in range(GENERATED_TOKENS):
-            begun, waited = time.perf_counter(), calls.spent.seconds
+            begun, waited, local = time.perf_counter(), calls.spent.seconds, calls.spent.local
             await generation.step()
             seconds.append(time.perf_counter() - begun)
             expert_seconds.append(calls.spent.seconds - waited)
             ended.append(time.time())
+            self.tokens += 1
+            self.token_seconds += seconds[-1]
+            self.local += calls.spent.local - local
+            self.activations += LAYERS * TOP_K
             self._recorder.add_tokens(1)
             for layer in range(LAYERS):
                 self._recorder.record(layer, context.routes[-1:, layer])

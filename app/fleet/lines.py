@@ -51,13 +51,17 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pulse(msgspec.Struct, frozen=True, tag=True):
-    """How a node is, a few times a second. `in_progress`: requests."""
+    """How a node is, a few times a second. `in_progress`: requests. The last four count from its start: over
+    the tokens generated, what they took, and the activations it served itself, of all."""
 
     held: int
     used_bytes: int
     generation: int | None
     in_progress: int
-    copied: int
+    tokens: int
+    token_seconds: float
+    local: int
+    activations: int
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

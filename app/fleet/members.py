@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,6 +32,7 @@ from app.fleet.traffic import Request
 
 _READY_SECONDS = 60.0
 _PROBE_SECONDS = 3.0
+_PULSES = 12
 
 
 class Member:
@@ -38,7 +41,8 @@ class Member:
     def __init__(self, name: str, lines: LineProcess) -> None:
         self.name = name
         self.lines = lines
-        self.pulse: Pulse | None = None
+        self.pulses: deque[Pulse] = deque(maxlen=_PULSES)
+        """The last seconds', the newest last."""
         self.finished: dict[int, Finished] = {}
         self.failed: dict[int, Failed] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -80,7 +84,7 @@ class Member:
                 if not self._ready.done():
                     self._ready.set_result(told)
             case Pulse():
-                self.pulse = told
+                self.pulses.append(told)
             case Finished():
                 self.finished[told.number] = told
             case Failed():

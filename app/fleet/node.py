@@ -43,11 +43,9 @@ class TinyMoeEngine(Engine):
 
     def __init__(self, loaded: LoadedExperts) -> None:
         self._loaded = loaded
-        self.copied = 0
 
     async def on_expert_ready(self, key: ExpertKey, file: Path, device_id: str) -> None:
         self._loaded.load(key.layer, key.expert, await asyncio.to_thread(read_expert, file))
-        self.copied += 1
 
     async def before_evict(self, key: ExpertKey, device_id: str) -> None:
         self._loaded.unload(key.layer, key.expert)
@@ -76,7 +74,6 @@ async def _run(lines: Lines) -> None:
     start = await lines.read(NodeStart)
     assert start is not None
     loaded = LoadedExperts(start.model_id)
-    engine = TinyMoeEngine(loaded)
     recorder = Recorder(
         start.model_id, dict.fromkeys(range(LAYERS), LayerShape(EXPERTS, TOP_K)), seed=start.seed
     )
@@ -88,7 +85,7 @@ async def _run(lines: Lines) -> None:
             node_settings(start, calls_url),
             experts_url=url_of(listener),
             experts_listener=listener,
-            engine=engine,
+            engine=TinyMoeEngine(loaded),
             recorders=[recorder],
             retry=retry,
             use_environment=False,
@@ -116,7 +113,7 @@ async def _run(lines: Lines) -> None:
             background = [
                 tasks.create_task(node.ended()),
                 tasks.create_task(_probe(start, dispatcher, client)),
-                tasks.create_task(_pulse(lines, node, engine, answering)),
+                tasks.create_task(_pulse(lines, node, answering)),
             ]
             playing = []
             while (play := await lines.read(Play)) is not None:
@@ -146,7 +143,7 @@ async def _probe(start: NodeStart, dispatcher: Dispatcher, client: ServiceClient
         await asyncio.sleep(start.probe_seconds)
 
 
-async def _pulse(lines: Lines, node: Node, engine: TinyMoeEngine, answering: Answering) -> None:
+async def _pulse(lines: Lines, node: Node, answering: Answering) -> None:
     while True:
         holdings = node.holdings
         lines.tell(
@@ -155,7 +152,10 @@ async def _pulse(lines: Lines, node: Node, engine: TinyMoeEngine, answering: Ans
                 used_bytes=holdings.used_bytes,
                 generation=node.agent.generation,
                 in_progress=answering.in_progress,
-                copied=engine.copied,
+                tokens=answering.tokens,
+                token_seconds=answering.token_seconds,
+                local=answering.local,
+                activations=answering.activations,
             )
         )
         await asyncio.sleep(_PULSE_SECONDS)

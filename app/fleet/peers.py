@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from typing import cast
 from urllib.parse import urlsplit
 
 from app.fleet.frames import (
@@ -51,11 +52,10 @@ class _Connection(asyncio.Protocol):
         return self._frames is not None and self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._link = Link(self._spec, self._deliver)
         host = urlsplit(self._url).netloc
-        transport.write(
+        self._transport.write(
             f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nUpgrade: {PROTOCOL}\r\nConnection: Upgrade\r\n"
             f"{NODE_HEADER}: {self._node_id}\r\n\r\n".encode()
         )

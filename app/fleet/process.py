@@ -38,12 +38,21 @@ class Lines:
         sys.stdout.flush()
 
 
+def _loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
 def run_process(work: Callable[[Lines], Awaitable[None]]) -> None:
     """Run until `work` returns; SIGTERM ends the process as a child that is not needed any more."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides when its processes end
-    asyncio.run(_run(work))
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(_run(work))
 
 
 async def _run(work: Callable[[Lines], Awaitable[None]]) -> None:

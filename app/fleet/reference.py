@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.box.children import started_lines
 from app.fleet.generation import Generation
 from app.fleet.lines import Expected, Play
-from app.fleet.process import Lines, run_process
+from app.fleet.process import ENVIRONMENT, Lines, run_process
 from app.fleet.traffic import GENERATED_TOKENS, PROMPT_TOKENS, Request
 from app.tiny_moe.model import Context, OwnExperts
 from app.tiny_moe.shape import EXPERTS, LAYERS
@@ -34,6 +40,34 @@ class WholeModel:
             logits=generation.logits.astype("<f4").tobytes(),
             routes=context.routes[PROMPT_TOKENS:].tobytes(),
         )
+
+
+async def answers_of_whole_model(directory: Path, requests: Sequence[Request]) -> dict[int, Expected]:
+    """By the request's number, from a process set up like those of the nodes. Raises `BoxFailed`."""
+    found: dict[int, Expected] = {}
+    done = asyncio.Event()
+
+    def hear(told: Expected) -> None:
+        found[told.number] = told
+        if len(found) == len(requests):
+            done.set()
+
+    log = directory / "reference.log"
+    async with started_lines(
+        "the whole model", "app.fleet.reference", log, Play(0.0, list(requests)), ENVIRONMENT
+    ) as lines:
+        hearing = asyncio.create_task(lines.hear(hear, Expected))
+        failing = asyncio.create_task(lines.child.failed())
+        waiting: list[asyncio.Future[Any]] = [asyncio.create_task(done.wait()), failing]
+        try:
+            if requests:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                raise failing.result()
+        finally:
+            for task in (hearing, *waiting):
+                task.cancel()
+    return found
 
 
 async def _run(lines: Lines) -> None:

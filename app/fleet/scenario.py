@@ -115,12 +115,12 @@ def cluster_settings(scenario: Scenario, origin_calls_url: str, *, automatic: bo
             "egress_bytes_per_second": scenario.bytes_per_second * ORIGIN_COPIES_AT_ONCE,
         },
         "default_latency_seconds": scenario.delay_seconds,
-        "optimization_interval_seconds": 4.0,
+        "optimization_interval_seconds": 5.0,
         "time_limit_seconds": 2.0,
         "horizon_seconds": 60.0,
-        "min_improvement": 0.05,
-        "statistics_window_seconds": 40.0,
-        "statistics_half_life_seconds": 8.0,
+        "min_improvement": 0.1,
+        "statistics_window_seconds": 60.0,
+        "statistics_half_life_seconds": 12.0,
         "max_copies_per_node": 16,
     }
 
@@ -133,6 +133,20 @@ SERVICE_ENVIRONMENT = {
     "MOEPLACE_WORKER_TICK_SECONDS": "0.25",
 }
 """Fit for minutes rather than for production; an embedded server of its own, whatever the caller uses."""
+
+
+def imposed_words(scenario: Scenario) -> list[str]:
+    """What is emulated, and how."""
+    last = len(scenario.nodes) - 1
+    farthest = scenario.round_trip_seconds(0, last)
+    return [
+        f"Round trips between nodes take {1e3 * scenario.delay_seconds:.0f} ms between neighbours"
+        + (f" and up to {1e3 * farthest:.0f} ms" if last > 1 else "")
+        + f", to the origin {1e3 * scenario.origin_delay_seconds:.0f} ms; every link carries "
+        f"{scenario.bytes_per_second / 1e6:g} MB/s each way.",
+        "Both are imposed where bytes are sent: frames of expert calls are kept back for as long, and copies "
+        "of experts are limited in bandwidth.",
+    ]
 
 
 def node_ids(nodes: Sequence[FleetNode]) -> list[str]:
