@@ -28,6 +28,7 @@ class RoutingTable:
 
     def __init__(self, assignment: Assignment) -> None:
         """Raises ValueError where a route names a target that is not there."""
+        self.assignment = assignment
         self.version = assignment.metadata.version
         self.generation = assignment.metadata.generation
         self.cluster_uid = assignment.metadata.uid

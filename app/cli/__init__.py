@@ -23,6 +23,7 @@ class Command:
 
 
 _SERVICE = "The service"
+_FLEET = "The fleet"
 _FILES = "Problems and plans in files"
 
 COMMANDS = (
@@ -73,6 +74,25 @@ COMMANDS = (
         "Run a worker only: it folds telemetry, solves and plans for the clusters whose lease it gets.",
         ("moeplace worker --redis-url redis://10.0.0.5:6379 --metrics-port 9100",),
         _SERVICE,
+    ),
+    Command(
+        "agent",
+        "app.cli.agent",
+        "agent_command",
+        "Run one node: fetch, verify, keep and serve the experts that the service assigns to it.",
+        ("moeplace agent --config node.yaml", "moeplace agent --config node.yaml --check"),
+        _FLEET,
+    ),
+    Command(
+        "origin",
+        "app.cli.origin",
+        "origin_command",
+        "Serve the experts of a Hugging Face checkpoint one by one, for the nodes that are to hold them.",
+        (
+            "moeplace origin --checkpoint ./OLMoE-1B-7B --show",
+            "moeplace origin --checkpoint ./OLMoE-1B-7B --model-id olmoe --service http://10.0.0.2:8080",
+        ),
+        _FLEET,
     ),
     Command(
         "openapi",

@@ -25,7 +25,8 @@ SPEC_EXAMPLE = {
     "devices": [{"device_id": "gpu0", "memory_bytes": 8_000_000_000}],
     "ingress_bytes_per_second": 1.25e8,
     "egress_bytes_per_second": 1.25e8,
-    "base_url": "http://node-a.example:9000",
+    "base_url": "http://node-a.example:8000",
+    "experts_url": "http://node-a.example:9000",
     "latency": {"local_seconds": 0.0005, "peers_seconds": {"node-b": 0.004}, "origin_seconds": 0.08},
 }
 STATUS_EXAMPLES = {

@@ -38,13 +38,15 @@ ASSIGNMENT = {
         {
             "kind": "NODE",
             "node_id": "node-b",
-            "base_url": "http://node-b.example:9000",
+            "base_url": "http://node-b.example:8000",
+            "experts_url": "http://node-b.example:9000",
             "latency_seconds": 0.004,
         },
         {
             "kind": "ORIGIN",
             "node_id": None,
             "base_url": "https://experts.example",
+            "experts_url": None,
             "latency_seconds": 0.08,
         },
     ],

@@ -145,7 +145,8 @@ class RouteTarget(Schema):
 
     kind: TargetKind
     node_id: Identifier | None
-    base_url: str | None
+    base_url: Annotated[str | None, Field(description="Where experts are called.")]
+    experts_url: Annotated[str | None, Field(description="Where they are fetched, if not at base_url.")]
     latency_seconds: float
 
 
