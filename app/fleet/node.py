@@ -29,8 +29,9 @@ from app.fleet.experts import LoadedExperts
 from app.fleet.frames import PROBE_LAYER
 from app.fleet.lines import NodeStart, Play, Pulse, Ready
 from app.fleet.peers import CallFailed, Peers
-from app.fleet.process import Lines, loopback_listener, run_process, url_of
+from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
+from app.listening import open_listener, url_of
 from app.tiny_moe.shape import EXPERTS, LAYERS, TOP_K, WIDTH
 from app.tiny_moe.weights import dense, tensors
 
@@ -77,7 +78,7 @@ async def _run(lines: Lines) -> None:
     recorder = Recorder(
         start.model_id, dict.fromkeys(range(LAYERS), LayerShape(EXPERTS, TOP_K)), seed=start.seed
     )
-    listener = loopback_listener()
+    listener = open_listener("127.0.0.1", 0)
     retry = RetryPolicy(first_seconds=0.1, longest_seconds=2.0, timeout_seconds=20.0)
     async with contextlib.AsyncExitStack() as stack:
         calls_url = await stack.enter_async_context(serving_calls(loaded, start.links))

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from agent.checkpoint.checkpoint import open_checkpoint
 from agent.checkpoint.digests import expert_digests
-from agent.origin import CheckpointShelf, model_spec
-from agent.serving.application import experts_application
+from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
-from agent.serving.sending import Sends
 from app.fleet.experts import LoadedExperts
 from app.fleet.lines import OriginStart, Ready
-from app.fleet.process import Lines, loopback_listener, run_process, url_of
+from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
+from app.listening import open_listener, url_of
 from app.tiny_moe.shape import EXPERTS, LAYERS
 from app.tiny_moe.weights import expert, tensors
 
@@ -30,18 +29,20 @@ async def _run(lines: Lines) -> None:
     checkpoint = open_checkpoint(Path(start.checkpoint))
     digests = await asyncio.to_thread(expert_digests, checkpoint)
     shelf = CheckpointShelf(start.model_id, checkpoint, digests)
-    sends = Sends(start.copies_at_once, start.bytes_per_second)
     loaded = LoadedExperts(start.model_id)
     named = tensors()
     for layer in range(LAYERS):
         for number in range(EXPERTS):
             loaded.load(layer, number, expert(named, layer, number))
-    listener = loopback_listener()
+    listener = open_listener("127.0.0.1", 0)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(experts_application(shelf, sends), listener))
+        application = origin_application(
+            shelf, at_once=start.copies_at_once, bytes_per_second=start.bytes_per_second
+        )
+        await stack.enter_async_context(serving(application, listener))
         calls_url = await stack.enter_async_context(serving_calls(loaded, start.links))
         experts_url = url_of(listener)
-        lines.tell(Ready(calls_url, experts_url, model_spec(checkpoint, digests, experts_url)))
+        lines.tell(Ready(calls_url, experts_url, model_spec(shelf, experts_url)))
         while await lines.read(OriginStart) is not None:
             pass
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -60,15 +59,3 @@ async def _run(work: Callable[[Lines], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await work(Lines(reader))
-
-
-def loopback_listener() -> socket.socket:
-    """A free port of the loopback interface, listening."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}"
