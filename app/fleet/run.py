@@ -33,6 +33,8 @@ _SWAP_AT = 1 / 3
 
 _AFTER = 2 / 3
 _LATENCY_WAIT_SECONDS = 30.0
+_PLACING = 0.5
+"""Part of the learning in which the service places."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,20 @@ class Run:
             f"{len(requests)} requests arrive in {seconds:.0f} s; nodes hold nothing yet, the service learns"
         )
         await self._members.configure(automatic=True)
-        finished, _ = await self._play(requests)
+        stopping = asyncio.create_task(self._stop_placing(seconds * _PLACING))
+        try:
+            finished, _ = await self._play(requests)
+        finally:
+            stopping.cancel()
         await self._members.configure(automatic=False)
         return traffic_of(self._scenario, requests, finished, await self._latencies(), seconds)
+
+    async def _stop_placing(self, seconds: float) -> None:
+        # Solving and moving share the processors with the nodes here, as they would not elsewhere: what calls
+        # take is to be known without them.
+        await asyncio.sleep(seconds)
+        self._say("the service has learned; the placement stays, and nodes go on measuring their calls")
+        await self._members.configure(automatic=False)
 
     async def _latencies(self) -> Latencies:
         deadline = time.monotonic() + _LATENCY_WAIT_SECONDS
