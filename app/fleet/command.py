@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +12,11 @@ from rich.console import Console
 
 from app.box.failures import BoxFailed
 from app.box.signals import until_signalled
-from app.fleet.members import started_members
 from app.fleet.picture import picture
-from app.fleet.report import Report
-from app.fleet.run import ALGORITHMS, Course, Run
-from app.fleet.scenario import Scenario, scenario
+from app.fleet.run import ALGORITHMS, Course
+from app.fleet.running import run_fleet
+from app.fleet.scenario import scenario
 from app.fleet.summary import print_summary
-from app.fleet.view import shown
-from app.fleet.watching import watched
 
 
 def fleet_command(
@@ -44,7 +38,7 @@ def fleet_command(
     ] = Course.time_line_seconds,
     rate: Annotated[
         float, typer.Option(min=0.01, max=20, help="Requests per second at each node, Poisson arrivals.")
-    ] = 0.4,
+    ] = 0.6,
     delay: Annotated[
         float, typer.Option(min=0, max=1000, help="Round trip between neighbouring nodes in ms, imposed.")
     ] = 40.0,
@@ -96,7 +90,7 @@ def fleet_command(
     course = Course(names, learn_seconds, seconds, swap_seconds)
     try:
         report, status = asyncio.run(
-            until_signalled(console, _run(console, described, course, port=port, plain=plain))
+            until_signalled(console, run_fleet(console, described, course, port=port, plain=plain))
         )
     except BoxFailed as failure:
         Console(stderr=True).print(f"The fleet failed: {failure}", markup=False, soft_wrap=True)
@@ -112,17 +106,6 @@ def fleet_command(
         console.print(f"Numbers: {json_file}", highlight=False, soft_wrap=True)
     same = report.agreement
     raise typer.Exit(0 if same.same_tokens == same.requests and not report.failed_requests else 1)
-
-
-async def _run(console: Console, described: Scenario, course: Course, *, port: int, plain: bool) -> Report:
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="moeplace-fleet-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        say: Callable[[str], None] = lambda words: console.print(words, highlight=False)  # noqa: E731
-        async with started_members(described, directory, port=port, say=say) as members:
-            with shown(console, plain=plain, begun=begun) as view:
-                run = Run(members, course, view.say)
-                return await watched(members, run, view, run.run(directory))
 
 
 def _refuse(words: str) -> None:
