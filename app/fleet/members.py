@@ -71,7 +71,11 @@ class Member:
     async def answered(self, numbers: Sequence[int]) -> None:
         """Wait until all these requests are answered, or have failed. Never returns where the process ends
         before."""
-        while not all(number in self.finished or number in self.failed for number in numbers):
+        await self.until(lambda: all(n in self.finished or n in self.failed for n in numbers))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until what the process has told makes this true."""
+        while not condition():
             self._told.clear()
             await self._told.wait()
 

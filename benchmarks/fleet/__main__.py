@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fleet`: the fleet in a box, every algorithm's placement measured on the same requests."""
+"""`python -m benchmarks.fleet`: the fleet in a box, every algorithm's placement on the same requests."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def markdown(report: Report, command: str) -> str:
     lines = [
         "# The fleet in a box: what placements are worth, measured",
         "",
-        f"Made by `{command}` on {platform.machine()}, Python {platform.python_version()}, two cores that other "
-        f"work was using. Placements were computed from {report.learned_tokens:,} generated tokens; each was "
-        f"measured on the same {best.figures.tokens:,} others. Times are per generated token; the parts "
-        "computed elsewhere are of its 12 expert calls.",
+        f"Made by `{command}` on {platform.machine()}, Python {platform.python_version()}, two cores that "
+        f"other work was using. Placements were computed from {report.learned_tokens:,} generated tokens and "
+        f"measured on {best.figures.tokens:,} others, the same for each. Times are per generated token; the "
+        "parts computed elsewhere are of its 12 expert calls.",
         "",
-        "| placement | latency | 95 % below | waiting for experts | predicted | off by | elsewhere | at the origin "
-        "| bytes | prompt of 24 | migration |",
+        "| placement | latency | 95 % below | waiting for experts | predicted | off by | elsewhere "
+        "| at the origin | bytes | prompt of 24 | migration |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in report.rows:
