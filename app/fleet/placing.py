@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.client import ServiceError
 from app.box.failures import BoxFailed
-from app.box.observation import observe
+from app.box.observation import Observation, observe
 from app.fleet.members import Members
 from app.fleet.scenario import MODEL_ID
 from app.tiny_moe.shape import EXPERTS, LAYERS
@@ -44,19 +44,26 @@ async def place(members: Members, placement: Placement) -> Placed:
     except ServiceError as error:
         raise BoxFailed(f"the service does not take the placement: {error}") from error
     generation = int(put["metadata"]["generation"])
-    while True:
-        seen = await observe(members.client)
-        if seen.generation == generation and seen.converged_at is not None:
-            break
-        if time.monotonic() - begun > _CONVERGE_SECONDS:
-            raise BoxFailed(f"generation {generation} was not carried out in {_CONVERGE_SECONDS:.0f} s")
-        await asyncio.sleep(_LOOK_SECONDS)
+    seen = await converged(members, generation)
     return Placed(
         generation,
         time.monotonic() - begun,
         seen.moves_succeeded - before.moves_succeeded,
         seen.bytes_done - before.bytes_done,
     )
+
+
+async def converged(members: Members, generation: int = 0) -> Observation:
+    """Wait until every node holds and routes by the placement in force, `generation` or a later one. Raises
+    `BoxFailed` where that takes too long."""
+    begun = time.monotonic()
+    while True:
+        seen = await observe(members.client)
+        if seen.generation is not None and seen.generation >= generation and seen.converged_at is not None:
+            return seen
+        if time.monotonic() - begun > _CONVERGE_SECONDS:
+            raise BoxFailed(f"the placement in force was not carried out in {_CONVERGE_SECONDS:.0f} s")
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _body(members: Members, placement: Placement) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app.box.failures import BoxFailed
 from app.box.observation import observe
 from app.fleet.lines import Expected, Finished
 from app.fleet.measurement import Agreement, Figures, agreement, figures, time_line
 from app.fleet.members import Members
-from app.fleet.placing import place
+from app.fleet.placing import converged, place
 from app.fleet.prediction import Latencies, Traffic, measured_latencies, traffic_of
 from app.fleet.reference import answers_of_whole_model
 from app.fleet.report import Episode, Report, Row, TimeLine
@@ -25,7 +27,7 @@ from solvers.solve import solve
 
 ALGORITHMS = ("uniform", "local_popularity", "eplb", "prism", "sgd", "certified")
 
-_LEARNING, _MEASURING, _SWAPPING = 1, 2, 3
+_LEARNING, _MEASURING_CALLS, _MEASURING, _SWAPPING = 1, 2, 3, 4
 _SOLVE_SECONDS = 5.0
 _STEP_SECONDS = 2.0
 _SWAP_AT = 1 / 3
@@ -33,8 +35,8 @@ _SWAP_AT = 1 / 3
 
 _AFTER = 2 / 3
 _LATENCY_WAIT_SECONDS = 30.0
-_PLACING = 0.5
-"""Part of the learning in which the service places."""
+_PLACING, _CALM = 2 / 3, 1 / 3
+"""Parts of the learning: while the service places, and after that."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Course:
     """What is done, and for how long requests arrive in each part; 0 seconds leave the part out."""
 
     algorithms: tuple[str, ...] = ALGORITHMS
-    learning_seconds: float = 40.0
+    learning_seconds: float = 45.0
     measuring_seconds: float = 30.0
     time_line_seconds: float = 90.0
 
@@ -79,27 +81,29 @@ class Run:
         )
 
     async def _learn(self) -> Traffic:
-        """Traffic from nothing: all experts at the origin at first, then wherever the service places them."""
-        seconds = self._course.learning_seconds
-        requests = self._requests(_LEARNING, seconds)
+        """Traffic from nothing: all experts at the origin at first, then wherever the service places them.
+
+        Solving and moving share the processors with the nodes here, as they would not elsewhere. So the last
+        part of the traffic comes after the fleet has converged: nodes measure their calls while nothing else
+        goes on, as it will be when placements are compared.
+        """
+        placing, calm = _PLACING * self._course.learning_seconds, _CALM * self._course.learning_seconds
+        requests = self._requests(_LEARNING, placing)
         self._say(
-            f"{len(requests)} requests arrive in {seconds:.0f} s; nodes hold nothing yet, the service learns"
+            f"{len(requests)} requests arrive in {placing:.0f} s; nodes hold nothing yet, the service learns"
         )
         await self._members.configure(automatic=True)
-        stopping = asyncio.create_task(self._stop_placing(seconds * _PLACING))
-        try:
-            finished, _ = await self._play(requests)
-        finally:
-            stopping.cancel()
+        finished, _ = await self._play(requests)
         await self._members.configure(automatic=False)
-        return traffic_of(self._scenario, requests, finished, await self._latencies(), seconds)
-
-    async def _stop_placing(self, seconds: float) -> None:
-        # Solving and moving share the processors with the nodes here, as they would not elsewhere: what calls
-        # take is to be known without them.
-        await asyncio.sleep(seconds)
-        self._say("the service has learned; the placement stays, and nodes go on measuring their calls")
-        await self._members.configure(automatic=False)
+        await converged(self._members)
+        more = self._requests(_MEASURING_CALLS, calm)
+        self._say(f"the placement stays; {len(more)} requests more, of which nodes learn what calls take")
+        calmly, _ = await self._play(more)
+        first = len(requests)
+        together = [*requests, *(msgspec.structs.replace(r, number=r.number + first) for r in more)]
+        answered = {**finished, **{number + first: told for number, told in calmly.items()}}
+        latencies = await self._latencies()
+        return traffic_of(self._scenario, together, answered, latencies, placing + calm)
 
     async def _latencies(self) -> Latencies:
         deadline = time.monotonic() + _LATENCY_WAIT_SECONDS
