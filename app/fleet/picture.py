@@ -84,7 +84,7 @@ def _lines(parts: list[str], line: TimeLine, top: int) -> int:
     )
     begin, end = top + 40, top + 40 + _PLOT
     steps = [*line.staying.steps, *line.following.steps]
-    last = max((step.at_seconds for step in steps), default=line.seconds) + 2.0
+    last = line.seconds
     high = _ceiling(1e3 * max((step.token_seconds for step in steps), default=1.0))
     width = _WIDTH - _LEFT - _RIGHT
 
@@ -111,7 +111,8 @@ def _lines(parts: list[str], line: TimeLine, top: int) -> int:
     ]
     for colour, episode in ((_STAYING, line.staying), (_FOLLOWING, line.following)):
         points = " ".join(
-            f"{x(step.at_seconds + 1.0):.1f},{y(1e3 * step.token_seconds):.1f}" for step in episode.steps
+            f"{x(step.at_seconds + line.step_seconds / 2):.1f},{y(1e3 * step.token_seconds):.1f}"
+            for step in episode.steps
         )
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
     return end + 24

@@ -24,7 +24,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Episode(msgspec.Struct, frozen=True):
-    """Traffic in which two nodes swap their domains: per step of time, and before and after the swap.
+    """Traffic in which two nodes swap their domains: per step of time while requests arrive, and before and
+    after the swap.
 
     `after` begins at `after_seconds`, when the fleet has had time to follow. `generations` and
     `bytes_copied`: placements that came into force meanwhile, and what nodes received for them.
@@ -42,6 +43,7 @@ class TimeLine(msgspec.Struct, frozen=True):
 
     seconds: float
     swap_seconds: float
+    step_seconds: float
     after_seconds: float
     swapped: dict[str, str]
     staying: Episode

@@ -29,7 +29,7 @@ ALGORITHMS = ("uniform", "local_popularity", "eplb", "prism", "sgd", "certified"
 
 _LEARNING, _MEASURING_CALLS, _MEASURING, _SWAPPING = 1, 2, 3, 4
 _SOLVE_SECONDS = 5.0
-_STEP_SECONDS = 2.0
+_STEPS = 20
 _SWAP_AT = 1 / 3
 """Part of the time line before the swap, and the part from which on the fleet should have followed."""
 
@@ -185,7 +185,11 @@ class Run:
             after = await observe(self._members.client)
             episodes.append(
                 Episode(
-                    steps=time_line(finished.values(), begin, _STEP_SECONDS),
+                    steps=[
+                        step
+                        for step in time_line(finished.values(), begin, seconds / _STEPS)
+                        if step.at_seconds < seconds - 1e-9
+                    ],
                     before=self._part(requests, finished, 0.0, swap.at_seconds),
                     after=self._part(requests, finished, _AFTER * seconds, seconds),
                     generations=(after.generation or 0) - (before.generation or 0),
@@ -194,7 +198,13 @@ class Run:
             )
         staying, following = episodes
         return TimeLine(
-            seconds, swap.at_seconds, _AFTER * seconds, dict(self._scenario.swapped), staying, following
+            seconds=seconds,
+            swap_seconds=swap.at_seconds,
+            step_seconds=seconds / _STEPS,
+            after_seconds=_AFTER * seconds,
+            swapped=dict(self._scenario.swapped),
+            staying=staying,
+            following=following,
         )
 
     def _part(

@@ -51,6 +51,6 @@ def report(*, same_bits: int = 40) -> Report:
         return Episode(steps, figures, figures._replace(token_seconds=after), 2, 9_000_000)
 
     described = fleet()
-    line = TimeLine(30.0, 10.0, 20.0, described.swapped, episode(0.2), episode(0.12))
+    line = TimeLine(30.0, 10.0, 2.0, 20.0, described.swapped, episode(0.2), episode(0.12))
     rows = [row("uniform", 200, 170), row("certified", 100, 90)]
     return Report(described, imposed_words(described), 3000, rows, line, Agreement(40, 40, same_bits, 0.0), 0)
