@@ -172,7 +172,8 @@ class Run:
         swap = Swap(_SWAP_AT * seconds, self._scenario.swapped)
         requests = self._requests(_SWAPPING, seconds, swap)
         episodes = []
-        for automatic in (False, True):
+        # Following first: the service must not know the swap from the telemetry of the time before.
+        for automatic in (True, False):
             await place(self._members, placement)
             self._say(
                 f"{' and '.join(swap.domains)} swap domains after {swap.at_seconds:.0f} s; "
@@ -196,7 +197,7 @@ class Run:
                     bytes_copied=after.bytes_done - before.bytes_done,
                 )
             )
-        staying, following = episodes
+        following, staying = episodes
         return TimeLine(
             seconds=seconds,
             swap_seconds=swap.at_seconds,

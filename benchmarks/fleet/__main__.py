@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from app.box.signals import until_signalled
 from app.fleet.picture import picture
 from app.fleet.report import Report
 from app.fleet.run import ALGORITHMS, Course
@@ -44,7 +45,9 @@ def main() -> None:
     )
     course = Course(tuple(given.algorithms), given.learn_seconds, given.seconds, given.swap_seconds)
     console = Console(width=120)
-    report = asyncio.run(run_fleet(console, described, course, plain=True))
+    report, status = asyncio.run(until_signalled(console, run_fleet(console, described, course, plain=True)))
+    if report is None:
+        sys.exit(status)
     print_summary(console, report)
     command = shlex.join(["python", "-m", "benchmarks.fleet", *sys.argv[1:]])
     given.out.with_suffix(".json").write_bytes(
