@@ -70,7 +70,13 @@ class Child:
 
 
 async def _spawn(
-    name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str], *, reads: bool
+    name: str,
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    reads: bool,
+    niceness: int = 0,
 ) -> Child:
     # In sessions of their own: Ctrl-C is for the command, which ends them in order. -P: a directory named app
     # below the working directory must not hide ours.
@@ -85,6 +91,8 @@ async def _spawn(
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
         )
+    if niceness:
+        os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
     return Child(name, process, log)
 
 
@@ -97,9 +105,10 @@ class ServiceProcess(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def started_service(
-    directory: Path, port: int, settings: Mapping[str, str]
+    directory: Path, port: int, settings: Mapping[str, str], *, niceness: int = 0
 ) -> AsyncIterator[ServiceProcess]:
-    """Start the service, wait until it is ready, and end it. Raises `BoxFailed` in the service's words."""
+    """Start the service, wait until it is ready, and end it. Raises `BoxFailed` in the service's words.
+    `niceness`: by how much other processes come before it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MOEPLACE_")}
     child = await _spawn(
         "the service",
@@ -107,6 +116,7 @@ async def started_service(
         directory / "service.log",
         {**own, **settings},
         reads=False,
+        niceness=niceness,
     )
     try:
         yield ServiceProcess(child, await _url(child))

@@ -33,6 +33,7 @@ from app.fleet.traffic import Request
 _READY_SECONDS = 60.0
 _PROBE_SECONDS = 3.0
 _PULSES = 12
+_SERVICE_NICENESS = 10
 
 
 class Member:
@@ -161,7 +162,10 @@ async def started_members(
                 copies_at_once=4 * ORIGIN_COPIES_AT_ONCE,
             ),
         )
-        service = await stack.enter_async_context(started_service(directory, port, SERVICE_ENVIRONMENT))
+        # It would be on another machine: while it solves, nodes must not wait for the processor.
+        service = await stack.enter_async_context(
+            started_service(directory, port, SERVICE_ENVIRONMENT, niceness=_SERVICE_NICENESS)
+        )
         ready = await origin.ready()
         retry = RetryPolicy(first_seconds=0.1, longest_seconds=1.0, timeout_seconds=10.0)
         client = await stack.enter_async_context(

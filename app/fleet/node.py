@@ -33,7 +33,7 @@ from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
 from app.listening import open_listener, url_of
 from app.tiny_moe.shape import EXPERTS, LAYERS, TOP_K, WIDTH
-from app.tiny_moe.weights import dense, tensors
+from app.tiny_moe.weights import dense_weights
 
 DEVICE_ID = "gpu-0"
 _PULSE_SECONDS = 0.3
@@ -103,7 +103,7 @@ async def _run(lines: Lines) -> None:
             origin_url=start.origin_calls_url,
             measured=node.latency.called,
         )
-        weights = await asyncio.to_thread(lambda: dense(tensors()))
+        weights = await asyncio.to_thread(dense_weights)
         answering = Answering(weights, dispatcher, recorder, lines.tell)
         client = await stack.enter_async_context(
             ServiceClient(start.service_url, start.cluster_id, retry=retry, use_environment=False)

@@ -33,7 +33,7 @@ _STEPS = 20
 _SWAP_AT = 1 / 3
 """Part of the time line before the swap, and the part from which on the fleet should have followed."""
 
-_AFTER = 2 / 3
+_AFTER = 3 / 4
 _LATENCY_WAIT_SECONDS = 30.0
 _PLACING, _CALM = 2 / 3, 1 / 3
 """Parts of the learning: while the service places, and after that."""
@@ -46,7 +46,7 @@ class Course:
     algorithms: tuple[str, ...] = ALGORITHMS
     learning_seconds: float = 45.0
     measuring_seconds: float = 30.0
-    time_line_seconds: float = 90.0
+    time_line_seconds: float = 120.0
 
 
 class Run:

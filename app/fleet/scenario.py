@@ -107,7 +107,7 @@ def cluster_settings(scenario: Scenario, origin_calls_url: str, *, automatic: bo
     """`automatic`: the service places by itself, from telemetry of the last seconds."""
     return {
         "automatic": automatic,
-        "algorithm": "certified",
+        "algorithm": "sgd",
         "coupling": COUPLING.value,
         "origin": {
             "base_url": origin_calls_url,
@@ -115,12 +115,12 @@ def cluster_settings(scenario: Scenario, origin_calls_url: str, *, automatic: bo
             "egress_bytes_per_second": scenario.bytes_per_second * ORIGIN_COPIES_AT_ONCE,
         },
         "default_latency_seconds": scenario.delay_seconds,
-        "optimization_interval_seconds": 5.0,
-        "time_limit_seconds": 2.0,
+        "optimization_interval_seconds": 12.0,
+        "time_limit_seconds": 1.0,
         "horizon_seconds": 60.0,
         "min_improvement": 0.1,
-        "statistics_window_seconds": 60.0,
-        "statistics_half_life_seconds": 12.0,
+        "statistics_window_seconds": 40.0,
+        "statistics_half_life_seconds": 8.0,
         "max_copies_per_node": 16,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -46,10 +46,19 @@ class Dense:
     head: Float32
 
 
+def dense_weights() -> Dense:
+    """Of the bundled model, without reading the experts."""
+    return dense(_read(lambda name: ".experts." not in name))
+
+
 @cache
 def tensors() -> Mapping[str, Float16]:
     """All tensors by the names under which they were trained, in float16; an expert's are
     `layers.{l}.experts.{e}.w1` and `w2`."""
+    return _read(lambda _: True)
+
+
+def _read(wanted: Callable[[str], bool]) -> dict[str, Float16]:
     with (
         resources.as_file(resources.files("app.tiny_moe") / "weights.npz") as path,
         np.load(path, allow_pickle=False) as packed,
@@ -59,7 +68,7 @@ def tensors() -> Mapping[str, Float16]:
             if f"{name}.step" in packed.files
             else packed[name]
             for name in packed.files
-            if not name.endswith(".step")
+            if not name.endswith(".step") and wanted(name)
         }
 
 

@@ -28,6 +28,7 @@ def start(tmp_path: Path) -> Iterator[list[RunningCommand]]:
         command.end()
 
 
+@pytest.mark.timeout(420)
 def test_a_short_run_compares_placements_and_checks_every_answer(
     tmp_path: Path, start: list[RunningCommand]
 ) -> None:
@@ -41,10 +42,10 @@ def test_a_short_run_compares_placements_and_checks_every_answer(
     options += ["--json", str(numbers), "--picture", str(drawn)]
     command = RunningCommand(tmp_path, "fleet", *options)
     start.append(command)
-    command.wait_for("nodes hold nothing yet")
+    command.wait_for("nodes hold nothing yet", seconds=150)
     assert len(command.running("app.fleet.node")) == 3
     assert len(command.running("app.fleet.origin")) == 1
-    assert command.wait(170) == 0, command.text()
+    assert command.wait(240) == 0, command.text()
     found = msgspec.json.decode(numbers.read_bytes())
     same = found["agreement"]
     assert same[0] == same[1] == same[2] > 0, same
@@ -70,6 +71,7 @@ def test_a_wrong_option_is_refused_before_anything_starts(
 
 
 @pytest.mark.anyio
+@pytest.mark.timeout(300)
 async def test_when_a_node_is_killed_the_others_go_on(tmp_path: Path) -> None:
     """SIGKILL in the middle of traffic, while experts still move: every request at the other nodes is
     answered, and with the tokens and logits of the whole model."""
@@ -84,7 +86,7 @@ async def test_when_a_node_is_killed_the_others_go_on(tmp_path: Path) -> None:
     requests = arrivals(described.domains, seed=(4, 1), per_second=1.0, seconds=10)
     killed = described.nodes[0].node_id
     kept = [request for request in requests if request.node_id != killed]
-    async with started_members(described, tmp_path) as members, asyncio.timeout(150):
+    async with started_members(described, tmp_path) as members, asyncio.timeout(240):
         await members.configure(automatic=True)
         await members.play(requests)
         victim = members.nodes[killed]
