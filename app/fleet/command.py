@@ -47,7 +47,7 @@ def fleet_command(
     ] = 160.0,
     bandwidth: Annotated[
         float, typer.Option(min=0.1, max=1000, help="Of every link, each way, in MB/s, imposed.")
-    ] = 6.0,
+    ] = 1.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the requests; the same for every placement.")] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
     picture_file: Annotated[

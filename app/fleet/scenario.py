@@ -117,7 +117,7 @@ def cluster_settings(scenario: Scenario, origin_calls_url: str, *, automatic: bo
         "default_latency_seconds": scenario.delay_seconds,
         "optimization_interval_seconds": 12.0,
         "time_limit_seconds": 1.0,
-        "horizon_seconds": 60.0,
+        "horizon_seconds": 30.0,
         "min_improvement": 0.1,
         "statistics_window_seconds": 40.0,
         "statistics_half_life_seconds": 8.0,

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.6, help="requests per second at each node")
     parser.add_argument("--delay", type=float, default=40.0, help="round trip between neighbours, ms")
     parser.add_argument("--origin-delay", type=float, default=160.0, help="round trip to the origin, ms")
-    parser.add_argument("--bandwidth", type=float, default=6.0, help="MB/s of every link, each way")
+    parser.add_argument("--bandwidth", type=float, default=1.5, help="MB/s of every link, each way")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "fleet")
     given = parser.parse_args()
