@@ -50,9 +50,20 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     model: dict[str, object] | None = None
 
 
+class CallTimes(msgspec.Struct, frozen=True):
+    """Calls of single tokens to one place: how many, and what they took together."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+    def with_one(self, seconds: float) -> CallTimes:
+        return CallTimes(self.calls + 1, self.seconds + seconds)
+
+
 class Pulse(msgspec.Struct, frozen=True, tag=True):
-    """How a node is, a few times a second. `in_progress`: requests. The last four count from its start: over
-    the tokens generated, what they took, and the activations it served itself, of all."""
+    """How a node is, a few times a second. `in_progress`: requests. `calls`: by the name of the place, since
+    the last `Play`. The others count from its start: over the tokens generated, what they took, and the
+    activations it served itself, of all."""
 
     held: int
     used_bytes: int
@@ -62,6 +73,7 @@ class Pulse(msgspec.Struct, frozen=True, tag=True):
     token_seconds: float
     local: int
     activations: int
+    calls: dict[str, CallTimes]
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

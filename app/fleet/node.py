@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from app.fleet.checkpoint import read_expert
 from app.fleet.dispatch import Dispatcher
 from app.fleet.experts import LoadedExperts
 from app.fleet.frames import PROBE_LAYER
-from app.fleet.lines import NodeStart, Play, Pulse, Ready
+from app.fleet.lines import CallTimes, NodeStart, Play, Pulse, Ready
 from app.fleet.peers import CallFailed, Peers
 from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
@@ -93,6 +94,12 @@ async def _run(lines: Lines) -> None:
         )
         peers = Peers(start.node_id, start.links)
         stack.push_async_callback(peers.aclose)
+        times: dict[str, CallTimes] = {}
+
+        def measured(name: str, seconds: float) -> None:
+            node.latency.called(name, seconds)
+            times[name] = times.get(name, CallTimes()).with_one(seconds)
+
         dispatcher = Dispatcher(
             start.node_id,
             start.model_id,
@@ -101,7 +108,7 @@ async def _run(lines: Lines) -> None:
             routes=lambda: node.routes,
             holdings=lambda: node.holdings,
             origin_url=start.origin_calls_url,
-            measured=node.latency.called,
+            measured=measured,
         )
         weights = await asyncio.to_thread(dense_weights)
         answering = Answering(weights, dispatcher, recorder, lines.tell)
@@ -114,10 +121,11 @@ async def _run(lines: Lines) -> None:
             background = [
                 tasks.create_task(node.ended()),
                 tasks.create_task(_probe(start, dispatcher, client)),
-                tasks.create_task(_pulse(lines, node, answering)),
+                tasks.create_task(_pulse(lines, node, answering, times)),
             ]
             playing = []
             while (play := await lines.read(Play)) is not None:
+                times.clear()
                 playing.append(tasks.create_task(answering.play(play)))
             for task in (*background, *playing):
                 task.cancel()
@@ -144,7 +152,7 @@ async def _probe(start: NodeStart, dispatcher: Dispatcher, client: ServiceClient
         await asyncio.sleep(start.probe_seconds)
 
 
-async def _pulse(lines: Lines, node: Node, answering: Answering) -> None:
+async def _pulse(lines: Lines, node: Node, answering: Answering, times: Mapping[str, CallTimes]) -> None:
     while True:
         holdings = node.holdings
         lines.tell(
@@ -157,6 +165,7 @@ async def _pulse(lines: Lines, node: Node, answering: Answering) -> None:
                 token_seconds=answering.token_seconds,
                 local=answering.local,
                 activations=answering.activations,
+                calls=dict(times),
             )
         )
         await asyncio.sleep(_PULSE_SECONDS)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent.client import ServiceClient
-from app.fleet.lines import Finished
+from app.fleet.dispatch import ORIGIN
+from app.fleet.lines import CallTimes, Finished
 from app.fleet.scenario import COUPLING, Scenario, node_ids
 from app.fleet.traffic import Request
 from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS, TOP_K
@@ -23,24 +23,25 @@ class Latencies(NamedTuple):
     origin: Float64
 
 
-async def measured_latencies(client: ServiceClient, scenario: Scenario) -> Latencies | None:
-    """What the nodes have measured and told the service; None where something has not been measured yet."""
+def measured_latencies(scenario: Scenario, calls: Mapping[str, Mapping[str, CallTimes]]) -> Latencies | None:
+    """The means of what each node's calls took (by node_id, then by place); None where some place has not
+    been called yet.
+
+    The service knows them too, but only to a tenth: a heartbeat leaves smaller changes out, so what it says
+    depends on what was said before.
+    """
     ids = node_ids(scenario.nodes)
-    told: dict[str, Any] = {
-        node["node_id"]: (node["status"] or {}).get("latency")
-        for node in (await client.get("/nodes?limit=500"))["nodes"]
-    }
     nodes, origin = np.zeros((len(ids), len(ids))), np.zeros(len(ids))
     for row, node_id in enumerate(ids):
-        measured = told.get(node_id)
-        if measured is None or measured["origin_seconds"] is None:
-            return None
-        origin[row] = measured["origin_seconds"]
-        for column, other in enumerate(ids):
-            seconds = measured["local_seconds"] if row == column else measured["peers_seconds"].get(other)
-            if seconds is None:
+        for column, name in enumerate([*ids, ORIGIN]):
+            times = calls.get(node_id, {}).get(name)
+            if times is None:
                 return None
-            nodes[row, column] = seconds
+            mean = times.seconds / times.calls
+            if name == ORIGIN:
+                origin[row] = mean
+            else:
+                nodes[row, column] = mean
     return Latencies(nodes, origin)
 
 

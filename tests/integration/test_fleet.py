@@ -36,8 +36,8 @@ def test_a_short_run_compares_placements_and_checks_every_answer(
     to the bit, also while experts moved; numbers and picture are written, and nothing is left."""
     numbers, drawn = tmp_path / "fleet.json", tmp_path / "fleet.svg"
     options = shlex.split(
-        "--plain --nodes 3 --delay 10 --origin-delay 40 --rate 0.8 "
-        "--learn-seconds 8 --seconds 4 --swap-seconds 9 -a uniform -a certified"
+        "--plain --nodes 3 --delay 10 --origin-delay 40 --bandwidth 20 --rate 0.8 "
+        "--learn-seconds 6 --seconds 4 --swap-seconds 6 -a uniform -a certified"
     )
     options += ["--json", str(numbers), "--picture", str(drawn)]
     command = RunningCommand(tmp_path, "fleet", *options)
