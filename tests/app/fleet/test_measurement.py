@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from app.fleet.lines import Expected
+from app.fleet.lines import CallTimes, Expected
 from app.fleet.measurement import Step, agreement, figures, time_line
-from app.fleet.prediction import Latencies, traffic_of
+from app.fleet.prediction import Latencies, measured_latencies, traffic_of
 from app.fleet.traffic import Request
 from app.tiny_moe.shape import EXPERTS, LAYERS
 from solvers.objective import mean_latency_seconds
@@ -47,6 +47,23 @@ def test_agreement_tells_bits_from_tokens() -> None:
         3: Expected(3, bytes(1), told[3].logits, b"\1" * 12),
     }
     assert agreement(told, right) == (4, 2, 3, 0.25)
+
+
+def test_latencies_are_the_means_of_what_calls_took() -> None:
+    """In the nodes' order, each row as its node measured; one place that nobody has called yet, and there are
+    none."""
+    scenario = fleet(2)
+    one, other = (node.node_id for node in scenario.nodes)
+    calls = {
+        one: {one: CallTimes(4, 0.004), other: CallTimes(2, 0.08), "origin": CallTimes(1, 0.2)},
+        other: {other: CallTimes(1, 0.002), one: CallTimes(1, 0.05), "origin": CallTimes().with_one(0.3)},
+    }
+    found = measured_latencies(scenario, calls)
+    assert found is not None
+    np.testing.assert_allclose(found.nodes, [[0.001, 0.04], [0.05, 0.002]])
+    np.testing.assert_allclose(found.origin, [0.2, 0.3])
+    del calls[other][one]
+    assert measured_latencies(scenario, calls) is None
 
 
 def test_the_prediction_is_the_slowest_expert_of_each_layer_summed_up() -> None:
