@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -18,10 +19,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
+from agent.experts.fetching import ORIGIN
+from agent.holdings import is_id
 from agent.node import NodeConfig
 
-_Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+
+def _id(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("expected an id (A-Z a-z 0-9 . _ -)")
+    return text
+
+
+_Identifier = Annotated[str, AfterValidator(_id)]
 _HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2048)]
 _Rate = Annotated[ByteSize, Field(gt=0)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -72,7 +83,7 @@ class ExpertsSection(_Section):
     max_sends: Annotated[int, Field(ge=1, le=64)] = 2
     send_limit: _Rate | None = None
     fetch_limit: _Rate | None = None
-    fetch_patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    fetch_patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0
 
 
 class EngineSection(_Section):
@@ -103,7 +114,7 @@ class LatencySection(_Section):
 class NodeFile(_Section):
     """Everything about one node."""
 
-    node_id: _Identifier = Field(default_factory=socket.gethostname)
+    node_id: _Identifier = Field(default_factory=socket.gethostname, validate_default=True)
     service: ServiceSection
     devices: Annotated[tuple[DeviceSection, ...], Field(min_length=1, max_length=64)]
     data_dir: Path
@@ -113,6 +124,13 @@ class NodeFile(_Section):
     local: LocalSection = LocalSection()
     latency: LatencySection = LatencySection()
     labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @field_validator("node_id")
+    @classmethod
+    def _not_the_origin(cls, node_id: str) -> str:
+        if node_id == ORIGIN:
+            raise ValueError(f"{ORIGIN} is what the origin is called")
+        return node_id
 
     @field_validator("devices")
     @classmethod
@@ -164,7 +182,7 @@ def node_file(values: Mapping[str, Any], *, base: Path, name: str = "node") -> N
     try:
         found = NodeFile.model_validate(values)
     except ValidationError as error:
-        raise NodeFileError("\n".join(f"{name}: {_told(dict(fault))}" for fault in error.errors())) from None
+        raise NodeFileError("\n".join(f"{name}: {line}" for line in _lines(error))) from None
 
     def placed(path: Path | None) -> Path | None:
         return None if path is None else base / path
@@ -191,13 +209,31 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def _told(fault: Mapping[str, Any]) -> str:
+def _lines(error: ValidationError) -> list[str]:
+    """One for each fault. That a list is too short says nothing where its entries are at fault."""
+    faults = error.errors()
+    return [
+        _told(fault)
+        for fault in faults
+        if fault["type"] != "too_short" or not any(_below(other["loc"], fault["loc"]) for other in faults)
+    ]
+
+
+def _below(place: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    return len(place) > len(other) and tuple(place[: len(other)]) == tuple(other)
+
+
+def _told(fault: ErrorDetails) -> str:
     place = ".".join(map(str, fault["loc"]))
     words = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"{place}: there is no such key"
     if fault["type"] == "missing":
         return f"{place}: is missing"
+    if fault["type"] == "string_pattern_mismatch":
+        words = (
+            "expected an http or https URL" if place.endswith("url") else "expected an id (A-Z a-z 0-9 . _ -)"
+        )
     given = fault["input"]
     shown = f", got {given!r:.60}" if isinstance(given, (str, int, float, bool)) or given is None else ""
     return f"{place}: {words}{shown}" if place else words

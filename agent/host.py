@@ -23,7 +23,7 @@ from agent.local import local_application
 from agent.messages import MoveKind, RouteTarget, TargetKind
 from agent.metrics import AgentMetrics
 from agent.node import NodeAgent
-from agent.probing import Prober, places_of_cluster
+from agent.probing import EXPERTS_FIRST, Prober, places_of_cluster
 from agent.remote_engine import RemoteEngine
 from agent.retrying import RetryPolicy
 from agent.routing import Local, RoutingTable
@@ -102,7 +102,8 @@ class Node:
         """What peers fetch from; served on `experts_listener`, or by whoever embeds the node."""
         self._prober = Prober(
             self.latency,
-            lambda: places_of_cluster(self._client, file.node_id),
+            # At a node's experts_url an agent answers; what answers at its base_url is an engine's matter.
+            lambda: places_of_cluster(self._client, file.node_id, EXPERTS_FIRST),
             interval_seconds=file.latency.probe_interval_seconds,
             use_environment=use_environment,
         )

@@ -13,6 +13,9 @@ from agent.experts.fetching import ORIGIN
 PROBES = 9
 """Round trips remembered per place; their median counts, so that single slow ones change nothing."""
 
+MAX_PLACES = 4096
+"""Heartbeats carry no more."""
+
 CALLS = 256
 CALL_SECONDS = 60.0
 """Calls count for so long; while there are any, they count instead of probes."""
@@ -42,16 +45,21 @@ class LatencyMeter:
 
     def probed(self, name: str, seconds: float) -> None:
         """A round trip to the node of that name (or ORIGIN) without any work there."""
-        self._probes.setdefault(name, deque(maxlen=PROBES)).append(seconds)
+        if self._has_room(name):
+            self._probes.setdefault(name, deque(maxlen=PROBES)).append(seconds)
 
     def called(self, name: str, seconds: float) -> None:
         """An expert call to the node of that name (this one's too, or ORIGIN), from sending to result."""
-        self._calls.setdefault(name, deque(maxlen=CALLS)).append((self._clock(), seconds))
+        if self._has_room(name):
+            self._calls.setdefault(name, deque(maxlen=CALLS)).append((self._clock(), seconds))
 
     def forget(self, name: str) -> None:
         """The place is no more, or another one now."""
         for known in (self._probes, self._calls, self._told):
             known.pop(name, None)
+
+    def _has_room(self, name: str) -> bool:
+        return name in self._probes or name in self._calls or len(self.names()) < MAX_PLACES
 
     def names(self) -> set[str]:
         return {*self._probes, *self._calls}

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from agent.holdings import is_id
 from agent.latency import LatencyMeter
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.node import NodeAgent
@@ -104,6 +105,9 @@ def local_application(
             return PlainTextResponse(f"expected at most {MAX_CALLS_BYTES} bytes\n", 413)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return PlainTextResponse(f"expected {{node_id: [seconds, ...]}}: {error}\n", 422)
+        strange = next((name for name in told if not is_id(name)), None)
+        if strange is not None:
+            return PlainTextResponse(f"{strange!r:.80}: is no node_id\n", 422)
         for name, durations in told.items():
             for seconds in durations:
                 meter.called(name, seconds)

@@ -150,6 +150,11 @@ class NodeAgent:
         return self._failure
 
     @property
+    def moves_failed(self) -> int:
+        """Moves refused or failed since the start."""
+        return self._executor.failures
+
+    @property
     def generation(self) -> int | None:
         """The newest placement generation seen."""
         return self._generation

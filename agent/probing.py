@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -30,9 +30,15 @@ _PLACES_PER_ROUND = 64
 _PAGE = 500
 
 
-async def places_of_cluster(client: ServiceClient, node_id: str) -> dict[str, str]:
-    """Name -> URL of every other node that says where it is reached, and of the origin. Raises
-    `ServiceError`."""
+CALLS_FIRST = ("base_url", "experts_url")
+EXPERTS_FIRST = ("experts_url", "base_url")
+
+
+async def places_of_cluster(
+    client: ServiceClient, node_id: str, urls: Sequence[str] = CALLS_FIRST
+) -> dict[str, str]:
+    """Name -> URL of every other node that says where it is reached, and of the origin. `urls`: which of a
+    node's URLs are wanted, in order of preference. Raises `ServiceError`."""
     places: dict[str, str] = {}
     settings = (await client.get(""))["settings"]
     origin = (settings.get("origin") or {}).get("base_url")
@@ -43,8 +49,8 @@ async def places_of_cluster(client: ServiceClient, node_id: str) -> dict[str, st
         page = await client.get(f"/nodes?limit={_PAGE}{after}")
         for node in page["nodes"]:
             spec = node["spec"]
-            url = spec.get("base_url") or spec.get("experts_url")
-            if url and node["node_id"] != node_id and node["condition"] != "LOST":
+            url = next((spec[name] for name in urls if spec.get(name)), None)
+            if url and node["node_id"] not in (node_id, ORIGIN) and node["condition"] != "LOST":
                 places[node["node_id"]] = url
         if page["next_after"] is None:
             return places
@@ -132,7 +138,9 @@ async def _round_trip(http: httpx.AsyncClient, url: str) -> float:
         moments[event] = time.perf_counter()
 
     response = await http.get(url, extensions={"trace": trace})
-    response.raise_for_status()
+    if response.is_server_error:
+        response.raise_for_status()
+    # Any other answer, if only that there is no such page, has made the round trip.
     begun = moments.get("http11.send_request_headers.started")
     ended = moments.get("http11.receive_response_headers.complete")
     return response.elapsed.total_seconds() if begun is None or ended is None else ended - begun

@@ -21,7 +21,7 @@ def refuse_open_host(host: str, *, allowed: bool) -> None:
     )
 
 
-def open_listener(host: str, port: int, option: str = "port") -> socket.socket:
+def open_listener(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket; port 0 takes a free one. `option`: what the operator calls the port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

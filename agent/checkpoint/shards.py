@@ -49,7 +49,7 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
         if not files:
             raise CheckpointError(f"{directory}: has no *.safetensors; other weight formats are not read")
     else:
-        files = sorted({_beside(directory, name) for name in index.values()})
+        files = [_beside(directory, name) for name in sorted(set(index.values()))]
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:

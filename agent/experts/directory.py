@@ -16,20 +16,24 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.experts.content import Content
 from agent.experts.safetensors import EXPERT_FORMAT, MalformedFile, read_contents
-from agent.holdings import ExpertKey
+from agent.holdings import ExpertKey, is_id
 
 logger = logging.getLogger(__name__)
 
 MAX_PARTIALS = 8
 """Interrupted downloads kept; the newest."""
 
-_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_TELL_SECONDS = 5.0
+"""Between two lines on how far verifying has come."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"(\d{1,5})\.([0-9a-f]{64})\.safetensors")
 _PARTIAL = re.compile(r"(\d{1,5})\.([0-9a-f]{64})")
@@ -79,8 +83,10 @@ class ExpertDirectory:
             os.close(self._lock)
             raise DirectoryInUse(f"{root}: another agent keeps its experts there") from None
         self._whole: dict[ExpertKey, StoredExpert] = {}
+        self._closed = False
 
     def close(self) -> None:
+        self._closed = True
         os.close(self._lock)
 
     def find(self, key: ExpertKey) -> StoredExpert | None:
@@ -90,26 +96,49 @@ class ExpertDirectory:
         return list(self._whole.values())
 
     # --- at the start
-    def recover(self, verified: Callable[[StoredExpert], None] = lambda _: None) -> list[StoredExpert]:
-        """Verify every file; what is not whole is deleted. Returns what is, in order of key."""
-        for path, device_id, key, digest in self._files():
-            try:
-                stored = _verify(path, device_id, key, digest)
-            except (OSError, MalformedFile) as error:
-                logger.warning("%s is deleted: %s", path, error)
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                continue
-            known = self._whole.get(key)
-            if known is not None:
-                # Killed between copying to another device and forgetting the old place: either will do.
-                logger.warning("%s is deleted: %s lies in %s too", path, key, known.path)
-                path.unlink()
-                continue
-            self._whole[key] = stored
-            verified(stored)
+    def recover(self) -> list[StoredExpert]:
+        """Verify every file; what is not whole is deleted. Returns what is, in order of key; `close`, from
+        another thread, ends it early."""
+        begun = told = time.monotonic()
+        files = list(self._files())
+        # hashlib and pread let go of the interpreter: threads are enough.
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for count, stored in enumerate(pool.map(self._verified, files), start=1):
+                if stored is not None:
+                    self._recover(stored)
+                if time.monotonic() - told >= _TELL_SECONDS:
+                    told = time.monotonic()
+                    logger.info("verified %d of %d experts on disk", count, len(files))
         self._prune()
+        if files:
+            size = sum(stored.size for stored in self._whole.values())
+            seconds = time.monotonic() - begun
+            logger.info(
+                "%d of %d experts on disk are whole: %d bytes, %.1f s",
+                len(self._whole),
+                len(files),
+                size,
+                seconds,
+            )
         return sorted(self._whole.values(), key=lambda stored: stored.key)
+
+    def _verified(self, file: tuple[Path, str, ExpertKey, str]) -> StoredExpert | None:
+        if self._closed:
+            return None
+        try:
+            return _verify(*file)
+        except (OSError, MalformedFile) as error:
+            logger.warning("%s is deleted: %s", file[0], error)
+            with contextlib.suppress(OSError):
+                file[0].unlink()
+            return None
+
+    def _recover(self, stored: StoredExpert) -> None:
+        known = self._whole.setdefault(stored.key, stored)
+        if known is not stored:
+            # Killed between giving a new version its place and forgetting the old: either will do.
+            logger.warning("%s is deleted: %s lies in %s too", stored.path, stored.key, known.path)
+            stored.path.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[tuple[Path, str, ExpertKey, str]]:
         for path in sorted(self._experts.glob("*/*/*/*")):
@@ -202,7 +231,7 @@ class ExpertDirectory:
 def _check(key: ExpertKey, digest: str, device_id: str = "0") -> None:
     """Orders come over the network: no path is made of anything but ids."""
     for name in (key.model_id, device_id):
-        if not _ID.fullmatch(name):
+        if not is_id(name):
             raise ValueError(f"{name!r}: is no id")
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"{digest!r}: is no SHA-256 in hex")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -52,7 +53,7 @@ class FetchLimits:
     bytes_per_second: float | None = None
     connect_seconds: float = 5.0
     silent_seconds: float = 10.0
-    patience_seconds: float = 30.0
+    patience_seconds: float = 20.0
 
 
 class _SourceFailed(Exception):
@@ -122,7 +123,7 @@ class ExpertFetcher:
         `digest`: what the bytes must have, in hex; None: what the source says they have, which protects the
         way and not the source. `data_bytes`: of its tensors; a longer file is refused. `bytes_per_second`: of
         this fetch, within the limit of all. Raises `FetchFailed`, and OSError where the disk fails; what has
-        arrived is kept for the next try.
+        arrived is kept for the next try, unless the disk fails.
         """
         throttles = (self._throttle, Throttle(bytes_per_second))
         allowed = data_bytes + data_bytes // 64 + _HEAD_ALLOWANCE
@@ -142,6 +143,12 @@ class ExpertFetcher:
                 raise FetchFailed(f"{key}: {error}") from None
         except ValueError as error:
             raise FetchFailed(f"{key}: {error}") from None
+        except OSError:
+            # A full disk is not kept full by what cannot be finished.
+            if download.partial is not None:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(download.partial.restart)
+            raise
         finally:
             if download.partial is not None:
                 download.partial.close()
@@ -271,10 +278,10 @@ class ExpertFetcher:
         count, written_at = 0, time.monotonic()
 
         async def flush() -> None:
-            nonlocal count, written_at
-            await asyncio.to_thread(partial.append, b"".join(waiting))
+            nonlocal count, waiting, written_at
+            parts, waiting = waiting, []
+            await asyncio.to_thread(partial.append, parts)
             self._counted(source.name, count)
-            waiting.clear()
             count, written_at = 0, time.monotonic()
             download.progress(partial.size)
             if partial.size > download.max_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.experts.content import READ_BYTES
@@ -23,8 +24,9 @@ class PartialFile:
             self._hash.update(chunk)
             self.size += len(chunk)
 
-    def append(self, data: bytes) -> None:
+    def append(self, parts: Sequence[bytes]) -> None:
         """Raises OSError, after which the file's end is that of before."""
+        data = b"".join(parts)
         view = memoryview(data)
         try:
             while view:

@@ -85,14 +85,20 @@ async def _run(file: NodeFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_end)
     node = Node(file, experts_url=url_of(experts), experts_listener=experts, local_listener=local)
-    async with node:
-        typer.echo(
-            f"moeplace agent {file.node_id} serves {len(node.holdings)} experts on {url_of(experts)}, "
-            f"local programs on {url_of(local)}"
-        )
-        waits = [asyncio.ensure_future(ending.wait()), asyncio.ensure_future(node.ended())]
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        for wait in done:
-            wait.result()
+
+    async def work() -> None:
+        async with node:
+            typer.echo(
+                f"moeplace agent {file.node_id} serves {len(node.holdings)} experts on {url_of(experts)}, "
+                f"local programs on {url_of(local)}"
+            )
+            await node.ended()
+
+    working, asked = asyncio.create_task(work()), asyncio.create_task(ending.wait())
+    await asyncio.wait([working, asked], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    else:
+        working.result()

@@ -20,6 +20,7 @@ from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
 from agent.config import NodeFileError, read_token
+from agent.holdings import is_id
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
 from app import logs
@@ -82,6 +83,9 @@ def origin_command(
     try:
         logs.configure(settings.log_format, settings.log_level, process="origin")
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        name = model_id or checkpoint.resolve().name
+        if not is_id(name):
+            raise fail(f"--model-id: {name!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
         found = open_checkpoint(checkpoint)
         if show:
             _show(found)
@@ -94,7 +98,6 @@ def origin_command(
         token, service_token = read_token(token_file), read_token(service_token_file)
         with _progress(found) as progress:
             digests = expert_digests(found, progress=progress)
-        name = model_id or checkpoint.resolve().name
         shelf = CheckpointShelf(name, found, digests)
         asyncio.run(
             _run(
@@ -142,6 +145,13 @@ async def _run(
             base_url, cluster_id, service_token = service
             async with ServiceClient(base_url, cluster_id, token=service_token) as client:
                 await client.put(f"/models/{shelf.model_id}", model_spec(shelf, reached))
+                if (await client.get(""))["settings"]["origin"] is None:
+                    typer.echo(
+                        f"moeplace: cluster {cluster_id} has no origin, so no plan fetches from this one: "
+                        f'give its settings "origin": {{"base_url": "{reached}", "latency_seconds": ..., '
+                        f'"egress_bytes_per_second": ...}} (PUT {base_url}/v1/clusters/{cluster_id})',
+                        err=True,
+                    )
         checkpoint = shelf.checkpoint
         typer.echo(
             f"moeplace origin serves {len(checkpoint.experts)} experts of {shelf.model_id} on {reached}"
