@@ -103,7 +103,7 @@ async def test_bundled_text_is_of_its_domain(weights: Dense, experts: OwnExperts
     recorded = {domain: shares(requests(domain)) for domain in DOMAINS}
     for domain in DOMAINS:
         own = text(domain)
-        parts = [await routes_of(own[i : i + 128], weights, experts) for i in (0, 1200)]
+        parts = [await routes_of(own[i : i + 256], weights, experts) for i in (0, 1200)]
         ours = shares(np.concatenate(parts))
         common = {other: float(np.minimum(ours, theirs).sum()) for other, theirs in recorded.items()}
         assert max(common, key=lambda other: common[other]) == domain, common
