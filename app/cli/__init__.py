@@ -36,6 +36,18 @@ COMMANDS = (
         _SERVICE,
     ),
     Command(
+        "fleet",
+        "app.fleet.command",
+        "fleet_command",
+        "Serve a real model from a fleet of processes, and measure what placements are worth.",
+        (
+            "moeplace fleet",
+            "moeplace fleet --picture fleet.svg --json fleet.json",
+            "moeplace fleet -a uniform -a certified --seconds 10 --swap-seconds 0",
+        ),
+        _SERVICE,
+    ),
+    Command(
         "serve",
         "app.cli.serve",
         "serve_command",

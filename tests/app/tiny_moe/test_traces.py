@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from app.demo.scenario import NODES
-from app.demo.traces import CONTEXT_TOKENS, EXPERTS, LAYERS, TOP_K, Replay, domains, requests
+from app.tiny_moe.shape import CONTEXT_TOKENS, EXPERTS, LAYERS, TOP_K
+from app.tiny_moe.traces import Replay, domains, requests
 
 
 def test_bundled_traces_are_real_top_2_routing() -> None:

@@ -8,10 +8,7 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-LAYERS = 6
-EXPERTS = 32
-TOP_K = 2
-CONTEXT_TOKENS = 256
+from app.tiny_moe.shape import CONTEXT_TOKENS, LAYERS, TOP_K
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -36,7 +33,7 @@ def requests(domain: str) -> UInt8:
 
 
 def _file() -> resources.abc.Traversable:
-    return resources.files("app.demo") / "tiny_moe" / "traces.npz"
+    return resources.files("app.tiny_moe") / "traces.npz"
 
 
 class Replay:

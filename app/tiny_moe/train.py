@@ -19,7 +19,7 @@ Corpora (all from ordinary package registries / the Python install; nothing is c
   mkdir CORP && cd CORP
   apt-get download manpages manpages-dev manpages-de manpages-fr manpages-ja manpages-ru r-cran-janeaustenr
   for f in *.deb; do dpkg-deb -x $f x_${f%%_*}; done
-  cd .. && python app/demo/tiny_moe/train.py --corp CORP --out OUT --steps 1500
+  cd .. && python app/tiny_moe/train.py --corp CORP --out OUT --steps 1500
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the service says of the demo's cluster at one moment, read over HTTP like anybody else would."""
+"""What the service says of a cluster at one moment, read over HTTP like anybody else would."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What ends a demo before its time."""
+"""What ends a run of the whole fleet before its time."""
 
 
-class DemoFailed(Exception):
+class BoxFailed(Exception):
     """The service or a node failed; the message says so in words, with the failing process's own."""

@@ -1,4 +1,4 @@
-"""The demo's child processes: a service and its nodes, which never outlive it."""
+"""Child processes of a command that runs a whole fleet: a service and its nodes, which never outlive it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import re
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from app.demo.failures import DemoFailed
-from app.demo.slices import Instruction, NodeStart, Slice
+from app.box.failures import BoxFailed
 from app.tied import tied_command
 
 _SERVING = re.compile(r"^moeplace is serving on (http://\S+)$")
@@ -24,8 +23,11 @@ _SERVICE_START_SECONDS = 80.0
 """A machine that has never run the service compiles its kernels first."""
 
 _SERVICE_END_SECONDS = 11.0
-_NODE_END_SECONDS = 3.0
+_LINES_END_SECONDS = 3.0
+_MAX_LINE_BYTES = 1 << 24
 _LAST_WORDS = 12
+
+_Told = TypeVar("_Told", bound=msgspec.Struct)
 
 
 class Child:
@@ -41,12 +43,12 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
-    async def failed(self) -> DemoFailed:
+    async def failed(self) -> BoxFailed:
         """Wait until the process has ended by itself; what is to be said then."""
         status = await self.process.wait()
         if self._ending:
             await asyncio.Event().wait()
-        return DemoFailed(f"{self.name} ended with status {status}{self.last_words()}")
+        return BoxFailed(f"{self.name} ended with status {status}{self.last_words()}")
 
     def last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()[-_LAST_WORDS:]
@@ -68,9 +70,15 @@ class Child:
 
 
 async def _spawn(
-    name: str, arguments: list[str], log: Path, environment: Mapping[str, str], *, reads: bool
+    name: str,
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    reads: bool,
+    niceness: int = 0,
 ) -> Child:
-    # In sessions of their own: Ctrl-C is for the demo, which ends them in order. -P: a directory named app
+    # In sessions of their own: Ctrl-C is for the command, which ends them in order. -P: a directory named app
     # below the working directory must not hide ours.
     command = tied_command([sys.executable, "-P", "-m", *arguments], parent_death_signal=signal.SIGTERM)
     with log.open("w") as stderr:
@@ -81,7 +89,10 @@ async def _spawn(
             stderr=stderr,
             env=environment,
             start_new_session=True,
+            limit=_MAX_LINE_BYTES,
         )
+    if niceness:
+        os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
     return Child(name, process, log)
 
 
@@ -94,9 +105,10 @@ class ServiceProcess(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def started_service(
-    directory: Path, port: int, settings: Mapping[str, str]
+    directory: Path, port: int, settings: Mapping[str, str], *, niceness: int = 0
 ) -> AsyncIterator[ServiceProcess]:
-    """Start the service, wait until it is ready, and end it. Raises `DemoFailed` in the service's words."""
+    """Start the service, wait until it is ready, and end it. Raises `BoxFailed` in the service's words.
+    `niceness`: by how much other processes come before it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MOEPLACE_")}
     child = await _spawn(
         "the service",
@@ -104,6 +116,7 @@ async def started_service(
         directory / "service.log",
         {**own, **settings},
         reads=False,
+        niceness=niceness,
     )
     try:
         yield ServiceProcess(child, await _url(child))
@@ -121,50 +134,48 @@ async def _url(child: Child) -> str:
                     return match[1]
             raise await child.failed()
     except TimeoutError:
-        raise DemoFailed(
+        raise BoxFailed(
             f"the service was not ready after {_SERVICE_START_SECONDS:.0f} s{child.last_words()}"
         ) from None
 
 
-class NodeProcess:
-    """One node; `slices` hands on what it tells."""
+class LineProcess:
+    """A process that is told things, and tells things, in lines of JSON."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
 
-    async def switch(self, domain: str) -> None:
-        """Have the node replay another domain from its next slice on."""
-        await self._say(Instruction(domain))
-
-    async def hear(self, told: Callable[[Slice], None]) -> None:
-        """Pass every slice on until the process closes its output."""
-        stdout = self.child.process.stdout
-        assert stdout is not None
-        while line := await stdout.readline():
-            told(msgspec.json.decode(line, type=Slice))
-
-    async def _say(self, message: msgspec.Struct) -> None:
+    async def say(self, message: msgspec.Struct) -> None:
+        """Raises `BoxFailed` where the process has ended."""
         stdin = self.child.process.stdin
         assert stdin is not None
         try:
             stdin.write(msgspec.json.encode(message) + b"\n")
             await stdin.drain()
         except ConnectionError as error:
-            raise DemoFailed(f"{self.child.name} has ended{self.child.last_words()}") from error
+            raise BoxFailed(f"{self.child.name} has ended{self.child.last_words()}") from error
+
+    async def hear(self, told: Callable[[_Told], None], kind: type[_Told] | Any) -> None:
+        """Pass on every line, a `kind` or one of a union, until the process closes its output."""
+        stdout = self.child.process.stdout
+        assert stdout is not None
+        while line := await stdout.readline():
+            told(msgspec.json.decode(line, type=kind))
 
 
 @contextlib.asynccontextmanager
-async def started_node(directory: Path, start: NodeStart) -> AsyncIterator[NodeProcess]:
-    child = await _spawn(
-        f"node {start.node_id}",
-        ["app.demo.node"],
-        directory / f"{start.node_id}.log",
-        os.environ,
-        reads=True,
-    )
-    node = NodeProcess(child)
+async def started_lines(
+    name: str,
+    module: str,
+    log: Path,
+    first: msgspec.Struct,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[LineProcess]:
+    """Run `module` as a process, say `first` to it, and end it. `environment` is added to ours."""
+    child = await _spawn(name, [module], log, {**os.environ, **(environment or {})}, reads=True)
+    process = LineProcess(child)
     try:
-        await node._say(start)
-        yield node
+        await process.say(first)
+        yield process
     finally:
-        await child.end(_NODE_END_SECONDS)
+        await child.end(_LINES_END_SECONDS)
