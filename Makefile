@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test test-transformers lint types clean
 
 install: $(STAMP)
 
@@ -15,6 +15,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
 	$(BIN)/python -c 'from solvers.warm import warm; warm()'
+	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
 
 demo: install
@@ -22,6 +23,14 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+# Not part of `test`: plain torch brings gigabytes of CUDA on most machines. TORCH=torch==... takes another
+# version.
+TORCH ?= torch==2.13.*
+test-transformers: install
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[transformers]'
+	$(BIN)/python -m pytest tests/agent/hooks
 
 lint: install
 	$(BIN)/ruff check .

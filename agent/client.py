@@ -146,9 +146,10 @@ class ServiceClient:
         """GET a resource below the cluster ("" is the cluster itself), decoded."""
         return _decode(await self._send("GET", self._cluster + path), Any)
 
-    async def put(self, path: str, body: Any) -> Any:
+    async def put(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Any:
         """PUT a resource below the cluster, decoded answer."""
-        return _decode(await self._send("PUT", self._cluster + path, msgspec.json.encode(body), JSON), Any)
+        content = msgspec.json.encode(body)
+        return _decode(await self._send("PUT", self._cluster + path, content, JSON, headers=headers), Any)
 
     # --- how
     def _node(self, node_id: str) -> str:
@@ -177,6 +178,7 @@ class ServiceClient:
         media_type: str | None = None,
         *,
         coding: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         failures = 0
 
@@ -196,7 +198,7 @@ class ServiceClient:
         ):
             self.retries += attempt.num > 1
             with attempt:
-                return await self._once(method, path, content, media_type, coding=coding)
+                return await self._once(method, path, content, media_type, coding=coding, headers=headers)
         raise AssertionError("a retry context ends by an answer or by its last error")
 
     async def _once(

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def is_id(text: str) -> bool:
+    """Whether it can name a node, a device or a model: as the API has it, and safe in a path."""
+    return _ID.fullmatch(text) is not None
 
 
 class ExpertKey(NamedTuple):

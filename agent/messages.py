@@ -60,12 +60,14 @@ class TargetKind(StrEnum):
 
 
 class RouteTarget(msgspec.Struct, frozen=True):
-    """A place where experts are served; `latency_seconds` is seen from the node that asks."""
+    """A place where experts are served; `latency_seconds` is seen from the node that asks. Experts are called
+    at `base_url`, and fetched at `experts_url` where that is another."""
 
     kind: TargetKind
     node_id: str | None
     base_url: str | None
     latency_seconds: float
+    experts_url: str | None = None
 
 
 class LayerRoutes(msgspec.Struct, frozen=True):
@@ -117,6 +119,7 @@ class MoveOrder(msgspec.Struct, frozen=True):
     source_url: str | None
     expert_digest: str | None
     attempt: int
+    rate_limit_bytes_per_second: float | None = None
 
 
 class Orders(msgspec.Struct, frozen=True):

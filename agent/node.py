@@ -14,11 +14,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from agent.client import AnswerLost, ServiceClient, ServiceError, ServiceProblem
 from agent.holdings import ExpertKey, Holdings, grouped
-from agent.messages import Assignment, Directive, Intervals, Orders
+from agent.messages import Assignment, Directive, Intervals, MoveKind, Orders
 from agent.orders import OrderExecutor
 from agent.outbox import Outbox, Parcel
 from agent.reports import MoveReport, ReportBox
@@ -50,6 +51,7 @@ class NodeConfig:
     ingress_bytes_per_second: float = 1.25e8
     egress_bytes_per_second: float = 1.25e8
     base_url: str | None = None
+    experts_url: str | None = None
     local_seconds: float = 0.0
     peers_seconds: Mapping[str, float] = field(default_factory=dict)
     origin_seconds: float | None = None
@@ -66,6 +68,7 @@ class NodeConfig:
             "ingress_bytes_per_second": self.ingress_bytes_per_second,
             "egress_bytes_per_second": self.egress_bytes_per_second,
             "base_url": self.base_url,
+            "experts_url": self.experts_url,
             "latency": {
                 "local_seconds": self.local_seconds,
                 "peers_seconds": dict(self.peers_seconds),
@@ -88,28 +91,41 @@ class NodeAgent:
         wait_seconds: int = 25,
         retry: RetryPolicy | None = None,
         outbox: Outbox | None = None,
-        on_routes: Callable[[RoutingTable], None] = lambda _: None,
+        on_routes: Callable[[RoutingTable], Awaitable[None]] | None = None,
+        latency: Callable[[], dict[str, Any] | None] = lambda: None,
+        moved: Callable[[MoveKind, bool, float], None] = lambda *_: None,
     ) -> None:
-        """`wait_seconds`: length of a long poll. `on_routes`: called when another routing table is in use."""
+        """`wait_seconds`: length of a long poll. `on_routes`: has the engine route by another table, which is
+        in use once it has returned; it may raise `EngineFailed`. `latency`: what has been measured, as
+        heartbeats carry it. `moved`: told of every move its kind, whether it succeeded and its seconds."""
         self._config = config
         self._client = client
         self._recorders = tuple(recorders)
         self._wait_seconds = wait_seconds
         self._retry = retry or RetryPolicy()
         self._on_routes = on_routes
+        self._latency = latency
         self.outbox = outbox or Outbox()
         self.holdings = Holdings(config.devices)
         self.routes: RoutingTable | None = None
         self.registrations = 0
         """Times the node has registered."""
+        self.heartbeats = 0
+        """Heartbeats answered."""
         self._reports = ReportBox()
         self._executor = OrderExecutor(
-            self.holdings, storage, self._reports, routing=lambda: self.routes, changed=self._say_soon
+            self.holdings,
+            storage,
+            self._reports,
+            routing=lambda: self.routes,
+            changed=self._say_soon,
+            ended=moved,
         )
         self._intervals = Intervals(10.0, 10.0)
         self._cluster_uid: str | None = None
         self._generation: int | None = None
         self._failure: str | None = None
+        self._engine_failures = 0
         self._sequence = 0
         self._reported: frozenset[ExpertKey] | None = None
         self._versions: dict[str, str | None] = {"assignment": None, "moves": None}
@@ -123,6 +139,20 @@ class NodeAgent:
         # take back what a report of a move has changed. One that comes after a newer heartbeat is refused.
         self._heard = asyncio.Event()
         self._registering = asyncio.Lock()
+
+    @property
+    def node_id(self) -> str:
+        return self._config.node_id
+
+    @property
+    def failure(self) -> str | None:
+        """Why the newest assignment could not be applied."""
+        return self._failure
+
+    @property
+    def moves_failed(self) -> int:
+        """Moves refused or failed since the start."""
+        return self._executor.failures
 
     @property
     def generation(self) -> int | None:
@@ -225,6 +255,7 @@ class NodeAgent:
             "generation": self._generation,
             "assignment_version": None if self.routes is None else self.routes.version,
             "holds_digest": self.holdings.digest(),
+            "latency": self._latency(),
         }
         if self._reported is None:
             status["holds"] = grouped(held)
@@ -236,6 +267,7 @@ class NodeAgent:
         self._heard.clear()
         answer = await self._client.report_status(self._config.node_id, status)
         self._heard.set()
+        self.heartbeats += 1
         self._reported = held
         self._intervals = answer.intervals
         if answer.cluster_uid != self._cluster_uid:
@@ -257,7 +289,7 @@ class NodeAgent:
         self,
         resource: str,
         ask: Callable[[str, str | None, int], Awaitable[_Polled | None]],
-        apply: Callable[[_Polled], None],
+        apply: Callable[[_Polled], Awaitable[None]],
     ) -> None:
         """One long poll after the other. An end before its time means that the service has no time for
         waiting now: it is not asked again at once."""
@@ -288,36 +320,51 @@ class NodeAgent:
                 self._versions[resource] = answer.metadata.version
                 if answer.metadata.uid != self._cluster_uid:
                     await self._register_again(f"the cluster is another, {answer.metadata.uid}")
-                apply(answer)
+                await apply(answer)
             elif time.monotonic() - begun < self._wait_seconds / 2:
                 failures += 1
                 await asyncio.sleep(self._retry.wait_seconds(min(failures, 3)))
             else:
                 failures = 0
 
-    def _apply(self, assignment: Assignment) -> None:
-        """Route by another table; one that cannot be applied is reported, and the old one stays in use."""
+    async def _apply(self, assignment: Assignment) -> None:
+        """Route by another table; one that cannot be applied is reported, and the old one stays in use. What
+        the engine could not do it is asked again."""
         self._generation = assignment.metadata.generation
         try:
             unknown = [d.device_id for d in assignment.devices if d.device_id not in self._config.devices]
             if unknown:
                 raise ValueError(f"assignment names device {unknown[0]}, which this node does not have")
-            self.routes = RoutingTable(assignment)
+            table = RoutingTable(assignment)
         except ValueError as error:
-            self._failure = f"assignment {assignment.metadata.version}: {error}"[:1000]
-            logger.error("%s", self._failure)
+            self._cannot_apply(assignment, error)
+            return
+        try:
+            if self._on_routes is not None:
+                await self._on_routes(table)
+        except Exception as error:  # noqa: BLE001 - an engine's fault must not end the agent
+            self._cannot_apply(assignment, error)
+            self._versions["assignment"] = None
+            self._engine_failures += 1
+            await asyncio.sleep(self._retry.wait_seconds(self._engine_failures))
         else:
-            self._failure = None
+            self.routes = table
+            self._failure, self._engine_failures = None, 0
             self._executor.routes_switched()
             self._executor.discard(
                 ExpertKey(held.model_id, held.layer, expert)
                 for held in assignment.evict
                 for expert in held.experts
             )
-            self._on_routes(self.routes)
+            self._say_soon()
+
+    def _cannot_apply(self, assignment: Assignment, error: Exception) -> None:
+        words = str(error) or type(error).__name__
+        self._failure = f"assignment {assignment.metadata.version}: {words}"[:1000]
+        logger.error("%s", self._failure)
         self._say_soon()
 
-    def _order(self, orders: Orders) -> None:
+    async def _order(self, orders: Orders) -> None:
         self._executor.accept(orders)
 
     # --- reports
@@ -360,9 +407,14 @@ class NodeAgent:
         for recorder in self._recorders:
             window = recorder.cut()
             if window is not None:
-                sequence = self.outbox.next_sequence_number()
-                body = compress(encode_window(window, self._config.instance_uid, sequence))
-                self.outbox.put(Parcel(sequence, body))
+                self.submit(partial(encode_window, window))
+
+    def submit(self, encode: Callable[[str, int], bytes]) -> int:
+        """Queue a window for the service; `encode` gets the instance_uid and the sequence number that the
+        window is sent under, which is returned."""
+        number = self.outbox.next_sequence_number()
+        self.outbox.put(Parcel(number, compress(encode(self._config.instance_uid, number))))
+        return number
 
     async def _send_telemetry(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from agent.holdings import ExpertKey, Holdings, NoRoom
 from agent.messages import MoveKind, MoveOrder, Orders
 from agent.reports import MoveReport, ReportBox, ReportedState
 from agent.routing import RoutingTable
-from agent.storage import FetchFailed, Storage
+from agent.storage import EvictFailed, FetchFailed, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +38,22 @@ class OrderExecutor:
         *,
         routing: Callable[[], RoutingTable | None],
         changed: Callable[[], None] = lambda: None,
+        ended: Callable[[MoveKind, bool, float], None] = lambda *_: None,
         switch_seconds: float = 10.0,
     ) -> None:
-        """`routing`: the table in use. `changed`: called after what the node holds has changed.
+        """`routing`: the table in use. `changed`: called after what the node holds has changed. `ended`: told
+        of every move its kind, whether it succeeded, and the seconds it took.
         `switch_seconds`: how long a drop waits for a table that serves its expert elsewhere."""
         self._holdings = holdings
         self._storage = storage
         self._reports = reports
         self._routing = routing
         self._changed = changed
+        self._ended = ended
         self._switch_seconds = switch_seconds
         self._orders: Orders | None = None
         self._obsolete: frozenset[ExpertKey] = frozenset()
+        self._begun: tuple[MoveOrder, asyncio.Task[None]] | None = None
         self._arrived = asyncio.Event()
         self._switched = asyncio.Event()
         self._done: dict[tuple[str, str], MoveReport] = {}
@@ -62,8 +66,17 @@ class OrderExecutor:
         return self._next() is not None
 
     def accept(self, orders: Orders) -> None:
-        """The newest orders replace all before; a move that has begun is finished first."""
+        """The newest orders replace all before. A copy that has begun and is not ordered any more, or is to
+        be tried anew (perhaps from another source), is given up; any other move begun is finished."""
         self._orders = orders
+        if self._begun is not None:
+            order, task = self._begun
+            if order.kind is MoveKind.COPY and not any(_same_attempt(order, other) for other in orders.moves):
+                logger.info(
+                    "copy %s of %s is given up: it is not ordered any more", order.move_id, _key_of(order)
+                )
+                self._begun = None
+                task.cancel()
         listed = {(order.plan_id, order.move_id) for order in orders.moves}
         for order in orders.moves:
             # Listed although done: the service has not got the report, or lost it.
@@ -91,7 +104,18 @@ class OrderExecutor:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            await self._execute(order)
+            await self._begin(order)
+
+    async def _begin(self, order: MoveOrder) -> None:
+        task = asyncio.create_task(self._execute(order))
+        self._begun = order, task
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._begun is not None:
+                raise  # it is this node that ends, not the order
+        finally:
+            self._begun = None
 
     def _next(self) -> MoveOrder | None:
         for order in self._orders.moves if self._orders else ():
@@ -105,26 +129,28 @@ class OrderExecutor:
         for key in sorted((self._obsolete & self._holdings.keys) - ordered):
             try:
                 await self._evict(key)
-            except OSError as error:
+            except (EvictFailed, OSError) as error:
                 logger.warning("evicting %s failed: %s", key, error)
 
     async def _execute(self, order: MoveOrder) -> None:
         assert self._orders is not None
         generation = self._orders.metadata.generation
         key = _key_of(order)
+        begun = time.monotonic()
         try:
             if order.kind is MoveKind.COPY:
                 digest = await self._copy(order, key, generation)
             else:
                 digest = None
                 await self._drop(key)
-        except (OrderRefused, FetchFailed, OSError) as error:
+        except (OrderRefused, FetchFailed, EvictFailed, OSError) as error:
             self.failures += 1
             logger.warning("move %s (%s %s) failed: %s", order.move_id, order.kind, key, error)
             report = MoveReport.of(order, generation, ReportedState.FAILED, reason=str(error) or "no reason")
         else:
             done = order.bytes if order.kind is MoveKind.COPY else 0
             report = MoveReport.of(order, generation, ReportedState.SUCCEEDED, bytes_done=done, digest=digest)
+        self._ended(order.kind, report.state is ReportedState.SUCCEEDED, time.monotonic() - begun)
         self._done[order.plan_id, order.move_id] = report
         self._reports.put(report)
 
@@ -165,7 +191,14 @@ class OrderExecutor:
         await self._evict(key)
 
     async def _evict(self, key: ExpertKey) -> None:
-        await self._storage.evict(key, self._holdings.remove(key).device_id)
+        # Not held from before the first byte is gone; held again should it stay.
+        placed = self._holdings.remove(key)
+        try:
+            await self._storage.evict(key, placed.device_id)
+        except BaseException:
+            self._holdings.reserve(key, placed.bytes, placed.device_id)
+            self._holdings.complete(key)
+            raise
         self._changed()
 
     async def _wait_until_served_elsewhere(self, key: ExpertKey) -> None:
@@ -179,6 +212,10 @@ class OrderExecutor:
                     await self._switched.wait()
         except TimeoutError:
             raise OrderRefused(f"{key}: the routing table in use still serves it here") from None
+
+
+def _same_attempt(one: MoveOrder, other: MoveOrder) -> bool:
+    return (one.plan_id, one.move_id, one.attempt) == (other.plan_id, other.move_id, other.attempt)
 
 
 def _key_of(order: MoveOrder) -> ExpertKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class RoutingTable:
 
     def __init__(self, assignment: Assignment) -> None:
         """Raises ValueError where a route names a target that is not there."""
+        self.assignment = assignment
         self.version = assignment.metadata.version
         self.generation = assignment.metadata.generation
         self.cluster_uid = assignment.metadata.uid
@@ -58,6 +60,10 @@ class RoutingTable:
             return (LOCAL,)
         return () if self._origin is None else (self._origin,)
 
+    def of_model(self, holdings: Holdings, model_id: str) -> ModelRoutes:
+        """The same for one model, asked by layer and expert."""
+        return ModelRoutes(self, holdings, model_id)
+
     def served_elsewhere(self, key: ExpertKey) -> bool:
         """True when this table sends calls for `key` to another place, so that it may be evicted here."""
         return bool(self._routes.get(key))
@@ -80,3 +86,25 @@ class RoutingTable:
             else:
                 seconds[expert] = best.latency_seconds
         return seconds, local
+
+
+class ModelRoutes:
+    """Where the experts of one model are, under one table: what an engine asks while it runs the model."""
+
+    def __init__(self, table: RoutingTable, holdings: Holdings, model_id: str) -> None:
+        self._table = table
+        self._holdings = holdings
+        self._model_id = model_id
+
+    def where(self, layer: int, expert: int) -> tuple[Local | RouteTarget, ...]:
+        """The places to call for one expert, best first; empty where nobody serves it."""
+        return self._table.where(self._holdings, self._model_id, layer, expert)
+
+    def by_place(self, layer: int, experts: Iterable[int]) -> dict[Local | RouteTarget | None, list[int]]:
+        """The different `experts` that some tokens activate, ascending, by the best place of each: what to
+        compute here, and what to send where in one call. None: nobody serves them. Negative ids are none."""
+        places: dict[Local | RouteTarget | None, list[int]] = {}
+        for expert in sorted({int(expert) for expert in experts if expert >= 0}):
+            best = self.where(layer, expert)
+            places.setdefault(best[0] if best else None, []).append(expert)
+        return places

@@ -13,9 +13,14 @@ class FetchFailed(Exception):
     """The expert could not be had whole; in words."""
 
 
+class EvictFailed(Exception):
+    """The expert is still where it was; in words."""
+
+
 class Storage(Protocol):
     """Brings experts into a node's memory and removes them. `fetch` returns only when the expert is whole,
-    verified and loaded, and leaves nothing behind when it fails or is cancelled."""
+    verified and loaded; when it fails or is cancelled no expert is there, though parts may be kept to resume
+    from."""
 
     async def fetch(self, order: MoveOrder, device_id: str, progress: Callable[[int], None]) -> str | None:
         """Copy `order`'s expert onto the device; tells `progress` the bytes done so far. The SHA-256 of the
@@ -23,5 +28,5 @@ class Storage(Protocol):
         ...
 
     async def evict(self, key: ExpertKey, device_id: str) -> None:
-        """Give the expert's memory back."""
+        """Give the expert's memory back. Raises `EvictFailed`."""
         ...

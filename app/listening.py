@@ -13,7 +13,7 @@ class ListeningError(Exception):
 
 def refuse_open_host(host: str, *, allowed: bool) -> None:
     """Raise `ListeningError` for an address others can reach, unless the operator said so by name."""
-    if allowed or _is_loopback(host):
+    if allowed or is_loopback(host):
         return
     raise ListeningError(
         f"host: {host} can be reached by others and there are no tokens yet, so anybody could change "
@@ -21,8 +21,8 @@ def refuse_open_host(host: str, *, allowed: bool) -> None:
     )
 
 
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one."""
+def open_listener(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket; port 0 takes a free one. `option`: what the operator calls the port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -40,7 +40,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ListeningError(
-                f"port: {port} on {host} is taken by another program; choose another with --port, 0 for any"
+                f"{option}: {port} on {host} is taken by another program; choose another, 0 for any free one"
             ) from None
         raise ListeningError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
@@ -54,7 +54,8 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach the address."""
     if host == "localhost":
         return True
     try:

@@ -107,7 +107,25 @@ PLACEMENT_MEAN_LATENCY = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+PLACEMENT_PREDICTED_IMPROVEMENT = Gauge(
+    "moeplace_placement_predicted_improvement_ratio",
+    "Latency that the placement in force was expected to save against the one before; NaN: not known.",
+    ["cluster"],
+    multiprocess_mode="livemostrecent",
+)
+PLACEMENT_ACHIEVED_IMPROVEMENT = Gauge(
+    "moeplace_placement_achieved_improvement_ratio",
+    "Latency that the placement in force saves against the one before, on traffic from after its "
+    "convergence; NaN: not measured yet.",
+    ["cluster"],
+    multiprocess_mode="livemostrecent",
+)
+
 # --- migrations
+COPIES_AVOIDED = Counter(
+    "moeplace_copies_avoided_total",
+    "Copies that rebalances as EPLB does them would have asked for, beyond those of the placements adopted.",
+)
 MOVES = Counter(
     "moeplace_moves_total",
     "Moves that ended, by kind (copy, drop) and outcome (succeeded, failed, cancelled).",

@@ -4,43 +4,28 @@ It does nothing else, so it is the one process that hardly can die. All children
 """
 
 import asyncio
-import http.client
-import json
 import os
-import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from redis.asyncio import Redis
 
-from app.child import ended, ended_within
 from app.config import Settings
 from app.listening import open_listener, refuse_open_host, url_of
-from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
+from app.metrics import MULTIPROCESS_DIRECTORY
+from app.processes import Processes
+from app.readiness import what_is_missing
 from app.storage import workers
 from app.storage.client import connect, open_client
 from app.storage.durable import require_durability
-from app.storage.embedded import EmbeddedServer, EmbeddedServerError, private_runtime_base
-from app.tied import tied_command
-
-RESTART_SECONDS = 0.1, 10.0
-"""First and longest pause before a child is started again; doubled each time, full jitter."""
-
-STEADY_SECONDS = 30.0
-"""A child that lived this long had nothing wrong with it from the start: its pauses begin anew."""
-
-EARLY_DEATHS = 3
-"""How often a child may die before the service was ever ready."""
+from app.storage.embedded import EmbeddedServer, private_runtime_base
 
 PATIENCE_SECONDS = 10.0
 """How often an operator who waits for the service is told what it is waiting for."""
@@ -62,10 +47,9 @@ class Supervisor:
     def __init__(self, settings: Settings, *, api_only: bool = False) -> None:
         self._settings = settings
         self._api_only = api_only
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._ready = False
+        self._processes = Processes(self._stopping, self._hurry, self._give_up)
         self._failure: asyncio.Future[None] | None = None
 
     async def run(self) -> int:
@@ -97,7 +81,7 @@ class Supervisor:
                 async with open_client(redis_url) as redis:
                     await self._check_durability(redis)
                     await workers.forget_all(redis)
-                keep(self._keep_server(server))
+                keep(self._processes.keep_server(server))
             else:
                 redis_url = settings.redis_url
                 async with await connect(redis_url) as redis:
@@ -107,9 +91,9 @@ class Supervisor:
             for index in range(settings.api_workers):
                 name = "api" if settings.api_workers == 1 else f"api {index + 1}"
                 arguments = ["api", "--listen-fd", str(listener.fileno())]
-                keep(self._keep(name, arguments, environment, (listener.fileno(),)))
+                keep(self._processes.keep(name, arguments, environment, (listener.fileno(),)))
             if not self._api_only:
-                keep(self._keep("worker", ["worker"], environment, ()))
+                keep(self._processes.keep("worker", ["worker"], environment, ()))
             await self._serve(url_of(listener))
         finally:
             self._stopping.set()
@@ -154,7 +138,7 @@ class Supervisor:
 
         async def announce_and_wait() -> None:
             await self._wait_until_ready(url)
-            self._ready = True
+            self._processes.ready = True
             verb = "api is listening" if self._api_only else "is serving"
             print(f"moeplace {verb} on {url}", flush=True)
             await asyncio.Event().wait()
@@ -164,7 +148,7 @@ class Supervisor:
     async def _wait_until_ready(self, url: str) -> None:
         path = "/healthz" if self._api_only else "/readyz"
         said_at = time.monotonic()
-        while (missing := await asyncio.to_thread(_what_is_missing, url, path)) is not None:
+        while (missing := await asyncio.to_thread(what_is_missing, url, path)) is not None:
             await asyncio.sleep(0.05)
             if time.monotonic() - said_at >= PATIENCE_SECONDS:
                 said_at = time.monotonic()
@@ -184,76 +168,6 @@ class Supervisor:
         settings = self._settings.model_copy(update={"redis_url": redis_url})
         return dict(os.environ) | variables_of(settings) | {MULTIPROCESS_DIRECTORY: str(shared)}
 
-    async def _keep(
-        self, name: str, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]
-    ) -> None:
-        """Run `moeplace ARGUMENTS` again and again until we are stopping."""
-        # -P: a directory named app below the working directory must not hide ours.
-        command = [sys.executable, "-P", "-m", "app", *arguments]
-
-        def spawn() -> None:
-            self._processes[name] = subprocess.Popen(
-                tied_command(command, parent_death_signal=signal.SIGKILL),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
-
-        async def start() -> None:
-            spawn()
-
-        async def wait() -> int:
-            process = self._processes[name]
-            status = await ended(process)
-            forget_process(environment[MULTIPROCESS_DIRECTORY], process.pid)
-            return status
-
-        await start()
-        await self._restart(name, start, wait)
-
-    async def _keep_server(self, server: EmbeddedServer) -> None:
-        async def start() -> None:
-            server.spawn()
-            await server.ready()
-
-        await self._restart("embedded server", start, server.ended)
-
-    async def _restart(
-        self, name: str, start: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[int]]
-    ) -> None:
-        first, longest = RESTART_SECONDS
-        pause, deaths = first, 0
-        while True:
-            began = time.monotonic()
-            status = await wait()
-            if self._stopping.is_set():
-                return
-            if time.monotonic() - began >= STEADY_SECONDS:
-                pause = first
-            deaths += 1
-            if deaths >= EARLY_DEATHS and not self._ready:
-                self._give_up(f"the {name} process ended {deaths} times while starting, see above")
-                return
-            while True:
-                delay = random.uniform(0, pause)
-                pause = min(2 * pause, longest)
-                log.warning(
-                    "a process ended unexpectedly and is started again",
-                    name=name,
-                    status=_status_words(status),
-                    in_seconds=round(delay, 2),
-                )
-                await asyncio.sleep(delay)
-                if self._stopping.is_set():
-                    return
-                try:
-                    await start()
-                    break
-                except (EmbeddedServerError, OSError) as error:
-                    log.error("a process cannot be started again", name=name, error=str(error))
-
     def _give_up(self, reason: str) -> None:
         assert self._failure is not None
         if not self._failure.done():
@@ -269,8 +183,8 @@ class Supervisor:
         end = time.monotonic() + self._settings.drain_seconds
         # Ours is closed too, or connections made from now on would wait for somebody to accept them.
         listener.close()
-        await self._end_processes([name for name in self._processes if name.startswith("api")], end)
-        await self._end_processes(["worker"], max(end, time.monotonic() + WORKER_SECONDS))
+        await self._processes.end("api", end)
+        await self._processes.end("worker", max(end, time.monotonic() + WORKER_SECONDS))
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
@@ -278,27 +192,6 @@ class Supervisor:
             if self._hurry.is_set():
                 server.kill()
             await server.stop(SERVER_SECONDS)
-
-    async def _end_processes(self, names: list[str], deadline: float) -> None:
-        processes = [self._processes[name] for name in names if name in self._processes]
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        waits = [
-            asyncio.create_task(ended_within(process, deadline - time.monotonic())) for process in processes
-        ]
-        hurry = asyncio.create_task(_wait(self._hurry))
-        while any(not task.done() for task in waits) and not hurry.done():
-            await asyncio.wait([hurry, *waits], return_when=asyncio.FIRST_COMPLETED)
-            waits = [task for task in waits if not task.done()]
-        for task in (hurry, *waits):
-            task.cancel()
-        await asyncio.gather(hurry, *waits, return_exceptions=True)
-        for process in processes:
-            if process.poll() is None:
-                log.warning("a process is killed", pid=process.pid)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 def variables_of(settings: Settings) -> dict[str, str]:
@@ -309,28 +202,3 @@ def variables_of(settings: Settings) -> dict[str, str]:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _what_is_missing(url: str, path: str) -> str | None:
-    """Why the service is not ready, as its own problem says; None when it is."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        if answer.status == 200:
-            return None
-        return str(json.loads(answer.read()).get("detail"))
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"the API does not answer: {error}"
-    finally:
-        connection.close()
-
-
-def _status_words(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"

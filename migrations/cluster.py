@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +12,7 @@ from migrations.diff import Difference
 from migrations.model import Limits
 from migrations.room import Room
 from migrations.timing import copy_rates
-from solvers.problem import Float64, PlacementProblem
-
-_SHOULD_SEND: Final = 0.25  # copies of an allocation
+from solvers.problem import PlacementProblem
 
 
 @dataclass(slots=True)
@@ -28,18 +25,6 @@ class Step:
     after: list[int]
     start: float
     end: float
-
-
-@dataclass(slots=True)
-class Sender:
-    """The copies a node, or the origin, is sending: when each ends, and how many it may send at once."""
-
-    slots: int
-    ends: list[float] = field(default_factory=list)
-
-    @property
-    def idle(self) -> bool:
-        return len(self.ends) < self.slots
 
 
 def members(mask: int) -> Iterator[int]:
@@ -61,9 +46,7 @@ class Cluster:
     * a held expert: whoever reads it depends on the copy that brought it, and its drop on all its readers.
     """
 
-    def __init__(
-        self, problem: PlacementProblem, difference: Difference, limits: Limits, sends: Float64
-    ) -> None:
+    def __init__(self, problem: PlacementProblem, difference: Difference, limits: Limits) -> None:
         nodes, experts = problem.nodes, problem.experts
         self.nodes, self.experts, self.origin = nodes, experts, nodes
         self.limits = limits
@@ -73,7 +56,6 @@ class Cluster:
         self.reach = [
             sum(1 << m for m in range(nodes + 1) if self.rate[m][n] > 0) for n in range(nodes)
         ]  # senders each node can copy from, the origin being bit N
-        self.by_rate = [_by_rate([row[n] for row in self.rate]) for n in range(nodes)]
         source = difference.source.holds
         self.source: list[int] = _column_masks(source)
         self.target: list[int] = _column_masks(difference.target.holds)
@@ -88,10 +70,7 @@ class Cluster:
             self.missing[column] |= 1 << n
         for n, column in zip(*(axis.tolist() for axis in np.nonzero(difference.superfluous)), strict=True):
             self.superfluous[n][column] = None
-        self._sends: list[list[float]] = sends.tolist()
         self.parked: set[tuple[int, int]] = set()
-        self.receiving = [0] * nodes
-        self.senders = [Sender(limits.max_sends) for _ in range(nodes)] + [Sender(limits.origin_max_sends)]
         self.steps: list[Step] = []
         self._spare: list[int] = [
             mask.bit_count() - keep for mask, keep in zip(self.serving, self.keep, strict=True)
@@ -117,28 +96,23 @@ class Cluster:
         )
 
     def droppable(self, node: int) -> list[int]:
-        """What the node may drop now on its way to the target, in the order of `superfluous`.
+        """What the node may drop now on its way to the target.
 
-        Experts another node still waits for come last, those that this node should send after all others:
-        they are sources; and an expert's last copy, without which the origin serves it, after all of these.
-        One that was parked here stays until its last copy is in place.
+        Experts another node still waits for come last: they are sources; and an expert's last copy, without
+        which the origin serves it, after all of these. One that was parked here stays until its last copy is
+        in place.
         """
         idle: list[int] = []
         wanted: list[int] = []
-        planned: list[int] = []
         last: list[int] = []
-        sends = self._sends[node]
         for column in self.superfluous[node]:
             if not self.can_drop(node, column):
                 continue
             if not self.missing[column]:
                 idle.append(column)
             elif (node, column) not in self.parked:
-                if self.serving[column] == 1 << node:
-                    last.append(column)
-                    continue
-                (planned if sends[column] > _SHOULD_SEND else wanted).append(column)
-        return idle + wanted + planned + last
+                (last if self.serving[column] == 1 << node else wanted).append(column)
+        return idle + wanted + last
 
     def occupants(self, node: int) -> list[int]:
         """Columns that occupy memory of the node: served or arriving. O(E)."""
@@ -185,8 +159,6 @@ class Cluster:
         self.steps.append(Step(column, source, node, after, now, end))
         self.arriving[column] |= 1 << node
         self.missing[column] &= ~(1 << node)
-        self.receiving[node] += 1
-        self.senders[source].ends.append(end)
         return index
 
     def finish_copy(self, index: int) -> None:
@@ -198,8 +170,6 @@ class Cluster:
         self.arriving[column] &= ~(1 << node)
         self.serving[column] |= 1 << node
         self.held[node] |= 1 << column
-        self.receiving[node] -= 1
-        self.senders[source].ends.remove(step.end)
         if source != self.origin:
             self._reading[source, column] -= 1
         self._brought[node, column] = index
@@ -226,15 +196,6 @@ class Cluster:
 
 def _node_mask(row: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
     return int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little")
-
-
-def _by_rate(rates: list[float]) -> list[tuple[float, int]]:
-    """The rates into one node, fastest first, each with the senders that have it."""
-    senders: dict[float, int] = {}
-    for m, rate in enumerate(rates):
-        if rate > 0:
-            senders[rate] = senders.get(rate, 0) | 1 << m
-    return sorted(senders.items(), reverse=True)
 
 
 def _column_masks(holds: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[int]:

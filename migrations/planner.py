@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -16,27 +15,36 @@ from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, Pla
 from migrations.naming import BY_INDEX, Names
 from migrations.schedule import Policy, Schedule
 from migrations.timing import copy_rates
-from migrations.value import move_values
+from migrations.traffic import Traffic
 from solvers.packing import pack
-from solvers.problem import Float64, PlacementProblem, UInt8
+from solvers.problem import PlacementProblem, UInt8
 
 _DEFAULT_LIMITS: Final = Limits()
 
 _POLICIES: Final = (
-    Policy(by_flow=False, room=0.0),
-    Policy(),
-    Policy(room=0.0),
-    Policy(urgency=0.4),
-    Policy(urgency=0.4, room=0.0),
+    Policy(by_loss=True),
     Policy(by_flow=False),
+    Policy(patience=0.8, by_loss=True),
+    Policy(),
+    Policy(urgency=0.4),
+    Policy(by_flow=False, room=0.0, patience=0.8),
+    Policy(by_flow=False, room=0.0, by_loss=True),
     Policy(by_flow=False, urgency=0.4, bulk=1.0),
-    Policy(urgency=0.4, bulk=1.0),
 )
-"""No one of them is best everywhere. The first lets what copies are worth count most."""
+"""No one of them is best everywhere; the first are best most often."""
 
-_GOOD_ENOUGH: Final = 1.05  # times the lower bound: a plan as short as this ends the search for a shorter one
-_COPIES_SCHEDULED: Final = 12_000  # in all attempts, unless it is the first
-_FEW_COPIES: Final = 40  # so few are tried under two policies only
+_SHUFFLED: Final = tuple(
+    Policy(by_flow=by_flow, seed=seed) for seed in range(1, 5) for by_flow in (True, False)
+)
+"""Tried where none of these comes near the bound: luck finds what no rule says."""
+
+_GOOD_ENOUGH: Final = 1.03
+"""Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
+
+_COPIES_SCHEDULED: Final = 10_000  # in all attempts, unless it is the first
+_COPIES_SHUFFLED: Final = 4_000  # the same, beyond which luck is not tried
+_FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
+_FEW_ATTEMPTS: Final = 4
 _PROVED: Final = "no order of moves exists"
 
 
@@ -51,20 +59,22 @@ def plan(
     """An ordered plan from one placement to another, uint8[N, E] each, under the timing model and `limits`.
 
     Every prefix of the plan keeps memory, sources and serving copies, in the order of its times and in any
-    other that respects `depends_on`. Lists are scheduled under several policies, in a fixed order, until one
-    is within 1.05 of the lower bound or 12,000 copies were scheduled; the shortest is taken (no guarantee;
-    compare `estimate.seconds` with `estimate.lower_bound_seconds`). The devices of one node may be laid out
-    anew at any time, as that costs no network: what a node holds must pack on them at every instant.
+    other that respects `depends_on`. Lists are scheduled under several policies, in a fixed order, until
+    10,000 copies were scheduled in all; of those within 1.03 of the lower bound the one with the least
+    latency meanwhile is taken, else the shortest (no guarantee; compare `estimate.seconds` with
+    `estimate.lower_bound_seconds`). The devices of one node may be laid out anew at any time, as that costs
+    no network: what a node holds must pack on them at every instant.
 
     INFEASIBLE, with the nodes and the bytes they lack, where the target does not fit, where an expert has no
     source, and where full nodes wait for each other: the reason says whether every order of moves was tried
     (small clusters) or the search gave up (`SEARCH_STATES`), in which case a plan may exist.
     `names` are the words of the reason. Raises `PlanError` naming source_holds or target_holds where they are
     no placements of the problem, or names that do not fit it.
-    O(N^2 E + R K) for the values, then O(moves (N + candidates)).
+    O(N^2 E + R K), then O(moves (N + columns a node waits for + routes of an expert)) for each attempt.
     """
     names.check(problem)
-    return _plan(problem, difference(problem, source_holds, target_holds), limits, names, move_values)
+    change = difference(problem, source_holds, target_holds)
+    return _plan(problem, change, limits, names, _POLICIES, _SHUFFLED)
 
 
 def plan_in_random_order(
@@ -80,12 +90,9 @@ def plan_in_random_order(
     As feasible and about as fast, since sources are chosen and room is made alike: a yardstick for how much
     latency `plan` saves on the way.
     """
-    rng = np.random.default_rng(seed)
-
-    def values(problem: PlacementProblem, change: Difference) -> tuple[Float64, Float64]:
-        return rng.random(change.missing.shape), rng.random(change.missing.shape)
-
-    return _plan(problem, difference(problem, source_holds, target_holds), limits, BY_INDEX, values)
+    change = difference(problem, source_holds, target_holds)
+    policies = Policy(seed=seed), Policy(by_flow=False, seed=seed)
+    return _plan(problem, change, limits, BY_INDEX, policies, ())
 
 
 def _plan(
@@ -93,38 +100,48 @@ def _plan(
     change: Difference,
     limits: Limits,
     names: Names,
-    values: Callable[[PlacementProblem, Difference], tuple[Float64, Float64]],
+    policies: tuple[Policy, ...],
+    others: tuple[Policy, ...],
 ) -> Plan:
     reason = _impossible(problem, change, limits, names)
     if reason is not None:
         return _infeasible(change, reason)
     allocation = allocate(problem, change, limits)
     bound = lower_bound_seconds(problem, change, limits, allocation)
-    worth = values(problem, change)
+    traffic = Traffic(problem, change)
+    end = max(bound, allocation.seconds)
     copies = int(change.missing.sum())
 
-    def attempt(policy: Policy, states: int) -> Plan | str:
-        sends = allocation.sends if policy.by_flow else np.zeros_like(allocation.sends)
-        cluster = Cluster(problem, change, limits, sends)
-        schedule = Schedule(cluster, *worth, allocation, max(bound, allocation.seconds), policy)
+    def attempt(policy: Policy, states: int) -> Schedule | str:
+        cluster = Cluster(problem, change, limits)
+        schedule = Schedule(change, cluster, traffic, allocation, end, policy)
         reason = _carry_out(problem, cluster, schedule, names, states)
-        return _made(problem, change, cluster, bound) if reason is None else reason
+        return schedule if reason is None else reason
 
-    best: Plan | None = None
-    policies = _POLICIES if copies > _FEW_COPIES else _POLICIES[:2]
-    for attempts, policy in enumerate(policies, 1):
-        if attempts > 1 and attempts * copies > _COPIES_SCHEDULED:
+    def rank(made: Schedule) -> tuple[float, float]:
+        """Shorter, unless short enough; then less latency meanwhile."""
+        return max(made.now, _GOOD_ENOUGH * bound), made.latency_area - traffic.after * made.now
+
+    best: Schedule | None = None
+    for attempts, policy in enumerate((*policies, *others), 1):
+        most = _COPIES_SCHEDULED if attempts <= len(policies) else _COPIES_SHUFFLED
+        if attempts > 1 and attempts * copies > most:
+            break
+        few = copies <= _FEW_COPIES
+        if best is not None and best.now <= _GOOD_ENOUGH * bound and attempts > (2 if few else len(policies)):
+            break
+        if few and attempts > _FEW_ATTEMPTS:
             break
         made = attempt(policy, 0)
-        if isinstance(made, Plan) and (best is None or made.estimate.seconds < best.estimate.seconds):
+        if isinstance(made, Schedule) and (best is None or rank(made) < rank(best)):
             best = made
-        if best is not None and best.estimate.seconds <= _GOOD_ENOUGH * bound:
-            break
-    if best is not None:
-        return best
-    # The search takes long, and is needed only where no policy gets through all standstills.
-    searched = attempt(_POLICIES[0], SEARCH_STATES)
-    return _infeasible(change, searched) if isinstance(searched, str) else searched
+    if best is None:
+        # The search takes long, and is needed only where no policy gets through all standstills.
+        searched = attempt(policies[0], SEARCH_STATES)
+        if isinstance(searched, str):
+            return _infeasible(change, searched)
+        best = searched
+    return _made(problem, change, best.cluster, bound)
 
 
 def _made(problem: PlacementProblem, change: Difference, cluster: Cluster, bound: float) -> Plan:
@@ -149,6 +166,7 @@ def _carry_out(
     relief = Relief(cluster)
     while True:
         schedule.run()
+        schedule.follow()
         if schedule.done:
             return None
         way = relief.next(schedule)
@@ -164,7 +182,7 @@ def _carry_out(
             if schedule.make_room(way.node, way.column):
                 schedule.start(_fastest(cluster, way.node, way.column), way.node, way.column)
         elif schedule.make_room(way.place, way.column):
-            cluster.parked.add((way.place, way.column))
+            schedule.park(way.place, way.column)
             schedule.start(_fastest(cluster, way.place, way.column), way.place, way.column)
 
 
@@ -178,6 +196,7 @@ def _step(schedule: Schedule, source: int | None, node: int, column: int) -> Non
     schedule.start(source, node, column)
     while not schedule.idle:
         schedule.step()
+    schedule.follow()
 
 
 def _fastest(cluster: Cluster, node: int, column: int) -> int:

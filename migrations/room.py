@@ -22,23 +22,23 @@ class Room:
         self._problem = problem
         self._node = node
         device_node, device_capacity = problem.devices
-        self._devices: list[int] = np.flatnonzero(device_node == node).tolist()
-        self._capacity = {d: int(device_capacity[d]) for d in self._devices}
-        if not self._devices:  # a node without a device: one that holds nothing
-            self._devices, self._capacity = [-1], {-1: 0}
-        self._place: dict[int, int] = {}
+        self.devices: list[int] = np.flatnonzero(device_node == node).tolist()
+        self._capacity = {d: int(device_capacity[d]) for d in self.devices}
+        if not self.devices:  # a node without a device: one that holds nothing
+            self.devices, self._capacity = [-1], {-1: 0}
+        self.place: dict[int, int] = {}
         self._drops: list[int] = []
         # Every copy onto the device depends on these: drops that paid back an overfull start, or came before
         # the experts were laid out anew.
-        self._always: dict[int, list[int]] = {d: [] for d in self._devices}
+        self._always: dict[int, list[int]] = {d: [] for d in self.devices}
         self.free: dict[int, int] = dict(self._capacity)
-        self._pools: dict[int, deque[tuple[int, int | None]]] = {d: deque() for d in self._devices}
+        self._pools: dict[int, deque[tuple[int, int | None]]] = {d: deque() for d in self.devices}
         if not self.lay_out(columns):
             self._overfill(columns)
 
     @property
     def several_devices(self) -> bool:
-        return len(self._devices) > 1
+        return len(self.devices) > 1
 
     def can_hold(self, columns: list[int]) -> bool:
         """These experts can be packed on the node's devices."""
@@ -55,13 +55,13 @@ class Room:
         if layout is None:
             return False
         self.free = dict(self._capacity)
-        self._place = dict(zip(everything, layout.tolist(), strict=True))
+        self.place = dict(zip(everything, layout.tolist(), strict=True))
         if extra is not None:
-            del self._place[extra]
+            del self.place[extra]
         size = self._problem.column_bytes
-        for column, device in self._place.items():
+        for column, device in self.place.items():
             self.free[device] -= int(size[column])
-        for device in self._devices:
+        for device in self.devices:
             self._pools[device] = deque([(self.free[device], None)])
             self._always[device] = list(self._drops)
         return True
@@ -70,15 +70,15 @@ class Room:
         """The placement in force may exceed a capacity that shrank: drops pay the debt before any copy."""
         size = self._problem.column_bytes
         for column in sorted(columns, key=lambda c: (-int(size[c]), c)):
-            device = max(self._devices, key=lambda d: self.free[d])
-            self._place[column] = device
+            device = max(self.devices, key=lambda d: self.free[d])
+            self.place[column] = device
             self.free[device] -= int(size[column])
-        for device in self._devices:
+        for device in self.devices:
             self._pools[device] = deque([(max(self.free[device], 0), None)])
 
     def device_for(self, size: int) -> int | None:
         """The device with the most free memory, where `size` bytes fit on it."""
-        device = max(self._devices, key=lambda d: self.free[d])
+        device = max(self.devices, key=lambda d: self.free[d])
         return device if self.free[device] >= size else None
 
     def drops_for(self, size: int, candidates: list[int]) -> list[int] | None:
@@ -88,13 +88,13 @@ class Room:
         """
         column_bytes = self._problem.column_bytes
         best: list[int] | None = None
-        for device in self._devices:
+        for device in self.devices:
             need = size - self.free[device]
             chosen: list[int] = []
             for column in candidates:
                 if need <= 0:
                     break
-                if self._place[column] == device:
+                if self.place[column] == device:
                     chosen.append(column)
                     need -= int(column_bytes[column])
             if need > 0:
@@ -112,7 +112,7 @@ class Room:
         device = self.device_for(size)
         if device is None:
             raise RuntimeError(f"node {self._node} has no room for {size} bytes")
-        self._place[column] = device
+        self.place[column] = device
         self.free[device] -= size
         sources = list(self._always[device])
         pools = self._pools[device]
@@ -130,7 +130,7 @@ class Room:
 
     def release(self, column: int, size: int, drop: int) -> None:
         """Return the bytes of `column`, freed by the move `drop`."""
-        device = self._place.pop(column)
+        device = self.place.pop(column)
         self._drops.append(drop)
         before = self.free[device]
         self.free[device] += size

@@ -58,11 +58,21 @@ class Ascent:
     that of the multipliers, see `SlowestCalls` and `Hosting`, and O(N E log).
     """
 
-    def __init__(self, problem: PlacementProblem, traffic: Traffic, holds: UInt8, objective: float) -> None:
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        holds: UInt8,
+        objective: float,
+        hosting: bool | None = None,
+    ) -> None:
+        """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable."""
         self._problem = problem
         self._objective = objective
         self._relaxation = Relaxation(problem)
-        self._parts = _parts(problem, traffic)
+        if hosting is None:
+            hosting = not hosts_are_too_many(problem, traffic)
+        self._parts = _parts(problem, traffic, hosting)
         self._rates = traffic.activity
         self._constant = self._fixed(traffic)
         self._covers = problem.min_replicas > 0
@@ -204,15 +214,18 @@ def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
     return len(traffic.rate) * problem.nodes > most
 
 
-def _parts(problem: PlacementProblem, traffic: Traffic) -> list[SlowestCalls | Hosting | SingleCalls]:
+def _parts(
+    problem: PlacementProblem, traffic: Traffic, hosting: bool
+) -> list[SlowestCalls | Hosting | SingleCalls]:
     level = levels(problem)
     if problem.coupling is Coupling.SUM:
         return [SingleCalls(traffic.activity, level.order, level.gap)]
-    if problem.coupling is Coupling.SLOWEST or hosts_are_too_many(problem, traffic):
+    if problem.coupling is Coupling.SLOWEST or not hosting:
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
-    # Without an origin a route that no server hosts makes single calls: all but one of them local at best,
-    # and its slowest. So D is at least the levels of a host up to the second nearest server and a share of those
-    # local calls, then the levels of the slowest call, and the other share where no server hosts at all.
+    # Without an origin a route that no server hosts makes single calls: all but one of them at the nearest
+    # server at best, and its slowest. So D is at least the levels of a host up to the second nearest server
+    # and a share of those near calls, then the levels of the slowest call, and the other share where no
+    # server hosts at all.
     alone = np.full(problem.nodes, np.inf)
     extra = np.zeros(problem.nodes)
     size = (traffic.experts >= 0).sum(axis=1)

@@ -240,9 +240,8 @@ def certified(
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
     Raises `Uncoverable`.
     """
-    sampled = traffic
-    if problem.coupling is Coupling.SLOWEST or hosts_are_too_many(problem, traffic):
-        sampled = sample(traffic, _MOST_ROUTES)
+    hosting = problem.coupling is Coupling.COLOCATED and not hosts_are_too_many(problem, traffic)
+    sampled = traffic if hosting or problem.coupling is Coupling.SUM else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
     for name, given in (("start", start), ("current", problem.current)):
@@ -251,7 +250,7 @@ def certified(
     if search.holds is None or (start is None and not stopping()):
         search.begin(effort)
     assert search.holds is not None
-    ascent = Ascent(problem, sampled, search.holds, search.cost)
+    ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
     climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
     steps = _FIRST_CLIMB

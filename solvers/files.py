@@ -7,8 +7,10 @@ import math
 import os
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,6 +63,7 @@ _DAMAGE = (
     SyntaxError,
     ValueError,
     struct.error,
+    tokenize.TokenError,
 )
 _PLACEMENT_KEYS = ("holds", "algorithm", "objective", "lower_bound", "runtime_seconds", "status", "shortfall")
 
@@ -89,7 +92,7 @@ def save_problem(path: str | os.PathLike[str], problem: PlacementProblem) -> Non
         value = getattr(problem, key)
         if value is not None:
             arrays[key] = np.asarray(str(value) if isinstance(value, Coupling) else value)
-    _write(path, arrays)
+    write_archive(path, arrays)
 
 
 def load_result(path: str | os.PathLike[str]) -> SolveResult:
@@ -148,10 +151,11 @@ def save_placement(path: str | os.PathLike[str], result: SolveResult) -> None:
         arrays["holds"] = result.placement.holds
     if result.shortfall is not None:
         arrays["shortfall"] = np.array(result.shortfall)
-    _write(path, arrays)
+    write_archive(path, arrays)
 
 
-def _write(path: str | os.PathLike[str], arrays: dict[str, npt.NDArray[Any]]) -> None:
+def write_archive(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes an `.npz`, whole or not at all."""
     target = Path(path)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temporary:
         try:

@@ -16,8 +16,9 @@ class Hosting:
     """Of D >= nearest + sum over i of gap(i) max(0, 1 - sum over the servers m up to i of h(S, m)) with
     h(S, m) = min over e in S of x(m, e), the maxima and the minima as dual players.
 
-    alpha(r, i) float32[R, N] in 0..1 says how much a route pays at level i; theta(S, m, e) on the simplex says which expert keeps m from hosting, a softmax of potentials
-    float64[E, N], since all routes see the same gradient of an expert at a server. A step is O(R K N).
+    alpha(r, i) float32[R, N] in 0..1 says how much a route pays at level i; theta(S, m, e) on the simplex
+    says which expert keeps m from hosting, a softmax of potentials float64[E, N], since all routes see the
+    same gradient of an expert at a server. A step is O(R K N).
     """
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from solvers.files import write_archive
 from solvers.problem import Float64, Int32, ProblemError
 
 # what reading an archive with wrong bytes raises; TypeError: a lone array, which has no files
@@ -21,8 +24,10 @@ _DAMAGE = (
     NotImplementedError,
     OSError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    tokenize.TokenError,
 )
 
 
@@ -89,6 +94,11 @@ def read_recordings(path: str | os.PathLike[str]) -> dict[str, Recording]:
     if not found:
         raise ProblemError("file: no array [tokens, layers, K] or [layers, experts] of whole numbers in it")
     return found
+
+
+def write_recordings(path: str | os.PathLike[str], recordings: Mapping[str, npt.NDArray[np.integer]]) -> None:
+    """Writes what `read_recordings` reads, whole or not at all."""
+    write_archive(path, recordings)
 
 
 def routes_of(recording: Recording, top_k: int | None = None) -> Routes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from solvers.instalment import Budget, instalment
 from solvers.kernels import knapsack, tables
 from solvers.objective import breakdown, mean_latency_seconds
 from solvers.problem import Coupling, PlacementProblem
@@ -35,6 +36,9 @@ def warm() -> None:
             assert result.placement is not None
             breakdown(problem, result.placement.holds)
             mean_latency_seconds(problem, result.placement.holds, 3.0)
+        nothing = np.zeros((2, 3), np.uint8)
+        both = np.array([[1, 1, 0], [0, 1, 1]], np.uint8)
+        instalment(problem.replace(min_replicas=0), nothing, both, Budget(copies=1))
         # the greedy tables, which blocks this small don't use by themselves
         solve(problem, "sgd", params={"exact_limit": 0})
         solve(problem, "maxconv", params={"mode": "fptas"})

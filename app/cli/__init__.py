@@ -23,6 +23,7 @@ class Command:
 
 
 _SERVICE = "The service"
+_FLEET = "The fleet"
 _FILES = "Problems and plans in files"
 
 COMMANDS = (
@@ -32,6 +33,18 @@ COMMANDS = (
         "demo_command",
         "Watch the service place the experts of a small model on four nodes, on recorded routing.",
         ("moeplace demo", "moeplace demo --keep"),
+        _SERVICE,
+    ),
+    Command(
+        "fleet",
+        "app.fleet.command",
+        "fleet_command",
+        "Serve a real model from a fleet of processes, and measure what placements are worth.",
+        (
+            "moeplace fleet",
+            "moeplace fleet --picture fleet.svg --json fleet.json",
+            "moeplace fleet -a uniform -a certified --seconds 10 --swap-seconds 0",
+        ),
         _SERVICE,
     ),
     Command(
@@ -63,6 +76,25 @@ COMMANDS = (
         _SERVICE,
     ),
     Command(
+        "agent",
+        "app.cli.agent",
+        "agent_command",
+        "Run one node: fetch, verify, keep and serve the experts that the service assigns to it.",
+        ("moeplace agent --config node.yaml", "moeplace agent --config node.yaml --check"),
+        _FLEET,
+    ),
+    Command(
+        "origin",
+        "app.cli.origin",
+        "origin_command",
+        "Serve the experts of a Hugging Face checkpoint one by one, for the nodes that are to hold them.",
+        (
+            "moeplace origin --checkpoint ./OLMoE-1B-7B --show",
+            "moeplace origin --checkpoint ./OLMoE-1B-7B --model-id olmoe --service http://10.0.0.2:8080",
+        ),
+        _FLEET,
+    ),
+    Command(
         "openapi",
         "app.cli.openapi",
         "openapi_command",
@@ -75,7 +107,10 @@ COMMANDS = (
         "app.cli.solve",
         "solve_command",
         "Compute a placement for a problem file.",
-        ("moeplace solve instance.npz --algorithm sgd --coupling sum --time-limit 10 --out placement.npz",),
+        (
+            "moeplace solve instance.npz --algorithm sgd --coupling sum --time-limit 10 --out placement.npz",
+            "moeplace solve instance.npz --equal-slots auto --out placement.npz",
+        ),
         _FILES,
     ),
     Command(
@@ -103,6 +138,32 @@ COMMANDS = (
         "instance_command",
         "Build a problem file from recorded routing and a description of the fleet.",
         ("moeplace instance traces.npz fleet.yaml --out instance.npz",),
+        _FILES,
+    ),
+    Command(
+        "import",
+        "app.cli.import_",
+        "import_command",
+        "Take what an engine recorded, or a placement it runs with, from its own file format.",
+        (
+            "moeplace import sglang-stat recorded.pt --preset deepseek-v2-lite --out traces.npz",
+            "moeplace import megatron traces/ --rank 0-3=east --rank 4-7=west --out traces.npz",
+            "moeplace import eplb-weight weights.npy --model moe --seconds 600 "
+            "--to http://127.0.0.1:8080/v1/clusters/edge/nodes/east",
+            "moeplace import sglang location.json --instance instance.npz --moe-layers 1-26 --out now.npz",
+        ),
+        _FILES,
+    ),
+    Command(
+        "export",
+        "app.cli.export",
+        "export_command",
+        "Write a placement in the file format of an engine.",
+        (
+            "moeplace export sglang --instance instance.npz --placement placement.npz "
+            "--preset deepseek-v2-lite --out location.json",
+            "moeplace export omni --from http://127.0.0.1:8080/v1/clusters/edge --out pattern.npy",
+        ),
         _FILES,
     ),
     Command(

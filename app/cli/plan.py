@@ -94,7 +94,9 @@ def _print_explanation(made: Plan, explanation: Explanation) -> None:
     seconds = made.estimate.seconds
     bound = made.estimate.lower_bound_seconds
     if bound > 0:
-        console.print(f"{seconds / bound:.3g} times the lower bound", markup=False)
+        longer = seconds / bound - 1.0
+        line = "no schedule is shorter" if longer < 0.0005 else f"{longer:.1%} longer than the lower bound"
+        console.print(line, markup=False)
 
     nodes = Table(title="What each node does", title_justify="left", box=None, pad_edge=False)
     nodes.add_column("node")

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from solvers.equal_slots import most_equal_slots, solve_equal_slots
 from solvers.files import load_problem, save_placement
 from solvers.params import ParamsError
 from solvers.problem import Coupling, PlacementProblem, ProblemError
@@ -37,6 +39,15 @@ def solve_command(
         float | None, typer.Option("--time-limit", min=0.0, help="Seconds, the bound included.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    equal_slots: Annotated[
+        str | None,
+        typer.Option(
+            "--equal-slots",
+            metavar="SLOTS",
+            help="Exactly so many experts of every layer on every node, as EPLB, SGLang, TensorRT-LLM and "
+            "vllm-ascend need it; auto: as many as fit on every node.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Placement file to write (.npz).")] = None,
     params: Annotated[
         str | None, typer.Option("--params", help='The algorithm\'s parameters in JSON, e.g. {"rounds": 2}.')
@@ -50,11 +61,14 @@ def solve_command(
     problem = read_instance(instance, coupling)
     if algorithm not in ALGORITHMS:
         refuse(f"--algorithm: is {algorithm!r:.60}, expected one of {', '.join(ALGORITHMS)}")
+    solver = solve
+    if equal_slots is not None:
+        solver = partial(solve_equal_slots, slots=_slots(problem, equal_slots))
     with interrupts() as interrupted, shown_progress() as report:
         try:
-            result = solve(
+            result = solver(
                 problem,
-                algorithm,
+                algorithm=algorithm,
                 params=_params(params),
                 seed=seed,
                 time_limit_seconds=time_limit,
@@ -63,6 +77,8 @@ def solve_command(
             )
         except ParamsError as error:
             refuse(f"--params: {error}")
+        except ProblemError as error:
+            refuse(f"--equal-slots: {error}")
     if out is not None:
         try:
             save_placement(out, result)
@@ -93,6 +109,14 @@ def refuse(message: str) -> NoReturn:
 def number(value: float | None) -> float | None:
     """`value` as JSON can say it: null for what is absent or not finite."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _slots(problem: PlacementProblem, text: str) -> int:
+    if text == "auto":
+        return max(1, most_equal_slots(problem))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        refuse(f"--equal-slots: is {text!r:.60}, expected a number of slots or auto")
+    return int(text)
 
 
 def _summary(problem: PlacementProblem, result: SolveResult) -> dict[str, Any]:

@@ -58,6 +58,11 @@ async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
                 "min_replicas": 0,
                 "optimization_interval_seconds": 60.0,
             },
+            "gentle migrations": {
+                "max_moves_per_interval": 200,
+                "max_migration_bytes_per_second": 2.5e7,
+                "max_node_migration_bytes_per_second": 1e7,
+            },
         },
     ),
     responses={

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.schema import BytesPerSecond, HttpUrl, Identifier, Schema, Seconds, Timestamp
+from app.schema import MAX_EXACT, BytesPerSecond, HttpUrl, Identifier, Schema, Seconds, Timestamp
 from solvers.problem import Coupling
 
 
@@ -43,6 +43,27 @@ class ClusterSettings(Schema):
     statistics_half_life_seconds: Annotated[
         float | None, Field(gt=0, le=1e7, description="Age at which telemetry counts half; null: no decay.")
     ] = 600.0
+    max_moves_per_interval: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_EXACT,
+            description="Copies that new placements may ask nodes for in any optimization_interval_seconds: "
+            "what saves most per byte comes first, the rest with later intervals. Copies that must be, since "
+            "a node was lost or drained, are never held back. null: no limit.",
+        ),
+    ] = None
+    max_migration_bytes_per_interval: Annotated[
+        int | None, Field(ge=1, le=MAX_EXACT, description="The same, counted in bytes.")
+    ] = None
+    max_migration_bytes_per_second: Annotated[
+        BytesPerSecond | None,
+        Field(description="Bandwidth of all copies of the cluster together; null: no limit."),
+    ] = None
+    max_node_migration_bytes_per_second: Annotated[
+        BytesPerSecond | None,
+        Field(description="Bandwidth of copies into one node, and out of one; null: no limit."),
+    ] = None
     max_copies_per_node: Annotated[int, Field(ge=1, le=64, description="Released copies a node has.")] = 4
     max_copies_per_cluster: Annotated[int, Field(ge=1, le=4096)] = 64
     retained_generations: Annotated[int, Field(ge=2, le=1000)] = 50

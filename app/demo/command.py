@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from app.demo.failures import DemoFailed
+from app.box.failures import BoxFailed
+from app.box.signals import until_signalled
 from app.demo.run import run_demo
 
 
@@ -36,38 +36,15 @@ def demo_command(
     """
     console = Console()
     try:
-        status = asyncio.run(
-            _until_signalled(console, keep=keep, seconds=seconds, seed=seed, port=port, plain=plain)
+        outcome, status = asyncio.run(
+            until_signalled(
+                console, run_demo(console, keep=keep, seconds=seconds, seed=seed, port=port, plain=plain)
+            )
         )
-    except DemoFailed as failure:
+    except BoxFailed as failure:
         Console(stderr=True).print(f"The demo failed: {failure}", markup=False, soft_wrap=True)
-        status = 1
-    raise typer.Exit(status)
-
-
-async def _until_signalled(
-    console: Console, *, keep: bool, seconds: float, seed: int, port: int, plain: bool
-) -> int:
-    """Run the demo; the first SIGINT or SIGTERM ends it in order, later ones change nothing."""
-    running = asyncio.ensure_future(
-        run_demo(console, keep=keep, seconds=seconds, seed=seed, port=port, plain=plain)
-    )
-    received: list[signal.Signals] = []
-
-    def end(number: signal.Signals) -> None:
-        if not received:
-            received.append(number)
-            running.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
-    try:
-        outcome = await running
-    except asyncio.CancelledError:
-        if not received:
-            raise
-        console.print("Ended on request; nothing is left behind.")
-        return 0 if keep else 128 + received[0]
+        raise typer.Exit(1) from None
+    if outcome is None:
+        raise typer.Exit(0 if keep else status)
     converged = None not in (outcome.first_convergence_seconds, outcome.second_convergence_seconds)
-    return 0 if converged else 1
+    raise typer.Exit(0 if converged else 1)

@@ -9,14 +9,14 @@ import numpy as np
 
 from app.demo.scenario import (
     COUPLING,
-    EXPERT_BYTES,
     NODES,
     ORIGIN_SECONDS,
     capacity_bytes,
     latency_seconds,
 )
 from app.demo.slices import Slice
-from app.demo.traces import EXPERTS, LAYERS, TOP_K, requests
+from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS, TOP_K
+from app.tiny_moe.traces import requests
 from solvers.objective import mean_latency_seconds
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem

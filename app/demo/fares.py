@@ -9,7 +9,8 @@ import numpy as np
 from agent.holdings import Holdings
 from agent.routing import RoutingTable
 from app.demo.scenario import LOCAL_SECONDS, MODEL_ID, ORIGIN_SECONDS
-from app.demo.traces import EXPERTS, LAYERS, UInt8
+from app.tiny_moe.shape import EXPERTS, LAYERS
+from app.tiny_moe.traces import UInt8
 from solvers.problem import Float64
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
-from app.demo.observation import Observation
+from app.box.observation import Observation
 from app.demo.slices import Slice
 
 

@@ -32,7 +32,8 @@ from app.demo.scenario import (
     PEER_SECONDS,
 )
 from app.demo.slices import Instruction, NodeStart, Slice
-from app.demo.traces import CONTEXT_TOKENS, EXPERTS, LAYERS, TOP_K, Replay, requests
+from app.tiny_moe.shape import CONTEXT_TOKENS, EXPERTS, LAYERS, TOP_K
+from app.tiny_moe.traces import Replay, requests
 
 _MAX_BEHIND_SECONDS = 1.0
 """A node that was not given the processor for longer does not replay all it missed."""

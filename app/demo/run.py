@@ -14,10 +14,11 @@ from rich.console import Console
 
 from agent.client import ServiceClient, ServiceError
 from agent.retrying import RetryPolicy
-from app.demo.children import NodeProcess, ServiceProcess, started_node, started_service
-from app.demo.failures import DemoFailed
+from app.box.children import ServiceProcess, started_service
+from app.box.failures import BoxFailed
+from app.box.observation import observe
 from app.demo.ledger import Ledger
-from app.demo.observation import observe
+from app.demo.nodes import NodeProcess, started_node
 from app.demo.scenario import (
     CLUSTER_ID,
     MODEL_ID,
@@ -49,7 +50,7 @@ async def run_demo(
 ) -> Outcome:
     """Run everything and print the summary; with `keep`, stay until cancelled.
 
-    Raises `DemoFailed`. However it ends, its processes have ended and its directory is gone.
+    Raises `BoxFailed`. However it ends, its processes have ended and its directory is gone.
     """
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -139,7 +140,7 @@ class _Watch:
                 heard = time.monotonic()
             except ServiceError as error:
                 if time.monotonic() - heard > _SILENCE_SECONDS:
-                    raise DemoFailed(f"the service cannot be asked any more: {error}") from error
+                    raise BoxFailed(f"the service cannot be asked any more: {error}") from error
             await asyncio.sleep(_OBSERVE_SECONDS)
 
 
@@ -148,10 +149,10 @@ async def _register_cluster(client: ServiceClient) -> None:
         await client.put("", cluster_settings(PACE))
         await client.put(f"/models/{MODEL_ID}", model_spec())
     except ServiceError as error:
-        raise DemoFailed(f"the service does not take the cluster or the model: {error}") from error
+        raise BoxFailed(f"the service does not take the cluster or the model: {error}") from error
 
 
-async def _raise_failure(failed: Coroutine[Any, Any, DemoFailed]) -> None:
+async def _raise_failure(failed: Coroutine[Any, Any, BoxFailed]) -> None:
     raise await failed
 
 

@@ -8,14 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from app.demo.traces import EXPERTS, LAYERS, TOP_K
+from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS, TOP_K
 from solvers.problem import Coupling, Float64, Int64
 
 MODEL_ID = "tiny-moe"
 CLUSTER_ID = "demo"
-EXPERT_BYTES = 98_304
-"""Two float16 matrices, 128 x 192 and 192 x 128."""
-
 COUPLING = Coupling.SLOWEST
 DEVICE_ID = "gpu-0"
 

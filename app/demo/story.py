@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from app.box.failures import BoxFailed
 from app.demo.comparison import baseline_placements, mean_latencies, traffic_of
-from app.demo.failures import DemoFailed
 from app.demo.ledger import Figures, Ledger, figures
 from app.demo.scenario import NODES, SWAPPED
 from app.demo.slices import Slice
@@ -70,7 +70,7 @@ class Story:
         self.swapped_at: float | None = None
 
     async def run(self) -> Outcome:
-        """From the nodes' start to the last measurement. Raises `DemoFailed` when nothing was placed."""
+        """From the nodes' start to the last measurement. Raises `BoxFailed` when nothing was placed."""
         begun = time.time()
         self._say("nodes replay their domains; the service learns what they activate and places the experts")
         first = await self._settled(0, begun + _FIRST_SETTLING * self._seconds)
@@ -79,7 +79,7 @@ class Story:
         before_traffic = traffic_of(before_slices)
         seen = self._ledger.latest
         if seen is None or seen.generation is None:
-            raise DemoFailed("the service has published no placement")
+            raise BoxFailed("the service has published no placement")
         placing = asyncio.create_task(asyncio.to_thread(baseline_placements, before_traffic))
         try:
             swapped_slices = await self._swap()
@@ -140,7 +140,7 @@ class Story:
         slices = self._ledger.between(begin, time.time())
         silent = [node.node_id for node in NODES if all(s.node_id != node.node_id for s in slices)]
         if silent:
-            raise DemoFailed(f"nothing was heard of {', '.join(silent)} for {time.time() - begin:.0f} s")
+            raise BoxFailed(f"nothing was heard of {', '.join(silent)} for {time.time() - begin:.0f} s")
         return slices
 
     async def _swap(self) -> list[Slice]:
@@ -171,7 +171,7 @@ class Story:
             if len(begun) == len(SWAPPED):
                 return max(begun)
             await asyncio.sleep(_LOOK_SECONDS)
-        raise DemoFailed(f"{' and '.join(SWAPPED)} did not switch within {_SWITCH_SECONDS:.0f} s")
+        raise BoxFailed(f"{' and '.join(SWAPPED)} did not switch within {_SWITCH_SECONDS:.0f} s")
 
 
 def _episode(slices: list[Slice], placements: Mapping[str, Placement]) -> Episode:

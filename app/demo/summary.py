@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from app.box.words import print_words
 from app.demo.comparison import BASELINES
-from app.demo.scenario import EXPERT_BYTES
 from app.demo.story import Episode, Outcome
-from app.demo.view import print_words
+from app.tiny_moe.shape import EXPERT_BYTES
 
 _NOTES = (
     "Nodes replay recorded routing and hold no weights; copying an expert takes the time the link would, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from statistics import median
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -15,13 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from app.box.words import print_words, service_words, sparkline
 from app.demo.ledger import Ledger, figures
-from app.demo.observation import Observation
 from app.demo.scenario import NODES
 
 _RECENT_SECONDS = 1.5
 _PLAIN_INTERVAL_SECONDS = 3.0
-_BARS = "▁▂▃▄▅▆▇█"
 _STEPS = 60
 _STEP_SECONDS = 1.0
 
@@ -125,32 +123,6 @@ def nodes_table(ledger: Ledger) -> Table:
             "-" if last.generation is None else str(last.generation),
         )
     return table
-
-
-def service_words(seen: Observation | None) -> str:
-    """The service's state in a line."""
-    if seen is None or seen.generation is None:
-        return "no placement yet"
-    gap = "no bound" if seen.gap_ratio is None else f"gap {seen.gap_ratio:.1%}"
-    state = "converged" if seen.converged_at is not None else "migrating"
-    plan = "no plan"
-    if seen.plan_state is not None:
-        plan = f"plan {seen.plan_state}, {seen.plan_moves_succeeded}/{seen.plan_moves_total} moves"
-    return f"generation {seen.generation} ({seen.algorithm}, {gap}), {state}, {plan}"
-
-
-def print_words(console: Console, line: str) -> None:
-    """A terminal gets it broken between words, a pipe or a file in one line."""
-    console.print(line, soft_wrap=not console.is_terminal, markup=False, highlight=False)
-
-
-def sparkline(values: list[float]) -> str:
-    """One character per value, from nothing to twice the median: the start, before anything is placed, must
-    not flatten all that follows."""
-    top = min(max(values, default=0.0), 2 * median(values)) if values else 0.0
-    if top <= 0:
-        return ""
-    return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] for value in values)
 
 
 @contextlib.contextmanager

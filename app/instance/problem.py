@@ -20,6 +20,9 @@ UInt8 = npt.NDArray[np.uint8]
 MAX_ROUTES = 200_000
 """Routes of a problem, about; beyond, each (node, block) is sampled down to its share."""
 
+MIN_HALF_SHARE = 0.2
+"""Of all activations: with less in one half of the time there is nothing to try a placement on."""
+
 _MIN_ROUTES_PER_BLOCK = 16
 _MAX_ROUTES_PER_BLOCK = 512
 
@@ -29,6 +32,8 @@ class BuiltProblem:
     """A problem in the order of `fleet`, and what was known when it was built.
 
     node_tokens_per_second float64[N]; usable bool[N]: live and not draining, may hold experts
+    halves: the same with the traffic of time buckets of even number alone, and of the others; each activates
+    as much as all of it at every node and in every block. None while either half says too little.
     """
 
     problem: PlacementProblem
@@ -36,6 +41,7 @@ class BuiltProblem:
     node_tokens_per_second: Float64
     usable: npt.NDArray[np.bool_]
     telemetry_until: datetime | None
+    halves: tuple[PlacementProblem, PlacementProblem] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -68,7 +74,7 @@ def build_problem(
     draining = np.asarray([node.draining for node in fleet.nodes], np.bool_)
     usable = alive & ~draining
     current = np.where(alive[:, None], holds, 0).astype(np.uint8)
-    nodes, blocks, experts, rates, tokens = _traffic(fleet, statistics, alive)
+    nodes, blocks, experts, rates, even, tokens = _traffic(fleet, statistics, alive)
     specs = [node.spec for node in fleet.nodes]
     devices = [(row, device.memory_bytes) for row, spec in enumerate(specs) for device in spec.devices]
     origin = settings.origin
@@ -96,7 +102,32 @@ def build_problem(
         device_node=np.asarray([row for row, _ in devices], np.int32),
         device_capacity_bytes=np.asarray([size for _, size in devices], np.int64),
     )
-    return BuiltProblem(problem, fleet, tokens, usable, statistics.until)
+    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, even))
+
+
+def _halves(problem: PlacementProblem, even: Float64) -> tuple[PlacementProblem, PlacementProblem] | None:
+    """even float64[R]: the part of each route's rate from time buckets of even number."""
+    calls = (problem.route_experts >= 0).sum(axis=1)
+    rates = (even, problem.route_rate - even)
+    total = float(problem.route_rate @ calls)
+    if min(float(rate @ calls) for rate in rates) < MIN_HALF_SHARE * total or total == 0.0:
+        return None
+    cell = problem.route_node.astype(np.int64) * problem.blocks + problem.route_block
+    whole = np.bincount(cell, problem.route_rate * calls)
+    halves = []
+    for rate in rates:
+        part = np.bincount(cell, rate * calls)
+        factor = np.divide(whole, part, out=np.zeros_like(whole), where=part > 0)
+        some = rate > 0
+        halves.append(
+            problem.replace(
+                route_node=problem.route_node[some],
+                route_block=problem.route_block[some],
+                route_experts=problem.route_experts[some],
+                route_rate=(rate * factor[cell])[some],
+            )
+        )
+    return halves[0], halves[1]
 
 
 def _latency(fleet: Fleet, settings: ClusterSettings, statuses: Mapping[str, NodeStatusRecord]) -> Float64:
@@ -135,12 +166,13 @@ def _origin_latency(
 
 def _traffic(
     fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64]:
-    """route_node, route_block, route_experts, route_rate, and float64[N] tokens per second."""
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64, Float64]:
+    """route_node, route_block, route_experts, route_rate, the part of it from even time buckets, and
+    float64[N] tokens per second."""
     tokens = np.zeros(len(fleet.nodes))
     share = MAX_ROUTES // max(1, int(alive.sum()) * len(fleet.blocks))
     capacity = min(_MAX_ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, share))
-    parts: list[tuple[int, npt.NDArray[np.int32], npt.NDArray[np.int32], Float64]] = []
+    parts: list[tuple[int, npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64]] = []
     for row, node_id in enumerate(fleet.node_ids):
         if not alive[row]:
             continue
@@ -151,43 +183,46 @@ def _traffic(
             tokens[row] += traffic.tokens_per_second
             start, end = fleet.model_block_offset[index : index + 2].tolist()
             offset = fleet.block_offset[start : end + 1] - fleet.block_offset[start]
-            block, experts, rate = _routes(traffic, offset, capacity)
-            parts.append((row, block + np.int32(start), experts, rate))
-    width = max((experts.shape[1] for _, _, experts, _ in parts), default=1)
+            block, experts, rate, even = _routes(traffic, offset, capacity)
+            parts.append((row, block + np.int32(start), experts, rate, even))
+    width = max((experts.shape[1] for _, _, experts, _, _ in parts), default=1)
     total = sum(len(rate) for *_, rate in parts)
     route_experts = np.full((total, width), -1, np.int32)
     route_node = np.zeros(total, np.int32)
     route_block = np.zeros(total, np.int32)
     route_rate = np.zeros(total)
+    route_even = np.zeros(total)
     at = 0
-    for row, block, experts, rate in parts:
+    for row, block, experts, rate, even in parts:
         to = at + len(rate)
         route_node[at:to] = row
         route_block[at:to] = block
         route_experts[at:to, : experts.shape[1]] = experts
         route_rate[at:to] = rate
+        route_even[at:to] = even
         at = to
-    return route_node, route_block, route_experts, route_rate, tokens
+    return route_node, route_block, route_experts, route_rate, route_even, tokens
 
 
 def _routes(
     traffic: Traffic, offset: npt.NDArray[np.int64], capacity: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float64]:
-    """Routes of one model at one node with their rates; `offset` is that of the model's own columns.
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64]:
+    """Routes of one model at one node with their rates, and the parts of these from even time buckets;
+    `offset` is that of the model's own columns.
 
     The rates of a block satisfy: sum over its routes of rate * experts of the route = activations counted.
     """
     blocks = len(offset) - 1
     column_block = np.repeat(np.arange(blocks, dtype=np.int32), np.diff(offset))
     activations = np.bincount(column_block, traffic.activations_per_second, minlength=blocks)
-    block, experts, weight = _sampled(
-        traffic.route_block, traffic.route_experts, traffic.route_weight, capacity
-    )
+    kept, weight = _sampled(traffic.route_block, traffic.route_weight, capacity)
+    block, experts = traffic.route_block[kept], traffic.route_experts[kept]
+    share = _share(traffic.even_route_weight[kept], traffic.route_weight[kept])
     sampled = np.bincount(block, weight * (experts >= 0).sum(axis=1), minlength=blocks)
     factor = np.divide(activations, sampled, out=np.zeros(blocks), where=sampled > 0)
     rate = weight * factor[block]
     some = rate > 0
-    block, experts, rate = block[some], experts[some], rate[some]
+    block, experts, rate, share = block[some], experts[some], rate[some], share[some]
 
     lone = np.flatnonzero((sampled[column_block] == 0) & (traffic.activations_per_second > 0))
     if len(lone):
@@ -196,17 +231,25 @@ def _routes(
         block = np.concatenate([block, column_block[lone]])
         experts = np.concatenate([experts, single])
         rate = np.concatenate([rate, traffic.activations_per_second[lone]])
+        lone_share = _share(traffic.even_activations_per_second[lone], traffic.activations_per_second[lone])
+        share = np.concatenate([share, lone_share])
         order = np.argsort(block, kind="stable")
-        block, experts, rate = block[order], experts[order], rate[order]
-    return block, experts, rate
+        block, experts, rate, share = block[order], experts[order], rate[order], share[order]
+    return block, experts, rate, rate * share
+
+
+def _share(part: Float64, whole: Float64) -> Float64:
+    share: Float64 = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    return np.clip(share, 0.0, 1.0)
 
 
 def _sampled(
-    block: npt.NDArray[np.int32], experts: npt.NDArray[np.int32], weight: Float64, capacity: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float64]:
-    """At most `capacity` routes of each block, by priority sampling as in `reservoir`; order is kept."""
+    block: npt.NDArray[np.int32], weight: Float64, capacity: int
+) -> tuple[npt.NDArray[np.int64], Float64]:
+    """At most `capacity` routes of each block, by priority sampling as in `reservoir`: which, in order, and
+    what each then weighs."""
     if not len(block) or int(np.bincount(block).max()) <= capacity:
-        return block, experts, weight
+        return np.arange(len(block)), weight
     priority = weight / uniforms(len(block), len(block))
     order = np.lexsort((-priority, block))
     ordered = block[order]
@@ -215,4 +258,4 @@ def _sampled(
     beyond = order[rank == capacity]
     threshold[block[beyond]] = priority[beyond]
     kept = np.sort(order[rank < capacity])
-    return block[kept], experts[kept], np.maximum(weight[kept], threshold[block[kept]])
+    return kept, np.maximum(weight[kept], threshold[block[kept]])

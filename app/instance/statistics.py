@@ -212,14 +212,18 @@ class Traffic:
     activations_per_second float64[E]
     route_block int32[R], in order; route_experts int32[R, K], each route ascending, -1 pads
     route_weight float64[R]: relative within a block, since only some tokens are sampled
+    even_activations_per_second, even_route_weight: the part of both from time buckets of even number. What
+    one half of the buckets says can be tried on the other, whose requests are others.
     """
 
     digest: str
     tokens_per_second: float
     activations_per_second: Float64
+    even_activations_per_second: Float64
     route_block: Int32
     route_experts: Int32
     route_weight: Float64
+    even_route_weight: Float64
     windows: int
     newest_us: int
 
@@ -242,30 +246,41 @@ def combine(
     models: Mapping[str, ModelRecord],
     settings: ClusterSettings,
     until_us: int | None,
+    since_us: int | None = None,
 ) -> Statistics:
     """Rates over the statistics window, recent buckets weighing more. CPU-bound: call it in a thread.
 
-    What was recorded of other models, or of models since registered with other blocks, is left out.
+    What was recorded of other models, or of models since registered with other blocks, is left out; with
+    `since_us`, buckets that began before it as well.
     """
     traffic = {}
     if until_us is not None:
         oldest = until_us - round(settings.statistics_window_seconds * MICROSECONDS)
+        earliest = 0 if since_us is None else since_us
+        span_us = bucket_us(settings)
         for node_id, model_id in sorted(buckets):
             model = models.get(model_id)
             recent = sorted(
                 (
                     bucket
                     for bucket in buckets[node_id, model_id]
-                    if model is not None and bucket.digest == model.digest and bucket.newest_us > oldest
+                    if model is not None
+                    and bucket.digest == model.digest
+                    and bucket.newest_us > oldest
+                    and bucket.start_us >= earliest
                 ),
                 key=lambda bucket: (bucket.start_us, bucket.newest_us),
             )
             if model is not None and recent:
-                traffic[node_id, model_id] = _traffic(recent, model, settings.statistics_half_life_seconds)
+                traffic[node_id, model_id] = _traffic(
+                    recent, model, settings.statistics_half_life_seconds, span_us
+                )
     return Statistics(traffic, until_us)
 
 
-def _traffic(buckets: list[Bucket], model: ModelRecord, half_life_seconds: float | None) -> Traffic:
+def _traffic(
+    buckets: list[Bucket], model: ModelRecord, half_life_seconds: float | None, span_us: int
+) -> Traffic:
     # A rate is a quotient, so only ages relative to each other matter: taken from the newest bucket of this
     # node, they cannot underflow where the node has long been silent.
     newest_us = max(bucket.newest_us for bucket in buckets)
@@ -277,36 +292,48 @@ def _traffic(buckets: list[Bucket], model: ModelRecord, half_life_seconds: float
     ]
     observed = np.zeros(len(model.blocks))
     counts = np.zeros(len(buckets[0].counts))
+    even_counts = np.zeros(len(counts))
+    even = [bucket.start_us // span_us % 2 == 0 for bucket in buckets]
     seconds = tokens = 0.0
-    for bucket, weight in zip(buckets, weights, strict=True):
+    for bucket, weight, is_even in zip(buckets, weights, even, strict=True):
         observed += bucket.observed_us * (weight / MICROSECONDS)
         counts += bucket.counts * weight
+        if is_even:
+            even_counts += bucket.counts * weight
         seconds += bucket.duration_us * (weight / MICROSECONDS)
         tokens += bucket.tokens * weight
     per_expert = np.repeat(observed, [block.experts for block in model.blocks])
-    rates = np.divide(counts, per_expert, out=np.zeros_like(counts), where=per_expert > 0)
+    rates, even_rates = (
+        np.divide(part, per_expert, out=np.zeros_like(part), where=per_expert > 0)
+        for part in (counts, even_counts)
+    )
     return Traffic(
         buckets[0].digest,
         tokens / seconds if seconds > 0 else 0.0,
         rates,
-        *_different_routes([bucket.routes for bucket in buckets], weights),
+        even_rates,
+        *_different_routes([bucket.routes for bucket in buckets], weights, even),
         sum(bucket.windows for bucket in buckets),
         newest_us,
     )
 
 
-def _different_routes(parts: list[Reservoir], weights: list[float]) -> tuple[Int32, Int32, Float64]:
-    """Each different route once, with the sum of its estimates; in order of block, then of experts."""
+def _different_routes(
+    parts: list[Reservoir], weights: list[float], even: list[bool]
+) -> tuple[Int32, Int32, Float64, Float64]:
+    """Each different route once, with the sum of its estimates, and of those from parts that are `even`; in
+    order of block, then of experts."""
     width = max(part.experts.shape[1] for part in parts)
     rows = sum(len(part.block) for part in parts)
     key = np.full((rows, 1 + width), NO_EXPERT, np.int32)
-    estimate = np.zeros(rows)
+    estimate = np.zeros((rows, 2))
     at = 0
-    for part, weight in zip(parts, weights, strict=True):
+    for part, weight, is_even in zip(parts, weights, even, strict=True):
         end = at + len(part.block)
         key[at:end, 0] = part.block
         key[at:end, 1 : 1 + part.experts.shape[1]] = part.experts
-        estimate[at:end] = part.estimates() * weight
+        estimate[at:end, 0] = part.estimates() * weight
+        estimate[at:end, 1] = estimate[at:end, 0] * is_even
         at = end
     key[:, 1:].sort(axis=1)
     order = np.lexsort(key.T[::-1])
@@ -317,4 +344,4 @@ def _different_routes(parts: list[Reservoir], weights: list[float]) -> tuple[Int
     experts = key[starts, 1:]
     experts[experts == NO_EXPERT] = -1
     totals = np.add.reduceat(estimate, starts) if rows else estimate
-    return key[starts, 0], experts, totals
+    return key[starts, 0], experts, totals[:, 0].copy(), totals[:, 1].copy()

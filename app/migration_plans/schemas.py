@@ -66,6 +66,10 @@ class PlanRecord(Schema):
     state: PlanState
     reason: Annotated[str | None, Field(description="In words: why it failed, was cancelled or superseded.")]
     validate_only: bool
+    rate_limit_bytes_per_second: Annotated[
+        float | None,
+        Field(description="What each node may receive, and send, for it at most; null: no limit."),
+    ] = None
     estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
     moves: list[PlannedMove]
@@ -80,6 +84,10 @@ class PlanSummary(Schema):
     state: PlanState
     reason: str | None
     validate_only: bool
+    rate_limit_bytes_per_second: Annotated[
+        float | None,
+        Field(description="What each node may receive, and send, for it at most; null: no limit."),
+    ] = None
     estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
 
@@ -157,6 +165,13 @@ class ReleasedMove(Schema):
     source_url: str | None
     expert_digest: Sha256 | None
     attempt: int
+    rate_limit_bytes_per_second: Annotated[
+        float | None,
+        Field(
+            description="The copy is fetched no faster, and moves are carried out one after another, so that "
+            "migrations leave the rest of the bandwidth to tokens; null: no limit, or a drop."
+        ),
+    ]
 
 
 class ReleasedMovesMetadata(Schema):

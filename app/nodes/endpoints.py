@@ -25,7 +25,8 @@ SPEC_EXAMPLE = {
     "devices": [{"device_id": "gpu0", "memory_bytes": 8_000_000_000}],
     "ingress_bytes_per_second": 1.25e8,
     "egress_bytes_per_second": 1.25e8,
-    "base_url": "http://node-a.example:9000",
+    "base_url": "http://node-a.example:8000",
+    "experts_url": "http://node-a.example:9000",
     "latency": {"local_seconds": 0.0005, "peers_seconds": {"node-b": 0.004}, "origin_seconds": 0.08},
 }
 STATUS_EXAMPLES = {
@@ -146,7 +147,8 @@ openapi = {
                 description="Renews the lease and replaces the last status. `holds` replaces what the node "
                 "is known to hold, `holds_changed` edits it where `sequence_number` follows on the last one; "
                 "after a gap, a lapse of the lease or a digest that differs, the answer asks for `holds`. "
-                "Experts of models that are not registered may be named and are not used.",
+                "Experts of models that are not registered may be named and are not used; those that a "
+                "registered model does not have (any more) come back in the assignment's `evict`.",
                 request=body(NodeStatusReport, examples=STATUS_EXAMPLES),
             )
         }

@@ -38,7 +38,10 @@ class NodeSpec(Schema):
     devices: Annotated[list[Device], Field(min_length=1, max_length=64)]
     ingress_bytes_per_second: BytesPerSecond = 1.25e8
     egress_bytes_per_second: BytesPerSecond = 1.25e8
-    base_url: Annotated[HttpUrl | None, Field(description="Where peers call and fetch experts.")] = None
+    base_url: Annotated[
+        HttpUrl | None, Field(description="Where peers call experts, and fetch them too without experts_url.")
+    ] = None
+    experts_url: Annotated[HttpUrl | None, Field(description="Where peers fetch experts.")] = None
     latency: LatencySpec = LatencySpec()
     labels: Annotated[dict[str, str], Field(max_length=32)] = {}
 

@@ -34,6 +34,7 @@ from app.placements.schemas import (
     OperatorPlacement,
     PlacementDocument,
     PlacementList,
+    PlacementOutcome,
     PlacementStatus,
     RollbackRequest,
 )
@@ -165,7 +166,10 @@ openapi: dict[str, Any] = {
                     **problems(404, 409, 412, 428, reads_body=True),
                 },
                 description="Nodes and layers not named hold nothing. It must fit in memory and on devices, "
-                "and hold every expert often enough. Pause the automatic recomputation to keep it.",
+                "and hold every expert often enough. Pause the automatic recomputation to keep it. The "
+                "placement that is in force already is no new generation, and changes nothing: a plan to it "
+                "that was paused goes on when it is resumed, and after a cancelled one "
+                "`POST /migration_plans` to its generation makes another.",
                 request=body(OperatorPlacement, examples={"two nodes": {"holds": examples.HOLDS}}),
             ),
         },
@@ -258,3 +262,19 @@ async def get_placement_generation(
 ) -> Response:
     document = await service.require_generation(redis_of(request), cluster_id, generation)
     return conditional.respond(request, document, cache_control=conditional.IMMUTABLE)
+
+
+@router.get(
+    "/placements/{generation}/outcome",
+    summary="See what became of a placement",
+    description="Predicted against achieved improvement. Achieved is measured again and again while the "
+    "placement is in force, on traffic from after its convergence: the latency expected under it and under "
+    "the placement that it superseded.",
+    operation_id="get_placement_outcome",
+    response_class=Response,
+    responses={200: answer(PlacementOutcome, "As far as it is known."), **problems(404, 410)},
+)
+async def get_placement_outcome(
+    request: Request, cluster_id: ClusterId, generation: Annotated[int, Path(ge=1, le=MAX_EXACT)]
+) -> Response:
+    return json_answer(await service.read_outcome(redis_of(request), cluster_id, generation))

@@ -18,6 +18,12 @@ EVIDENCE = {
     "runtime_seconds": 0.21,
     "telemetry_until": "2026-01-01T11:59:50.000Z",
     "reason": "INTERVAL",
+    "solved_at": "2026-01-01T11:59:58.000Z",
+    "copies": 32,
+    "copies_avoided": 611,
+    "copies_withheld": 0,
+    "predicted_improvement_ratio": 0.24,
+    "held_out_improvement_ratio": 0.21,
 }
 HOLDS = [
     {"node_id": "node-a", "holds": [{"model_id": "tiny-moe", "layer": 0, "experts": [0, 3, 17]}]},
@@ -38,13 +44,15 @@ ASSIGNMENT = {
         {
             "kind": "NODE",
             "node_id": "node-b",
-            "base_url": "http://node-b.example:9000",
+            "base_url": "http://node-b.example:8000",
+            "experts_url": "http://node-b.example:9000",
             "latency_seconds": 0.004,
         },
         {
             "kind": "ORIGIN",
             "node_id": None,
             "base_url": "https://experts.example",
+            "experts_url": None,
             "latency_seconds": 0.08,
         },
     ],

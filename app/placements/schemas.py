@@ -45,6 +45,34 @@ class Evidence(Schema):
     runtime_seconds: float | None
     telemetry_until: Timestamp | None
     reason: Annotated[str, Field(description="What made the service look: INTERVAL, NODES_CHANGED, ...")]
+    solved_at: Annotated[Timestamp | None, Field(description="When its solve began.")] = None
+    copies: Annotated[
+        int | None, Field(description="Copies that nodes had to receive for it, of what they held then.")
+    ] = None
+    copies_avoided: Annotated[
+        int | None,
+        Field(
+            description="How many more a rebalance as EPLB does it would have asked for, on the same traffic "
+            "from the same holdings; negative where it would have asked for fewer."
+        ),
+    ] = None
+    copies_withheld: Annotated[
+        int | None, Field(description="Of the best placement found, left for later intervals by the limits.")
+    ] = None
+    predicted_improvement_ratio: Annotated[
+        float | None,
+        Field(
+            description="Latency saved against the placement superseded, on the traffic solved on; "
+            "optimistic, since the placement is fitted to it."
+        ),
+    ] = None
+    held_out_improvement_ratio: Annotated[
+        float | None,
+        Field(
+            description="The same of a placement made from one half of the time, on the traffic of the other "
+            "half; null where it was not tried."
+        ),
+    ] = None
 
     @classmethod
     def without_solve(cls, algorithm: str, reason: str) -> "Evidence":
@@ -73,13 +101,56 @@ class PlacementDocument(Schema):
     evidence: Evidence
 
 
+class PlacementOutcome(Schema):
+    """What became of a placement: measured while it was in force, on traffic from after its convergence."""
+
+    generation: int
+    converged_at: Annotated[Timestamp | None, Field(description="Every live node held what it was to.")]
+    measured_from: Timestamp | None
+    measured_until: Annotated[Timestamp | None, Field(description="null: not measured (yet).")]
+    mean_latency_seconds: Annotated[
+        float | None, Field(description="Expected expert latency of a token on that traffic.")
+    ]
+    mean_latency_seconds_before: Annotated[
+        float | None, Field(description="The same under the placement that it superseded.")
+    ]
+    achieved_improvement_ratio: Annotated[
+        float | None, Field(description="Of the former against the latter.")
+    ]
+    predicted_improvement_ratio: Annotated[float | None, Field(description="As its evidence has it.")]
+    held_out_improvement_ratio: float | None
+    copies: int | None
+    copies_avoided: int | None
+
+
+def unmeasured(generation: int, evidence: Evidence) -> PlacementOutcome:
+    """Of a placement that has not converged yet."""
+    return PlacementOutcome(
+        generation=generation,
+        converged_at=None,
+        measured_from=None,
+        measured_until=None,
+        mean_latency_seconds=None,
+        mean_latency_seconds_before=None,
+        achieved_improvement_ratio=None,
+        predicted_improvement_ratio=evidence.predicted_improvement_ratio,
+        held_out_improvement_ratio=evidence.held_out_improvement_ratio,
+        copies=evidence.copies,
+        copies_avoided=evidence.copies_avoided,
+    )
+
+
 class PlacementSummary(Schema):
     metadata: PlacementMetadata
     evidence: Evidence
 
 
+class PlacementEntry(PlacementSummary):
+    outcome: Annotated[PlacementOutcome | None, Field(description="null until it has converged.")]
+
+
 class PlacementList(Schema):
-    placements: Annotated[list[PlacementSummary], Field(description="Newest first.")]
+    placements: Annotated[list[PlacementEntry], Field(description="Newest first.")]
     next_before: Annotated[int | None, Field(description="`before` of the next page; null: the last.")]
 
 
@@ -145,7 +216,8 @@ class RouteTarget(Schema):
 
     kind: TargetKind
     node_id: Identifier | None
-    base_url: str | None
+    base_url: Annotated[str | None, Field(description="Where experts are called.")]
+    experts_url: Annotated[str | None, Field(description="Where they are fetched, if not at base_url.")]
     latency_seconds: float
 
 

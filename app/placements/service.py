@@ -22,6 +22,8 @@ from app.placements.schemas import (
     OperatorPlacement,
     PlacementDocument,
     PlacementList,
+    PlacementOutcome,
+    unmeasured,
 )
 from app.placements.validation import faults_of
 from app.storage.documents import EncodedDocument
@@ -98,6 +100,16 @@ async def list_placements(redis: Redis, cluster_id: str, *, limit: int, before: 
     await require_cluster(redis, cluster_id)
     placements, next_before = await store.read_page(redis, cluster_id, limit=limit, before=before)
     return PlacementList(placements=placements, next_before=next_before)
+
+
+async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> PlacementOutcome:
+    """What is known of it so far; `NotFound` or `Gone` as for the placement itself."""
+    document = await require_generation(redis, cluster_id, generation)
+    outcome = await store.read_outcome(redis, cluster_id, generation)
+    if outcome is not None:
+        return outcome
+    placement = await asyncio.to_thread(PlacementDocument.model_validate_json, document.json)
+    return unmeasured(generation, placement.evidence)
 
 
 async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:

@@ -4,10 +4,13 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from app.placements.schemas import AutomationState, PlacementSummary
+from app.placements.schemas import AutomationState, PlacementEntry, PlacementOutcome, PlacementSummary
 from app.storage import topics
 from app.storage.documents import EncodedDocument, read_document, read_version
 from app.storage.keys import ClusterKeys
+
+OUTCOME_FIELD = "outcome"
+"""Of a generation's hash, beside the immutable document: it comes later, and goes with it."""
 
 
 async def version_in_force(redis: Redis, cluster_id: str) -> str | None:
@@ -25,7 +28,7 @@ async def read_generation(redis: Redis, cluster_id: str, generation: int) -> Enc
 
 async def read_page(
     redis: Redis, cluster_id: str, *, limit: int, before: int | None
-) -> tuple[list[PlacementSummary], int | None]:
+) -> tuple[list[PlacementEntry], int | None]:
     """Newest first, and `before` of the next page."""
     keys = ClusterKeys(cluster_id)
     highest = "+inf" if before is None else f"({before}"
@@ -36,11 +39,17 @@ async def read_page(
     page = members[:limit]
     async with redis.pipeline(transaction=False) as pipe:
         for member in page:
-            pipe.hget(keys.placement_generation(int(member)), "summary")
-        summaries = await pipe.execute()
+            pipe.hmget(keys.placement_generation(int(member)), ["summary", OUTCOME_FIELD])
+        entries = await pipe.execute()
     # A generation may be pruned between the two reads.
-    found = [PlacementSummary.model_validate_json(summary) for summary in summaries if summary is not None]
+    found = [_entry(summary, outcome) for summary, outcome in entries if summary is not None]
     return found, int(page[-1]) if len(members) > limit else None
+
+
+async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> PlacementOutcome | None:
+    key = ClusterKeys(cluster_id).placement_generation(generation)
+    stored = cast("bytes | None", await redis.hget(key, OUTCOME_FIELD))
+    return None if stored is None else PlacementOutcome.model_validate_json(stored)
 
 
 async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:
@@ -50,3 +59,12 @@ async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationS
         topics.announce(pipe, keys, topics.WORK, topics.STATUS)
         await pipe.execute()
     return AutomationState(paused=paused)
+
+
+def _entry(summary: bytes, outcome: bytes | None) -> PlacementEntry:
+    known = PlacementSummary.model_validate_json(summary)
+    return PlacementEntry(
+        metadata=known.metadata,
+        evidence=known.evidence,
+        outcome=None if outcome is None else PlacementOutcome.model_validate_json(outcome),
+    )

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from app.solving.tasks import SolveOutcome, Standing
+from app.solving.standing import Standing, improvement, worth_it
+from app.solving.tasks import SolveOutcome
 
 
 @dataclass(frozen=True)
@@ -13,45 +14,54 @@ class Decision:
     detail: str
 
 
-def worth_it(found: Standing, in_force: Standing, horizon_seconds: float, min_improvement: float) -> bool:
-    """H J(X) + M(X) < H J(X0) (1 - min_improvement) + M(X0), M counted from what nodes hold.
-
-    Where nodes hold what is in force, M(X0) is 0 and this is the rule of the problem. While a migration runs,
-    what is still to be moved for X0 counts for X0, so that turning round in the middle must pay too.
-    """
-    staying = horizon_seconds * in_force.latency_cost * (1.0 - min_improvement) + in_force.migration_seconds
-    return horizon_seconds * found.latency_cost + found.migration_seconds < staying
-
-
 def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float) -> Decision:
-    """Adopt what is needed (nothing in force, or what is in force breaks a constraint) or what pays."""
+    """Adopt what is needed (nothing in force, or what is in force breaks a constraint) or what pays: on all
+    the traffic known and, where one half of it was held out, on that half, too.
+
+    A solver fits its placement to the sample, so that the same sample flatters it; what was not solved on
+    does not.
+    """
     found, in_force = outcome.found, outcome.in_force
     if found is None:
         return Decision(False, f"infeasible: {outcome.result.shortfall or 'no placement exists'}")
     if found.shortfalls:
         return Decision(False, f"refused, the solver's placement breaks a constraint: {found.shortfalls[0]}")
+    left = ""
+    if outcome.withheld_copies > 0:
+        left = f"; {outcome.withheld_copies} more copies are left for later intervals"
     if in_force is None:
         return Decision(True, "adopted as the first placement")
     if in_force.shortfalls:
         more = f" (and {len(in_force.shortfalls) - 1} more)" if len(in_force.shortfalls) > 1 else ""
-        return Decision(True, f"adopted since the placement in force fails: {in_force.shortfalls[0]}{more}")
+        return Decision(
+            True, f"adopted since the placement in force fails: {in_force.shortfalls[0]}{more}{left}"
+        )
     gain = _gain(found, in_force)
     if outcome.copies == 0 and found.latency_cost == in_force.latency_cost:
+        if outcome.withheld_copies > 0:
+            return Decision(False, f"not adopted: the limits of this interval leave nothing{left}")
         return Decision(False, "the placement in force is as good")
-    if worth_it(found, in_force, horizon_seconds, min_improvement):
-        return Decision(
-            True,
-            f"adopted: latency {gain}, {outcome.copies} copies ({outcome.migration_bytes} bytes) pay back "
-            f"within the horizon of {horizon_seconds:g} s",
-        )
+    moving = f"{outcome.copies} copies taking {found.migration_seconds:.3g} s"
+    rule = f"pay back by {min_improvement:.1%} within {horizon_seconds:g} s"
+    if not worth_it(found, in_force, horizon_seconds, min_improvement):
+        return Decision(False, f"not adopted: latency {gain}, and {moving}, do not {rule}{left}")
+    trial = outcome.trial
+    held_out = ""
+    if trial is not None:
+        held_out = f" ({_gain(trial.found, trial.in_force)} on traffic held out)"
+        if not worth_it(trial.found, trial.in_force, horizon_seconds, min_improvement):
+            return Decision(
+                False,
+                f"not adopted: latency {gain}{held_out}: what was found in one half of the traffic does not "
+                f"{rule} in the other, so it may be noise",
+            )
     return Decision(
-        False,
-        f"not adopted: latency {gain}, and {outcome.copies} copies taking {found.migration_seconds:.3g} s, "
-        f"do not pay back by {min_improvement:.1%} within {horizon_seconds:g} s",
+        True,
+        f"adopted: latency {gain}{held_out}, {outcome.copies} copies ({outcome.migration_bytes} bytes) pay "
+        f"back within the horizon of {horizon_seconds:g} s{left}",
     )
 
 
 def _gain(found: Standing, in_force: Standing) -> str:
-    if in_force.latency_cost <= 0:
-        return "unchanged"
-    return f"{found.latency_cost / in_force.latency_cost - 1.0:+.1%}"
+    gained = improvement(found, in_force)
+    return "unchanged" if gained is None else f"{-gained:+.1%}"

@@ -169,13 +169,22 @@ def _routes(tables: Tables, row: int) -> dict[str, object]:
     targets = []
     for other in order:
         if other == ORIGIN_ROW:
-            kind, node_id, url = TargetKind.ORIGIN, None, tables.origin_url
+            kind, node_id, url, experts_url = TargetKind.ORIGIN, None, tables.origin_url, None
             latency = float(problem.origin_latency_seconds[row])
         else:
             node = fleet.nodes[other]
             kind, node_id, url = TargetKind.NODE, node.node_id, node.spec.base_url
+            experts_url = node.spec.experts_url
             latency = float(problem.latency_seconds[row, other])
-        targets.append({"kind": kind.value, "node_id": node_id, "base_url": url, "latency_seconds": latency})
+        targets.append(
+            {
+                "kind": kind.value,
+                "node_id": node_id,
+                "base_url": url,
+                "experts_url": experts_url,
+                "latency_seconds": latency,
+            }
+        )
     return {"targets": targets, "routes": routes}
 
 

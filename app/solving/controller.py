@@ -4,33 +4,28 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-import numpy as np
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.instance.problem import BuiltProblem, build_problem
-from app.instance.statistics import Statistics
 from app.metrics import WORKER_TICK
-from app.nodes.schemas import LatencySpec
-from app.optimizations.schemas import OptimizationRequest
-from app.placements.schemas import PlacementStatus
-from app.solving.analysis import compose_analysis
-from app.solving.cancellation import end
+from app.placements.schemas import ConditionType, PlacementStatus
+from app.recurring import Recurring
+from app.solving.analyses import Analyses
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
-from app.solving.fold import FoldMoved, TelemetryFold
+from app.solving.fold import FoldMoved
 from app.solving.jobs import Jobs
 from app.solving.migration import Migration
 from app.solving.observation import Observation, Observer
-from app.solving.optimizer import Solved, solve_and_adopt
+from app.solving.outcomes import Outcomes
+from app.solving.problems import Problems
 from app.solving.publication import show_in_metrics
 from app.solving.routing import RoutingTables
-from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
-from app.solving.tasks import analysis_task
-from app.solving.triggers import URGENT, Reason, Triggers
+from app.solving.solver_process import SolverProcess
+from app.solving.solves import Solves
 from app.solving.withdrawal import Withdrawal
 from app.storage import topics
 from app.storage.documents import encode_document, queue_document, read_document
@@ -38,19 +33,6 @@ from app.storage.fenced import Contended, fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from solvers.problem import PlacementProblem
-
-FOLD_SECONDS = 0.5
-"""How long one look folds at most; what is left comes with the next."""
-
-ANALYSIS_SECONDS = 2.0
-ANALYSIS_REST_FACTOR = 10.0
-"""An analysis that takes t is made at most every max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * t)."""
-
-ANALYSIS_DEADLINE_SECONDS = 60.0
-
-BACK_OFF_SECONDS = 2.0
-BACK_OFF_LIMIT_SECONDS = 60.0
-"""After a solve that failed (crashed, overran): doubled each time."""
 
 MIN_PAUSE_SECONDS = 0.02
 """Between two looks, however often it is woken."""
@@ -75,37 +57,26 @@ class ClusterController:
         self._keys = keys
         self._lease = lease
         self._settings = settings
-        self._solver = solver
-        self._planner = planner
         self._wake = wake
         self._observer = Observer(redis, keys)
-        self._fold = TelemetryFold(redis, keys, lease)
-        self._statistics = Statistics({}, None)
-        self._statistics_version = 0
-        self._withdrawal = Withdrawal()
-        self._routing = RoutingTables(redis, keys, lease, self._withdrawal)
+        self._problems = Problems(redis, keys, lease)
+        withdrawal = Withdrawal()
+        self._routing = RoutingTables(redis, keys, lease, withdrawal)
         self._migration = Migration(
             redis,
             keys,
             lease,
             planner,
-            self._withdrawal,
+            withdrawal,
             self._routing,
             heartbeat_seconds=settings.heartbeat_interval_seconds,
             lease_seconds=settings.node_lease_seconds,
         )
         self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
-        self._triggers = Triggers()
-        self._base: tuple[tuple[object, ...], dict[str, LatencySpec | None], PlacementProblem] | None = None
-        self._built: tuple[tuple[object, ...], BuiltProblem] | None = None
-        self._solving: asyncio.Task[Solved] | None = None
-        self._solving_reason: Reason | None = None
-        self._solve_not_before = 0.0
-        self._solve_failures = 0
-        self._trouble: str | None = None
-        self._analysis: asyncio.Task[None] | None = None
-        self._analysed: object = None
-        self._analysis_not_before = 0.0
+        self._solves = Solves(redis, lease, solver, planner, self._problems, wake)
+        self._analyses = Analyses(redis, keys, lease, planner, self._problems)
+        self._outcomes = Outcomes(redis, keys, lease, planner, self._problems)
+        self._abandoned = Recurring(log, "look abandoned")
         self._status: PlacementStatus | None = None
         self._shown_generation: int | None = None
 
@@ -124,11 +95,10 @@ class ClusterController:
                     if not await self._tick():
                         return
                     failures = 0
+                    self._abandoned.over()
                 except (RedisError, OSError, FoldMoved, Contended) as error:
                     failures += 1
-                    log.warning(
-                        "look abandoned", reason=f"{type(error).__name__}: {error}", failures=failures
-                    )
+                    self._abandoned.warn(reason=f"{type(error).__name__}: {error}", failures=failures)
                     await asyncio.sleep(min(0.1 * 2**failures, 2.0))
                 WORKER_TICK.observe(time.monotonic() - begun)
                 await asyncio.sleep(MIN_PAUSE_SECONDS)
@@ -141,8 +111,9 @@ class ClusterController:
             await self._close()
 
     async def _close(self) -> None:
-        running = [task for task in (self._solving, self._analysis) if task is not None]
-        await end(*running)
+        await self._solves.close()
+        await self._analyses.close()
+        await self._outcomes.close()
         await self._jobs.close()
         await self._migration.close()
 
@@ -162,141 +133,31 @@ class ClusterController:
         observation = await self._observer.look()
         if observation is None:
             return False
-        await self._fold_telemetry(observation)
-        base = await self._base_problem(observation)
+        await self._fold(observation)
+        base = await self._problems.base(observation)
         if base is not None:
             await self._migration.step(observation, base)
             await self._routing.refresh(observation, base)
         await self._solve(observation)
-        built = await self._problem(observation) if observation.jobs_waiting else None
+        built = await self._problems.built(observation) if observation.jobs_waiting else None
         await self._jobs.step(observation, built)
         if base is not None:
             await self._plan(observation, base)
             await self._analyse(observation)
         await self._depart(observation)
         await self._show(observation, base)
+        await self._outcomes.step(observation, converged=self._converged(observation))
         return True
 
-    async def _fold_telemetry(self, observation: Observation) -> None:
-        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
-        settings = observation.cluster.settings
-        until = time.monotonic() + FOLD_SECONDS
-        changed = False
-        while True:
-            outcome = await self._fold.fold(models, observation.fleet.node_ids, settings)
-            changed |= outcome.changed
-            if not outcome.more or time.monotonic() > until:
-                break
-        if changed or (self._statistics_version == 0):
-            self._statistics = await self._fold.statistics(models, settings)
-            self._statistics_version += 1
+    async def _fold(self, observation: Observation) -> None:
+        await self._problems.fold(observation)
 
-    async def _base_problem(self, observation: Observation) -> PlacementProblem | None:
-        """Nodes, devices and latencies alone: what routing and releasing need with every look."""
-        if not observation.fleet.nodes or not observation.fleet.models:
-            return None
-        key = (observation.spec_version, observation.live_version)
-        measured = {node_id: status.latency for node_id, status in observation.statuses.items()}
-        if self._base is None or self._base[0] != key or self._base[1] != measured:
-            built = await asyncio.to_thread(
-                build_problem,
-                observation.fleet,
-                observation.cluster.settings,
-                Statistics({}, None),
-                holds=np.zeros(observation.fleet.shape, np.uint8),
-                live=observation.live,
-                statuses=observation.statuses,
-            )
-            self._base = (key, measured, built.problem)
-        return self._base[2]
-
-    async def _problem(self, observation: Observation) -> BuiltProblem | None:
-        """With traffic, and with what nodes hold."""
-        if not observation.fleet.nodes or not observation.fleet.models:
-            return None
-        key = (
-            observation.spec_version,
-            observation.live_version,
-            observation.held_version,
-            self._statistics_version,
-        )
-        if self._built is None or self._built[0] != key:
-            if self._built is not None and self._built[0][0] != observation.spec_version:
-                await self._refresh_statistics(observation)
-            built = await asyncio.to_thread(
-                build_problem,
-                observation.fleet,
-                observation.cluster.settings,
-                self._statistics,
-                holds=observation.held,
-                live=observation.live,
-                statuses=observation.statuses,
-            )
-            self._built = (key, built)
-        return self._built[1]
-
-    async def _refresh_statistics(self, observation: Observation) -> None:
-        """Settings of the cluster (half-life, window) may have changed without a new window."""
-        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
-        self._statistics = await self._fold.statistics(models, observation.cluster.settings)
-
-    # --- solving
     async def _solve(self, observation: Observation) -> None:
-        now = time.monotonic()
-        task = self._solving
-        if task is not None and task.done():
-            self._solving = None
-            self._learn(task, now)
-        if now < self._solve_not_before:
-            return
-        reason = self._triggers.due(observation, self._statistics.until_us, now)
-        if reason is None:
-            return
-        if self._solving is not None:
-            if reason not in URGENT or self._solving_reason in URGENT:
-                return
-            log.info("solve abandoned for an urgent one", reason=reason.value)
-            await end(self._solving)
-            self._solving = None
-        built = await self._problem(observation)
-        if built is None:
-            return
-        self._triggers.solving(observation, self._statistics.until_us, now)
-        solver = self._planner if self._solver.busy and reason in URGENT else self._solver
-        self._solving_reason = reason
-        self._solving = asyncio.create_task(
-            solve_and_adopt(
-                self._redis, self._lease, solver, observation, built, OptimizationRequest(), reason.value
-            )
-        )
-        self._solving.add_done_callback(lambda _: self._wake.set())
+        await self._solves.step(observation)
 
-    def _learn(self, task: "asyncio.Task[Solved]", now: float) -> None:
-        """What became of a solve."""
-        if task.cancelled():
-            return
-        try:
-            solved = task.result()
-        except SolverClosed:
-            raise
-        except (TaskError, RedisError, OSError, Contended, ValueError) as error:
-            wait = min(BACK_OFF_SECONDS * 2**self._solve_failures, BACK_OFF_LIMIT_SECONDS)
-            self._solve_failures = min(self._solve_failures + 1, 10)
-            self._solve_not_before = now + wait
-            self._triggers.forget()
-            self._trouble = f"solving failed: {error}"
-            log.error("solve failed", reason=str(error), again_in_seconds=wait)
-            return
-        self._solve_failures = 0
-        self._trouble = None
-        if solved.generation is not None:
-            self._triggers.published(solved.generation)
-        elif solved.decision.adopt:
-            self._triggers.forget()  # another placement came into force meanwhile
-        elif solved.outcome.found is None:
-            self._trouble = solved.decision.detail
+    async def _analyse(self, observation: Observation) -> None:
+        await self._analyses.step(observation)
 
-    # --- moving
     async def _plan(self, observation: Observation, base: PlacementProblem) -> None:
         in_force = observation.in_force
         if in_force is None:
@@ -304,69 +165,19 @@ class ClusterController:
         if self._shown_generation != in_force.generation:
             self._shown_generation = in_force.generation
             show_in_metrics(self._lease.cluster_id, in_force)
-        hold = self._solving is not None and self._solving_reason is not Reason.INTERVAL
-        built = await self._problem(observation) if self._migration.away(observation) else None
-        record = await self._migration.plan(observation, None if built is None else built.problem, hold=hold)
+        built = await self._problems.built(observation) if self._migration.away(observation) else None
+        record = await self._migration.plan(
+            observation, None if built is None else built.problem, hold=self._solves.pressing
+        )
         if record is not None:
             await self._migration.step(observation, base)
 
-    # --- what people look at
-    async def _analyse(self, observation: Observation) -> None:
-        if self._analysis is not None:
-            if not self._analysis.done():
-                return
-            task, self._analysis = self._analysis, None
-            try:
-                await task
-            except SolverClosed:
-                raise
-            except TaskError as error:
-                log.warning("analysis failed", reason=str(error))
-        in_force = observation.in_force
-        inputs = (
-            observation.spec_version,
-            observation.live_version,
-            observation.held_version,
-            self._statistics_version,
-            None if in_force is None else in_force.generation,
-        )
-        if inputs == self._analysed or time.monotonic() < self._analysis_not_before or self._planner.busy:
-            return
-        built = await self._problem(observation)
-        if built is None:
-            return
-        self._analysed = inputs
-        self._analysis = asyncio.create_task(self._write_analysis(observation, built))
-
-    async def _write_analysis(self, observation: Observation, built: BuiltProblem) -> None:
-        begun = time.monotonic()
-        in_force = observation.in_force
-        desired = None
-        if in_force is not None:
-            desired = in_force.holds.copy()
-            desired[~observation.live_mask] = 0
-        outcome = await self._planner.run(
-            analysis_task,
-            built.problem,
-            observation.held,
-            desired,
-            deadline_seconds=ANALYSIS_DEADLINE_SECONDS,
-        )
-        analysis = await asyncio.to_thread(compose_analysis, observation, built, outcome, datetime.now(UTC))
-        body = (await asyncio.to_thread(analysis.model_dump_json)).encode()
-        document = await asyncio.to_thread(
-            encode_document,
-            body,
-            uid=observation.cluster.uid,
-            generation=0 if in_force is None else in_force.generation,
-        )
-
-        def queue(pipe: Pipeline) -> None:
-            queue_document(pipe, self._keys.analysis, document)
-
-        await fenced(self._redis, self._lease, queue)
-        took = time.monotonic() - begun
-        self._analysis_not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)
+    def _converged(self, observation: Observation) -> bool:
+        """As the status that people see says."""
+        status, in_force = self._status, observation.in_force
+        if status is None or in_force is None or status.generation != in_force.generation:
+            return False
+        return any(c.type is ConditionType.CONVERGED and c.status for c in status.conditions)
 
     async def _depart(self, observation: Observation) -> None:
         if self._migration.active_plan is not None:
@@ -382,10 +193,10 @@ class ClusterController:
             observation,
             base,
             self._routing.versions if self._routing.settled else {},
-            Telemetry(self._statistics.until, TELEMETRY_FRESH_INTERVALS * interval),
+            Telemetry(self._problems.until, TELEMETRY_FRESH_INTERVALS * interval),
             active_plan=self._migration.active_plan,
             waiting_for=self._migration.waiting_for,
-            trouble=self._migration.trouble or self._trouble,
+            trouble=self._migration.trouble or self._solves.trouble,
             before=self._status,
             now=now,
         )

@@ -136,12 +136,18 @@ class TelemetryFold:
             self._loaded = False
             raise
 
-    async def statistics(self, models: Mapping[str, ModelRecord], settings: ClusterSettings) -> Statistics:
-        """Rates as of the last `fold`."""
+    async def statistics(
+        self,
+        models: Mapping[str, ModelRecord],
+        settings: ClusterSettings,
+        *,
+        since_us: int | None = None,
+    ) -> Statistics:
+        """Rates as of the last `fold`; with `since_us`, of the time buckets that began then or later."""
         if not self._loaded:
             await self.load()
         buckets = {name: list(spans.values()) for name, spans in self._buckets.items()}
-        return await asyncio.to_thread(combine, buckets, dict(models), settings, self.until_us)
+        return await asyncio.to_thread(combine, buckets, dict(models), settings, self.until_us, since_us)
 
     async def _fold(
         self, models: Mapping[str, ModelRecord], nodes: Collection[str], settings: ClusterSettings

@@ -17,11 +17,19 @@ from app.optimizations.schemas import OptimizationRecord, OptimizationResult, Op
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.cancellation import end
-from app.solving.migration import PLAN_SECONDS, Migration
+from app.solving.migration import Migration
+from app.solving.next_plan import PLAN_SECONDS
 from app.solving.observation import Observation
 from app.solving.optimizer import UnknownNode, solve_and_adopt
 from app.solving.plan_records import newest_plans, outdated_plans, queue_forgetting, read_plan
-from app.solving.planning import names_of, plan_record, planning_limits, problem_for_planning
+from app.solving.planning import (
+    names_of,
+    plan_record,
+    planning_limits,
+    problem_for_planning,
+    rate_limit,
+    receivers,
+)
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task
@@ -32,7 +40,6 @@ from app.storage.fenced import Contended, fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
-from migrations.model import PlanStatus
 from migrations.states import PlanState
 from solvers.problem import ProblemError, UInt8
 
@@ -230,16 +237,18 @@ class Jobs:
         source = observation.held
         if record.from_generation is not None:
             source = await self._holds_of(record.from_generation, observation)
+        source, target = _only(source, live), _only(target, live)
+        settings = observation.cluster.settings
+        limit = rate_limit(settings, receivers(source, target))
         outcome = await self._planner.run(
             plan_task,
-            problem_for_planning(built.problem, live),
-            _only(source, live),
-            _only(target, live),
-            planning_limits(observation.cluster.settings.max_copies_per_cluster),
+            problem_for_planning(built.problem, live, limit),
+            source,
+            target,
+            planning_limits(settings.max_copies_per_cluster),
             names_of(observation.fleet),
             deadline_seconds=PLAN_SECONDS,
         )
-        infeasible = outcome.plan.status is PlanStatus.INFEASIBLE
         planned = await asyncio.to_thread(
             plan_record,
             outcome.plan,
@@ -248,9 +257,10 @@ class Jobs:
             from_generation=record.from_generation,
             to_generation=record.to_generation,
             created_at=record.created_at,
-            state=PlanState.FAILED if infeasible else PlanState.PENDING,
-            reason=outcome.plan.reason,
+            state=PlanState.PENDING if outcome.failure is None else PlanState.FAILED,
+            reason=outcome.failure,
             validate_only=True,
+            rate_limit_bytes_per_second=limit,
         )
         await self._store_plan(planned)
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,23 @@ import structlog
 from redis.asyncio import Redis
 
 from app.instance.problem import BuiltProblem
-from app.metrics import SOLVER_DURATION, SOLVER_RUNS
+from app.metrics import COPIES_AVOIDED, SOLVER_DURATION, SOLVER_RUNS
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence
 from app.solving.adoption import Decision, decide
+from app.solving.budget import budget_left
 from app.solving.observation import Observation
+from app.solving.planning import names_of
 from app.solving.publication import publish_matrix
 from app.solving.solver_process import SolverProcess
+from app.solving.standing import improvement
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
+from app.solving.triggers import Reason
 from app.storage.lease import Lease
+from solvers.instalment import UNLIMITED
 from solvers.problem import PlacementProblem
+from solvers.result import gap_ratio
 
 GRACE_SECONDS = 15.0
 """A solver that has not returned this long after its time limit is ended."""
@@ -52,12 +59,17 @@ class Solved:
             before = in_force.latency_cost
             if horizon is not None:
                 before += in_force.migration_seconds / horizon
+        objective = result.objective
+        if found is not None and self.outcome.withheld_copies:  # part of what the solver found
+            objective = found.latency_cost
+            if horizon is not None:
+                objective += found.migration_seconds / horizon
         return OptimizationResult(
             status=result.status,
             algorithm=result.algorithm,
-            objective=_finite(result.objective),
+            objective=_finite(objective),
             lower_bound=_finite(result.lower_bound),
-            gap_ratio=_finite(result.gap_ratio),
+            gap_ratio=_finite(gap_ratio(objective, result.lower_bound)),
             mean_latency_seconds=None
             if found is None or tokens <= 0
             else _finite(found.latency_cost / tokens),
@@ -84,7 +96,9 @@ async def solve_and_adopt(
 
     Raises `TaskError` when the solver fails, crashes or overruns, `UnknownNode`, `LeaseLost`.
     """
+    solved_at = datetime.now(UTC)
     settings = observation.cluster.settings
+    names = names_of(observation.fleet, observation.usable, observation.live)
     if request.overrides != Overrides():
         built = pretend(built, request.overrides)
     problem = built.problem
@@ -93,14 +107,31 @@ async def solve_and_adopt(
     if request.ignore_migration_cost:
         problem = problem.replace(horizon_seconds=None)
     built = replace(built, problem=problem)
+    # What an operator asks for is judged by the operator.
+    halves = built.halves if reason != Reason.OPERATOR else None
+    budget = UNLIMITED
+    if not request.ignore_migration_cost and request.overrides == Overrides():
+        budget = await budget_left(redis, observation)
     limit = request.time_limit_seconds or settings.time_limit_seconds
     algorithm = request.algorithm or settings.algorithm
     in_force = None if observation.in_force is None else observation.in_force.holds
     begun = time.monotonic()
     outcome = await solver.run(
         solve_task,
-        SolveRequest(problem, in_force, algorithm, dict(request.params), request.seed, limit),
-        deadline_seconds=limit * GRACE_FACTOR + GRACE_SECONDS,
+        SolveRequest(
+            problem=problem,
+            in_force=in_force,
+            algorithm=algorithm,
+            params=dict(request.params),
+            seed=request.seed,
+            time_limit_seconds=limit,
+            min_improvement=settings.min_improvement,
+            budget=budget,
+            halves=halves,
+            names=names,
+        ),
+        # For the solve, and what may follow it: a part of it chosen, the same tried on half of the traffic.
+        deadline_seconds=(4 if halves or not budget.unlimited else 1) * limit * GRACE_FACTOR + GRACE_SECONDS,
     )
     result = outcome.result
     SOLVER_RUNS.labels(result.algorithm, result.status.value).inc()
@@ -114,13 +145,15 @@ async def solve_and_adopt(
     generation = None
     if decision.adopt and (request.validate_only or request.overrides != Overrides()):
         decision = Decision(False, f"validate_only; otherwise {decision.detail}")
-    if decision.adopt and result.placement is not None:
+    if decision.adopt and outcome.holds is not None:
         solved = Solved(outcome, decision, None, built)
         try:
             published = await publish_matrix(
-                redis, lease, observation, result.placement.holds, _evidence(solved, reason)
+                redis, lease, observation, outcome.holds, _evidence(solved, reason, solved_at)
             )
             generation = published.metadata.generation
+            if outcome.copies_avoided is not None:
+                COPIES_AVOIDED.inc(max(0, outcome.copies_avoided))
         except GenerationChanged as error:
             decision = Decision(False, f"not adopted: {error}")
     log.info(
@@ -184,8 +217,10 @@ def _devices_of(problem: PlacementProblem, capacity: "np.ndarray[Any, np.dtype[n
     return {"capacity_bytes": capacity, "device_capacity_bytes": devices}
 
 
-def _evidence(solved: Solved, reason: str) -> Evidence:
-    result = solved.result()
+def _evidence(solved: Solved, reason: str, solved_at: datetime) -> Evidence:
+    result, outcome = solved.result(), solved.outcome
+    found, in_force, trial = outcome.found, outcome.in_force, outcome.trial
+    comparable = found is not None and in_force is not None and not in_force.shortfalls
     return Evidence(
         algorithm=result.algorithm,
         objective=result.objective,
@@ -197,6 +232,14 @@ def _evidence(solved: Solved, reason: str) -> Evidence:
         runtime_seconds=result.runtime_seconds,
         telemetry_until=solved.built.telemetry_until,
         reason=reason,
+        solved_at=solved_at,
+        copies=outcome.copies,
+        copies_avoided=outcome.copies_avoided,
+        copies_withheld=outcome.withheld_copies,
+        predicted_improvement_ratio=improvement(found, in_force)
+        if comparable and found is not None and in_force is not None
+        else None,
+        held_out_improvement_ratio=None if trial is None else improvement(trial.found, trial.in_force),
     )
 
 

@@ -47,7 +47,8 @@ def orders(
             origin = observation.cluster.settings.origin
             url = model.origin_url or (None if origin is None else origin.base_url)
         elif source is not None:
-            url = fleet.nodes[source].spec.base_url
+            spec = fleet.nodes[source].spec
+            url = spec.experts_url or spec.base_url
         digests = next(entry.expert_digests for entry in model.blocks if entry.layer == move.layer)
         by_node[move.destination].append(
             ReleasedMove(
@@ -63,6 +64,7 @@ def orders(
                 source_url=url,
                 expert_digest=None if digests is None or not copies else digests[move.expert],
                 attempt=progress.attempts,
+                rate_limit_bytes_per_second=execution.record.rate_limit_bytes_per_second if copies else None,
             )
         )
     return by_node

@@ -1,16 +1,18 @@
 """From the planner's plan, in indices, to the plan that is stored and carried out, in names."""
 
 import secrets
+from collections.abc import Collection
 from datetime import datetime
 
 import numpy as np
 
+from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.migration_plans.schemas import PlanEstimate, PlannedMove, PlanProgress, PlanRecord
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.naming import Names
 from migrations.states import PlanState
-from solvers.problem import PlacementProblem
+from solvers.problem import PlacementProblem, UInt8
 
 
 def planning_limits(max_copies_per_cluster: int) -> Limits:
@@ -28,13 +30,35 @@ def release_limits(max_copies_per_node: int, max_copies_per_cluster: int) -> Lim
     )
 
 
+def rate_limit(settings: ClusterSettings, receivers: int) -> float | None:
+    """Bytes per second that a node may receive, while up to `receivers` nodes do at once; None: as many as
+    it can. The cluster's limit is shared out evenly, so that it holds whatever nodes do."""
+    limits = []
+    if settings.max_node_migration_bytes_per_second is not None:
+        limits.append(settings.max_node_migration_bytes_per_second)
+    if settings.max_migration_bytes_per_second is not None:
+        limits.append(settings.max_migration_bytes_per_second / max(1, receivers))
+    return min(limits, default=None)
+
+
+def receivers(source: UInt8, target: UInt8) -> int:
+    """How many nodes are to receive something."""
+    return int(((target == 1) & (source == 0)).any(axis=1).sum())
+
+
 def problem_for_planning(
-    problem: PlacementProblem, live: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+    problem: PlacementProblem, live: "np.ndarray[tuple[int], np.dtype[np.bool_]]", limit: float | None
 ) -> PlacementProblem:
-    """Nodes that are not live have no room, so that no plan parks an expert there."""
+    """Nodes that are not live have no room, so that no plan parks an expert there; no link is faster than
+    `limit`."""
+    changes: dict[str, object] = {}
+    if limit is not None:
+        for name in ("ingress_bytes_per_second", "egress_bytes_per_second"):
+            given = getattr(problem, name)
+            changes[name] = np.full(problem.nodes, limit) if given is None else np.minimum(given, limit)
     if live.all():
-        return problem
-    changes: dict[str, object] = {"capacity_bytes": np.where(live, problem.capacity_bytes, 0)}
+        return problem.replace(**changes) if changes else problem
+    changes["capacity_bytes"] = np.where(live, problem.capacity_bytes, 0)
     if problem.device_node is not None and problem.device_capacity_bytes is not None:
         changes["device_capacity_bytes"] = np.where(
             live[problem.device_node], problem.device_capacity_bytes, 0
@@ -42,9 +66,18 @@ def problem_for_planning(
     return problem.replace(**changes)
 
 
-def names_of(fleet: Fleet) -> Names:
-    """What reasons and violations call nodes and experts."""
-    return Names(fleet.node_ids, tuple(f"layer {layer} of {model_id}" for model_id, layer in fleet.blocks))
+def names_of(
+    fleet: Fleet, usable: Collection[str] | None = None, live: Collection[str] | None = None
+) -> Names:
+    """What reasons and violations call nodes and experts. With `usable` and `live`, a node that may hold
+    nothing is said to be lost or draining."""
+    nodes = fleet.node_ids
+    if usable is not None:
+        nodes = tuple(
+            node if node in usable else f"{node} ({'draining' if live and node in live else 'lost'})"
+            for node in nodes
+        )
+    return Names(nodes, tuple(f"layer {layer} of {model_id}" for model_id, layer in fleet.blocks))
 
 
 def new_plan_id(generation: int) -> str:
@@ -62,6 +95,7 @@ def plan_record(
     state: PlanState,
     reason: str | None = None,
     validate_only: bool = False,
+    rate_limit_bytes_per_second: float | None = None,
 ) -> PlanRecord:
     moves = [_named(move, fleet) for move in plan.moves]
     return PlanRecord(
@@ -73,6 +107,7 @@ def plan_record(
         state=state,
         reason=reason,
         validate_only=validate_only,
+        rate_limit_bytes_per_second=rate_limit_bytes_per_second,
         estimate=PlanEstimate(
             bytes=plan.estimate.bytes,
             seconds=_finite(plan.estimate.seconds),

@@ -6,7 +6,14 @@ import math
 from redis.asyncio import Redis
 
 from app.instance.fleet import Fleet
-from app.metrics import PLACEMENT_GAP, PLACEMENT_GENERATION, PLACEMENT_MEAN_LATENCY, PLACEMENT_OBJECTIVE
+from app.metrics import (
+    PLACEMENT_ACHIEVED_IMPROVEMENT,
+    PLACEMENT_GAP,
+    PLACEMENT_GENERATION,
+    PLACEMENT_MEAN_LATENCY,
+    PLACEMENT_OBJECTIVE,
+    PLACEMENT_PREDICTED_IMPROVEMENT,
+)
 from app.placements.publish import publish
 from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
 from app.solving.observation import InForce, Observation
@@ -48,6 +55,8 @@ def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
         (PLACEMENT_OBJECTIVE, evidence.objective),
         (PLACEMENT_GAP, evidence.gap_ratio),
         (PLACEMENT_MEAN_LATENCY, evidence.mean_latency_seconds),
+        (PLACEMENT_PREDICTED_IMPROVEMENT, evidence.predicted_improvement_ratio),
+        (PLACEMENT_ACHIEVED_IMPROVEMENT, None),
     ):
         gauge.labels(cluster_id).set(math.nan if value is None else value)
 

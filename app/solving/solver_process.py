@@ -124,6 +124,8 @@ class SolverProcess:
         assert self._pipe is not None
         name = getattr(task, "__name__", str(task))
         answer = asyncio.get_running_loop().run_in_executor(self._threads, _ask, self._pipe, task, arguments)
+        # Whoever waits may be cancelled again while it is being abandoned; then nobody else looks at it.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             async with asyncio.timeout(deadline_seconds):
                 succeeded, value = await asyncio.shield(answer)
@@ -148,8 +150,6 @@ class SolverProcess:
         """End the process and wait until the thread that talks to it has noticed."""
         self._end()
         await asyncio.wait([answer])
-        if not answer.cancelled():
-            answer.exception()
 
     def _end(self) -> None:
         process, pipe = self._process, self._pipe

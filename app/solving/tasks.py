@@ -6,22 +6,32 @@ from typing import Any
 
 import numpy as np
 
+from app.solving.standing import Standing, worth_it
 from migrations.model import Limits, Plan, PlanStatus
-from migrations.naming import Names
+from migrations.naming import BY_INDEX, Names
 from migrations.planner import plan
 from migrations.verify import verify
+from migrations.warm import warm as warm_planner
 from solvers.feasibility import shortfalls
+from solvers.instalment import UNLIMITED, Budget, instalment
 from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
 from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.result import SolveResult
 from solvers.solve import solve
+from solvers.stopping import MaxRuntime
 from solvers.warm import warm
 
 
 @dataclass(frozen=True, eq=False)
 class SolveRequest:
-    """`in_force` uint8[N, E]: what the generation in force gives to the nodes; None before the first."""
+    """`in_force` uint8[N, E]: what the generation in force gives to the nodes; None before the first.
+
+    `budget`: what nodes may receive for the new placement, but for what must be. `halves`: the problem with
+    the traffic of one half of the time and with that of the other: what pays on all of it by
+    `min_improvement` is tried by solving the first and judging on the second. `names`: what words call nodes
+    and experts.
+    """
 
     problem: PlacementProblem
     in_force: UInt8 | None
@@ -29,26 +39,43 @@ class SolveRequest:
     params: Mapping[str, Any]
     seed: int
     time_limit_seconds: float
+    min_improvement: float = 0.0
+    budget: Budget = UNLIMITED
+    halves: tuple[PlacementProblem, PlacementProblem] | None = None
+    names: Names = BY_INDEX
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a placement does on the problem: J, and M of getting there from what nodes hold."""
+class Trial:
+    """A placement made from one half of the traffic and the one in force, both judged on the other half."""
 
-    latency_cost: float
-    migration_seconds: float
-    shortfalls: tuple[str, ...]
+    found: Standing
+    in_force: Standing
 
 
 @dataclass(frozen=True, eq=False)
 class SolveOutcome:
-    """`copies` and `migration_bytes`: what nodes would have to receive to hold the new placement."""
+    """`holds` uint8[N, E]: the placement proposed, the solver's or the part of it that the budget allows.
+
+    `copies` and `migration_bytes`: what nodes would have to receive to hold it; `withheld_copies`: what more
+    for the solver's. `rebalance_copies`: what they would have to receive for the one that balances load as
+    EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `trial`: None where
+    none was made.
+    """
 
     result: SolveResult
     found: Standing | None
     in_force: Standing | None
     copies: int
     migration_bytes: int
+    holds: UInt8 | None = None
+    withheld_copies: int = 0
+    rebalance_copies: int | None = None
+    trial: Trial | None = None
+
+    @property
+    def copies_avoided(self) -> int | None:
+        return None if self.rebalance_copies is None else self.rebalance_copies - self.copies
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,15 @@ class PlanOutcome:
 
     plan: Plan
     refusals: tuple[str, ...]
+
+    @property
+    def failure(self) -> str | None:
+        """In words, why it is not to be carried out."""
+        if self.plan.status is PlanStatus.INFEASIBLE:
+            return self.plan.reason
+        if self.refusals:
+            return f"refused by verification ({len(self.refusals)} violations): {self.refusals[0]}"
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,34 +113,101 @@ class AnalysisOutcome:
 def warm_task() -> None:
     """Load every compiled kernel."""
     warm()
+    warm_planner()
 
 
 def solve_task(request: SolveRequest) -> SolveOutcome:
     problem = request.problem
-    in_force = None if request.in_force is None else _standing(problem, request.in_force)
-    start = None
-    if in_force is not None and not in_force.shortfalls and request.in_force is not None:
-        start = Placement(request.in_force)
-    result = solve(
+    in_force = None if request.in_force is None else _standing(problem, request.in_force, request.names)
+    feasible = in_force is not None and not in_force.shortfalls
+    result = _solved(request, problem, request.in_force if feasible else None)
+    if result.placement is None:
+        return SolveOutcome(result, None, in_force, 0, 0)
+    holds = _part(request, problem, result.placement.holds)
+    found = _standing(problem, holds, request.names)
+    copies = _copies(problem, holds)
+    rebalance_copies, trial = None, None
+    pays = in_force is not None and _pays(request, found, in_force)
+    if in_force is not None and (in_force.shortfalls or pays):
+        rebalance_copies = _rebalance_copies(problem)
+    if feasible and pays and request.halves is not None and request.in_force is not None:
+        trial = _tried(request, request.in_force, *request.halves)
+    return SolveOutcome(
+        result=result,
+        found=found,
+        in_force=in_force,
+        copies=copies,
+        migration_bytes=_received_bytes(problem, holds),
+        holds=holds,
+        withheld_copies=_copies(problem, result.placement.holds) - copies,
+        rebalance_copies=rebalance_copies,
+        trial=trial,
+    )
+
+
+def _solved(request: SolveRequest, problem: PlacementProblem, start: UInt8 | None) -> SolveResult:
+    return solve(
         problem,
         request.algorithm,
         params=request.params or None,
         seed=request.seed,
         time_limit_seconds=request.time_limit_seconds,
-        start=start,
+        start=None if start is None else Placement(start),
     )
-    if result.placement is None:
-        return SolveOutcome(result, None, in_force, 0, 0)
-    holds = result.placement.holds
+
+
+def _part(request: SolveRequest, problem: PlacementProblem, goal: UInt8) -> UInt8:
+    """What of the way to `goal` is within the budget; all of it where nothing is in force."""
+    if request.in_force is None or request.budget.unlimited:
+        return goal
+    stopping = MaxRuntime(request.time_limit_seconds)
+    return instalment(problem, request.in_force, goal, request.budget, stopping)
+
+
+def _tried(
+    request: SolveRequest, in_force: UInt8, first: PlacementProblem, second: PlacementProblem
+) -> Trial | None:
+    """None where the first half has no placement.
+
+    Begun from what is in force a search may end there although the whole was improved from it; then it begins
+    anew, so that being stuck is not taken for noise.
+    """
+    names = request.names
+    standing, holds = _standing(first, in_force, names), in_force
+    for start in (in_force, None):
+        result = _solved(request, first, start)
+        if result.placement is None:
+            return None
+        holds = _part(request, first, result.placement.holds)
+        if _pays(request, _standing(first, holds, names), standing):
+            break
+    return Trial(_standing(second, holds, names), _standing(second, in_force, names))
+
+
+def _pays(request: SolveRequest, found: Standing, in_force: Standing) -> bool:
+    horizon = request.problem.horizon_seconds
+    if horizon is None:
+        return found.latency_cost < in_force.latency_cost
+    return worth_it(found, in_force, horizon, request.min_improvement)
+
+
+def _rebalance_copies(problem: PlacementProblem) -> int | None:
+    balanced = solve(problem, "eplb", params={"bound_steps": 0}).placement
+    return None if balanced is None else _copies(problem, balanced.holds)
+
+
+def _arriving(problem: PlacementProblem, holds: UInt8) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     held = np.zeros_like(holds) if problem.current is None else problem.current
-    arriving = (holds == 1) & (held == 0)
-    return SolveOutcome(
-        result=result,
-        found=_standing(problem, holds),
-        in_force=in_force,
-        copies=int(arriving.sum()),
-        migration_bytes=int(arriving.sum(axis=0, dtype=np.int64) @ problem.column_bytes),
-    )
+    arriving: np.ndarray[Any, np.dtype[np.bool_]] = (holds == 1) & (held == 0)
+    return arriving
+
+
+def _copies(problem: PlacementProblem, holds: UInt8) -> int:
+    return int(_arriving(problem, holds).sum())
+
+
+def _received_bytes(problem: PlacementProblem, holds: UInt8) -> int:
+    return int(_arriving(problem, holds).sum(axis=0, dtype=np.int64) @ problem.column_bytes)
 
 
 def plan_task(
@@ -128,8 +231,17 @@ def analysis_task(problem: PlacementProblem, held: UInt8, desired: UInt8 | None)
     )
 
 
-def _standing(problem: PlacementProblem, holds: UInt8) -> Standing:
-    return Standing(evaluate(problem, holds), migration_cost(problem, holds), shortfalls(problem, holds))
+def outcome_task(problem: PlacementProblem, before: UInt8, after: UInt8) -> tuple[float, float]:
+    """J of two placements on the same traffic."""
+    return evaluate(problem, before), evaluate(problem, after)
+
+
+def _standing(problem: PlacementProblem, holds: UInt8, names: Names) -> Standing:
+    return Standing(
+        evaluate(problem, holds),
+        migration_cost(problem, holds),
+        shortfalls(problem, holds, node=names.node, expert=names.expert_of),
+    )
 
 
 def _calls(problem: PlacementProblem) -> Float64:

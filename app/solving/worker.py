@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from app.config import Settings
 from app.metrics import LEASE_CHANGES, WORKER_CLUSTERS
+from app.recurring import Recurring
 from app.solving.cancellation import end
 from app.solving.controller import ClusterController
 from app.solving.solver_process import SolverClosed, SolverProcess
@@ -49,6 +50,7 @@ class Worker:
 
     async def run(self) -> None:
         listening: asyncio.Task[None] | None = None
+        unreached = Recurring(log, "server not reached")
         stopping = asyncio.create_task(self._stop.wait())
         try:
             starting = asyncio.create_task(self._start())
@@ -63,8 +65,9 @@ class Worker:
                 try:
                     await workers.beat(self._redis, self.worker_id, self._settings.worker_lease_seconds)
                     await self._take_leases()
+                    unreached.over()
                 except (RedisError, OSError) as error:
-                    log.warning("server not reached", reason=f"{type(error).__name__}: {error}")
+                    unreached.warn(reason=f"{type(error).__name__}: {error}")
                 await asyncio.wait([stopping], timeout=LOOK_SECONDS)
         finally:
             stopping.cancel()
@@ -130,6 +133,7 @@ class Worker:
         """Renew until the lease is lost, or may be: nobody renewed it for as long as it lasts."""
         lasts = lease.ttl_milliseconds / 1000.0
         renewed = asked
+        unrenewed = Recurring(log, "lease not renewed")
         while True:
             await asyncio.sleep(lasts / RENEWALS_PER_LEASE)
             asked = time.monotonic()
@@ -140,12 +144,9 @@ class Worker:
                     if not await renew(self._redis, lease):
                         return
             except (RedisError, OSError) as error:  # TimeoutError is an OSError
-                log.warning(
-                    "lease not renewed",
-                    cluster_id=lease.cluster_id,
-                    reason=f"{type(error).__name__}: {error}",
-                )
+                unrenewed.warn(cluster_id=lease.cluster_id, reason=f"{type(error).__name__}: {error}")
                 continue
+            unrenewed.over()
             renewed = asked
 
     async def _give_up(self, lease: Lease) -> None:

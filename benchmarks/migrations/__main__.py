@@ -1,80 +1,56 @@
-"""`python -m benchmarks.migrations`: plan, measure, write migrations.md and migrations.json here."""
+"""`python -m benchmarks.migrations`: plans between real and random placements, judged by bounds and by random
+orders."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
-import platform
+import shlex
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.migrations.instances import random_migrations, real_migrations
+from benchmarks.migrations.instances import Migration, random_migrations, real_migrations
 from benchmarks.migrations.measurement import Measurement, measure
+from benchmarks.migrations.table import markdown, row
 from benchmarks.quality.traces import load_traces
-
-_FOLDER = Path(__file__).parent
+from migrations.warm import warm as warm_planner
+from solvers.warm import warm
 
 
 def main() -> None:
-    traces, notes = load_traces()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.migrations", description=__doc__)
+    parser.add_argument("--traces", nargs="*", help="names of traces; all by default, none without a name")
+    parser.add_argument("--real-only", action="store_true", help="leave the random fleets out")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "migrations")
+    given = parser.parse_args()
+    traces, absent = load_traces()
+    for line in absent:
+        print(line, file=sys.stderr)
+    if given.traces is not None:
+        traces = [trace for trace in traces if trace.name in given.traces]
+    migrations: Iterable[Migration] = real_migrations(traces)
+    if not given.real_only:
+        migrations = chain(random_migrations(), migrations)
+    warm()
+    warm_planner()
+    command = shlex.join(["python", "-m", "benchmarks.migrations", *sys.argv[1:]])
     measured: list[Measurement] = []
-    for note in notes:
-        print(note, flush=True)
-    for migration in chain(real_migrations(traces), random_migrations()):
+    notes: list[str] = []
+    for migration in migrations:
         found = measure(migration)
         if isinstance(found, str):
             notes.append(found)
             print(found, flush=True)
-        else:
-            measured.append(found)
-            print(_row(found), flush=True)
-            _write(measured, notes)  # each time, so that a run that is cut short leaves what it has
-
-
-def _write(measured: list[Measurement], notes: list[str]) -> None:
-    (_FOLDER / "migrations.md").write_text(_table(measured, notes))
-    document = {"machine": _machine(), "measured": [asdict(one) for one in measured], "notes": notes}
-    (_FOLDER / "migrations.json").write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _table(measured: list[Measurement], notes: list[str]) -> str:
-    makespans = [one.makespan_ratio for one in measured]
-    areas = [one.area_ratio for one in measured if one.area_ratio is not None]
-    lines = [
-        "# How good plans are",
-        "",
-        "Made by `python -m benchmarks.migrations`. Makespan: seconds of the plan over the lower bound. "
-        "Area: latency beyond the target's while the plan runs, over the mean of random orders of the same "
-        "moves, planned as carefully; absent where the target is hardly better than the start. Every "
-        "plan was verified.",
-        "",
-        f"* makespan: median {np.median(makespans):.3f}, worst {max(makespans):.3f}",
-        f"* area: median {np.median(areas):.2f}, worst {max(areas):.2f}",
-        f"* planned with {_machine()}, other programs running: times are upper ends",
-        "",
-        "| migration | nodes | moves | full | seconds | makespan | area | extra bytes | planned in |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_row(one) for one in measured),
-        "",
-        *(f"* {note}" for note in notes),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _row(one: Measurement) -> str:
-    area = "" if one.area_ratio is None else f"{one.area_ratio:.2f}"
-    wrong = "" if not one.violations else f" ({one.violations} VIOLATIONS)"
-    return (
-        f"| {one.name}{wrong} | {one.nodes} | {one.moves} | {one.fill_ratio:.0%} | {one.seconds:.1f} "
-        f"| {one.makespan_ratio:.3f} | {area} | {one.extra_bytes_ratio:.1%} | {one.plan_seconds:.2f} s |"
-    )
-
-
-def _machine() -> str:
-    return f"Python {platform.python_version()}, {os.cpu_count()} cores"
+            continue
+        measured.append(found)
+        print(row(found), flush=True)
+        # each time, so that a run that is cut short leaves what it has
+        given.out.with_suffix(".md").write_text(markdown(measured, notes, command))
+        document = {"command": command, "measured": [asdict(one) for one in measured], "notes": notes}
+        given.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -15,28 +14,32 @@ from migrations.planner import plan, plan_in_random_order
 from migrations.verify import verify
 from solvers.objective import evaluate
 
-RANDOM_ORDERS = 2
-WORTH_MEASURING = 0.95
-"""Of the latency at the start: the area says something only where the target is better than that."""
+RANDOM_ORDERS = 3
+WORTH_MEASURING = 0.01
+"""Of the target's latency: where random orders cost less than that on the way, there is nothing to save."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """makespan_ratio: seconds over the lower bound. area_ratio: excess latency while migrating over the
-    mean of random orders; None where the target is no better than what is left, so that there is nothing to
-    gain on the way. extra_bytes_ratio: bytes copied beyond what the target misses, over the latter."""
+    """makespan_ratio: seconds over the lower bound; random_makespan_ratio: the mean of random orders'.
+    area_ratio: latency beyond the target's while the plan runs, over the mean of random orders; None where
+    these cost next to nothing. extra_bytes_ratio: bytes copied beyond what the target misses, over the
+    latter. violations: rules the plan breaks, found by `verify`."""
 
     name: str
     nodes: int
     moves: int
     copies: int
     fill_ratio: float
+    origin: bool
     seconds: float
     lower_bound_seconds: float
     makespan_ratio: float
+    random_makespan_ratio: float | None
     area_ratio: float | None
     extra_bytes_ratio: float
     plan_seconds: float
+    verify_seconds: float
     violations: int
 
 
@@ -45,30 +48,37 @@ def measure(migration: Migration) -> Measurement | str:
     problem, source, target = migration.problem, migration.source, migration.target
     begun = time.perf_counter()
     made = plan(problem, source, target)
-    taken = time.perf_counter() - begun
+    planned = time.perf_counter()
     if made.status is PlanStatus.INFEASIBLE:
-        return f"{migration.name}: INFEASIBLE: {made.reason}"
-    copies = sum(move.kind is MoveKind.COPY for move in made.moves)
-    random = [plan_in_random_order(problem, source, target, seed=seed) for seed in range(RANDOM_ORDERS)]
-    areas = [excess_area(problem, source, target, other) for other in random if other.status is PlanStatus.OK]
-    area = excess_area(problem, source, target, made)
-    mean = float(np.mean(areas)) if areas else math.nan
+        return f"{migration.name}, {problem.nodes} nodes: INFEASIBLE: {made.reason}"
+    violations = verify(problem, source, target, made)
+    verified = time.perf_counter()
+    others = [plan_in_random_order(problem, source, target, seed=seed) for seed in range(RANDOM_ORDERS)]
+    random = [other for other in others if other.status is PlanStatus.OK]
+    areas = [excess_area(problem, source, target, other) for other in random]
+    mean = float(np.mean(areas)) if areas else 0.0
+    least = WORTH_MEASURING * evaluate(problem, target) * made.estimate.seconds
+    area = excess_area(problem, source, target, made) / mean if mean > least else None
     bound = made.estimate.lower_bound_seconds
     missing = ((target == 1) & (source == 0)).sum(axis=0, dtype=np.int64)
     needed = int(missing @ problem.column_bytes)
-    used = source.astype(np.int64)
-    better = evaluate(problem, target) <= WORTH_MEASURING * evaluate(problem, source)
+    used = int((source.astype(np.int64) @ problem.column_bytes).sum())
     return Measurement(
         name=migration.name,
         nodes=problem.nodes,
         moves=len(made.moves),
-        copies=copies,
-        fill_ratio=float((used @ problem.column_bytes).sum() / problem.capacity_bytes.sum()),
+        copies=sum(move.kind is MoveKind.COPY for move in made.moves),
+        fill_ratio=used / int(problem.capacity_bytes.sum()),
+        origin=bool(np.isfinite(problem.origin_latency_seconds).any()),
         seconds=made.estimate.seconds,
         lower_bound_seconds=bound,
         makespan_ratio=made.estimate.seconds / bound if bound > 0 else 1.0,
-        area_ratio=area / mean if better and math.isfinite(mean) and mean > 0 else None,
+        random_makespan_ratio=float(np.mean([other.estimate.seconds for other in random])) / bound
+        if random and bound > 0
+        else None,
+        area_ratio=area,
         extra_bytes_ratio=made.estimate.bytes / needed - 1.0 if needed else 0.0,
-        plan_seconds=taken,
-        violations=len(verify(problem, source, target, made)),
+        plan_seconds=planned - begun,
+        verify_seconds=verified - planned,
+        violations=len(violations),
     )

@@ -9,7 +9,8 @@ from solvers.problem import Float32, Float64, Int32, Int64, UInt8
 
 _LEVEL_PACE = 0.25  # of the steps on alpha against those on potentials
 _LEAST_EXPONENT = -600  # e to the power of it is still a normal number
-_WHOLE = np.exp(np.arange(_LEAST_EXPONENT - 1, 1, dtype=np.float64))
+_PER_WHOLE = 16
+_POWERS = np.exp(_LEAST_EXPONENT + np.arange(-_LEAST_EXPONENT * _PER_WHOLE + 1) / _PER_WHOLE)
 
 
 @compiled
@@ -35,8 +36,8 @@ def raise_potentials(
     which is also added to total. For e in [first, last).
 
     alpha is 1 where a level has a group to itself, else, shared[n, i] = 1, alpha[n, e, i] in 0..1, which
-    first moves by a quarter of length * (1 - what they hold), for beyond a level that is covered that is negative,
-    and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
+    first moves by a quarter of length * (1 - what they hold), which beyond a covered level is
+    negative, and is added to alphas. held float64[E, N] may lie outside 0..1. O(N^2 (last - first)).
     """
     nodes, _, groups = potential.shape
     for n in range(nodes):
@@ -122,14 +123,14 @@ def single(
 
 @compiled
 def _power(x: float) -> float:
-    """e^x to 1e-3, for x <= 0: a table of whole powers and a polynomial between them. Shares may be any
-    positive numbers, and a call of the library's exp is most of what they cost."""
+    """e^x for x <= 0, to 1e-9: a table of sixteenths and a polynomial between them, for a call of the
+    library's exp would be most of what the shares cost."""
     if x <= _LEAST_EXPONENT:
-        return float(_WHOLE[1])
-    whole = int(x)
-    part = x - whole
-    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part * (1.0 / 24.0 + part / 120.0))))
-    return float(_WHOLE[whole - _LEAST_EXPONENT + 1] * rise)
+        return float(_POWERS[0])
+    place = int((x - _LEAST_EXPONENT) * _PER_WHOLE + 0.5)
+    part = x - _LEAST_EXPONENT - place / _PER_WHOLE
+    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part / 24.0)))
+    return float(_POWERS[place] * rise)
 
 
 @compiled

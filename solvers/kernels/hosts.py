@@ -30,7 +30,8 @@ def host(
 
     potential float64[E, N]: theta of a route at a server is the softmax of its experts' potentials there, so
     that its fractional host is sum theta * held, held float64[E, N] which may lie outside 0..1. alpha
-    float32[R, N] in 0..1 moves by step * (1 - hosts up to there) and is added to `total`. Adds what replicas earn to earned float64[E, N]; told[0] = sum of rate * gap * alpha,
+    float32[R, N] in 0..1 moves by step * (1 - hosts up to there) and is added to `total`. Adds what
+    replicas earn to earned float64[E, N]; told[0] = sum of rate * gap * alpha,
     told[1] = sum of rate * gap * (what alpha moved)^2. O(R K N).
     """
     nodes = order.shape[0]

@@ -11,7 +11,7 @@ from agent.messages import MoveKind, MoveOrder
 from agent.orders import OrderExecutor
 from agent.reports import MoveReport, ReportBox, ReportedState
 from agent.routing import RoutingTable
-from agent.storage import FetchFailed
+from agent.storage import EvictFailed, FetchFailed
 from tests.agent.assignments import PEER, assignment, order, orders
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +25,7 @@ class Shelf:
         self.fails: dict[int, Exception] = {}
         self.gate: asyncio.Event | None = None
         self.digest: str | None = None
+        self.stuck = False
 
     async def fetch(self, order: MoveOrder, device_id: str, progress: Callable[[int], None]) -> str | None:
         self.log.append(f"fetch {order.expert}")
@@ -36,6 +37,8 @@ class Shelf:
 
     async def evict(self, key: ExpertKey, device_id: str) -> None:
         self.log.append(f"evict {key.expert}")
+        if self.stuck:
+            raise EvictFailed("no")
 
 
 class Bench:
@@ -214,3 +217,41 @@ async def test_newer_orders_replace_what_has_not_begun() -> None:
         bench.shelf.gate.set()
         await bench.idle()
     assert [line for line in bench.shelf.log if line.startswith("fetch")] == ["fetch 1", "fetch 3"]
+
+
+async def test_a_copy_nobody_orders_any_more_is_given_up() -> None:
+    """Newer orders leave it out, or try it anew: it takes no room, nothing is said of it, and the new attempt
+    begins at once. One that they still list goes on."""
+    bench = Bench()
+    bench.shelf.gate = asyncio.Event()
+    async with running(bench):
+        bench.executor.accept(orders(order(MoveKind.COPY, 1)))
+        await asyncio.sleep(0.05)
+        bench.executor.accept(orders(order(MoveKind.COPY, 1), order(MoveKind.COPY, 2)))
+        await asyncio.sleep(0.05)
+        assert bench.shelf.log == ["fetch 1"]
+        bench.executor.accept(orders(order(MoveKind.COPY, 1, attempt=2), order(MoveKind.COPY, 2)))
+        await asyncio.sleep(0.05)
+        assert bench.shelf.log == ["fetch 1", "fetch 1"]
+        bench.executor.accept(orders(order(MoveKind.COPY, 2)))
+        await asyncio.sleep(0.05)
+        assert bench.shelf.log == ["fetch 1", "fetch 1", "fetch 2"]
+        assert bench.holdings.used_bytes == 4
+        bench.shelf.gate.set()
+        await bench.idle()
+    assert bench.states() == {"copy-2": ReportedState.SUCCEEDED}
+    assert bench.holdings.keys == {ExpertKey("m", 0, 2)}
+
+
+async def test_an_expert_that_cannot_be_evicted_is_still_held() -> None:
+    """The storage does not let go of it: the move fails, and the expert is reported as held."""
+    bench = Bench()
+    bench.hold(1)
+    bench.table = RoutingTable(assignment({1: [0]}, PEER))
+    bench.shelf.stuck = True
+    async with running(bench):
+        bench.executor.accept(orders(order(MoveKind.DROP, 1)))
+        await bench.idle()
+    assert bench.states() == {"drop-1": ReportedState.FAILED}
+    assert bench.holdings.keys == {ExpertKey("m", 0, 1)}
+    assert bench.holdings.used_bytes == 4

@@ -39,6 +39,17 @@ def test_the_origin_serves_what_nobody_else_does() -> None:
     assert RoutingTable(assignment({}, PEER)).where(holding(), "m", 0, 5) == ()
 
 
+def test_a_model_is_asked_by_layer_and_expert() -> None:
+    """The view of one model agrees with the table, and groups what tokens activate by the place to call."""
+    table = RoutingTable(assignment({1: [1, 0], 2: [1], 3: [0]}, FAR, PEER))
+    routes = table.of_model(holding(0), "m")
+    assert routes.where(0, 1) == (PEER, FAR)
+    assert routes.where(0, 0) == (LOCAL,)
+    assert routes.where(7, 0) == ()
+    activated = np.array([[2, 0], [1, 3], [2, -1], [5, 1]])
+    assert routes.by_place(0, activated.reshape(-1)) == {LOCAL: [0], PEER: [1, 2], FAR: [3], None: [5]}
+
+
 def test_a_layer_as_arrays() -> None:
     """Seconds and locality of each expert of a layer agree with `where`."""
     table = RoutingTable(assignment({1: [0], 2: [1]}, PEER, ORIGIN))

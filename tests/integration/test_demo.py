@@ -1,100 +1,30 @@
 """`moeplace demo` as a user runs it: real processes, real HTTP, and nothing left behind."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.demo.scenario import NODES
+from tests.commands import RunningCommand
 
 SHORT_SECONDS = 42
 
 
-class Demo:
-    """A running demo with what it has printed and every process ever seen below it."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self._temporary = directory / "tmp"
-        self._temporary.mkdir()
-        self.out, self.err = directory / "out.txt", directory / "err.txt"
-        with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "demo", *options],
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "TMPDIR": str(self._temporary), "COLUMNS": "140"},
-            )
-        self._seen: dict[int, psutil.Process] = {}
-
-    def look(self) -> list[psutil.Process]:
-        """The processes below the demo now."""
-        try:
-            found = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            found = []
-        self._seen.update({process.pid: process for process in found})
-        return found
-
-    def nodes(self) -> list[psutil.Process]:
-        return [p for p in self.look() if "app.demo.node" in _command(p)]
-
-    def wait(self, seconds: float) -> int:
-        """The exit status, looking at the processes meanwhile."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self.look()
-            time.sleep(0.2)
-        assert self.process.returncode is not None, f"still running after {seconds} s: {self.text()}"
-        return self.process.returncode
-
-    def wait_for(self, pattern: str, seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.text()):
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < deadline, f"no {pattern} in {self.text()}"
-            self.look()
-            time.sleep(0.1)
-
-    def text(self) -> str:
-        return self.out.read_text() + self.err.read_text()
-
-    def leftovers(self) -> list[str]:
-        """Processes that still run, and files that still lie about, after the end."""
-        running = [
-            " ".join(_command(p))
-            for p in self._seen.values()
-            if p.is_running() and p.status() != psutil.STATUS_ZOMBIE
-        ]
-        return running + [path.name for path in self._temporary.glob("moeplace-demo-*")]
-
-    def end(self) -> None:
-        self.look()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for process in self._seen.values():
-            if process.is_running():
-                process.kill()
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[list[Demo]]:
-    started: list[Demo] = []
+def start(tmp_path: Path) -> Iterator[list[RunningCommand]]:
+    started: list[RunningCommand] = []
     yield started
     for demo in started:
         demo.end()
 
 
-def begin(start: list[Demo], directory: Path, *options: str) -> Demo:
-    demo = Demo(directory, *options)
+def begin(start: list[RunningCommand], directory: Path, *options: str) -> RunningCommand:
+    demo = RunningCommand(directory, "demo", *options)
     start.append(demo)
     return demo
 
@@ -106,13 +36,13 @@ def row(text: str, name: str) -> list[float]:
     return [float(cell.split()[0]) for cell in cells if cell and cell != "-"]
 
 
-def test_demo_converges_twice_and_beats_uniform(tmp_path: Path, start: list[Demo]) -> None:
+def test_demo_converges_twice_and_beats_uniform(tmp_path: Path, start: list[RunningCommand]) -> None:
     """In plain mode and a short time: exit status 0, a row for every placement, the served one below uniform
     before and after the swap, lower after re-convergence than right after the swap, and nothing left."""
     begun = time.monotonic()
     demo = begin(start, tmp_path, "--plain", "--seconds", str(SHORT_SECONDS), "--seed", "3")
     demo.wait_for("generation 1")
-    assert len(demo.nodes()) == len(NODES)
+    assert len(demo.running("app.demo.node")) == len(NODES)
     status = demo.wait(SHORT_SECONDS + 30)
     text = demo.text()
     assert status == 0, text
@@ -126,18 +56,18 @@ def test_demo_converges_twice_and_beats_uniform(tmp_path: Path, start: list[Demo
     assert demo.leftovers() == []
 
 
-def test_interrupt_ends_everything(tmp_path: Path, start: list[Demo]) -> None:
+def test_interrupt_ends_everything(tmp_path: Path, start: list[RunningCommand]) -> None:
     """Ctrl-C in the middle: every process ends, the directory goes, the status is that of an interrupt."""
     demo = begin(start, tmp_path, "--plain")
     demo.wait_for("edge-d man_ja")
-    assert len(demo.nodes()) == len(NODES)
+    assert len(demo.running("app.demo.node")) == len(NODES)
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait(15) == 128 + signal.SIGINT
     assert "nothing is left behind" in demo.text()
     assert demo.leftovers() == []
 
 
-def test_a_taken_port_is_told_as_the_service_tells_it(tmp_path: Path, start: list[Demo]) -> None:
+def test_a_taken_port_is_told_as_the_service_tells_it(tmp_path: Path, start: list[RunningCommand]) -> None:
     """The service's own message passes through; exit status 1, nothing left."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -148,10 +78,3 @@ def test_a_taken_port_is_told_as_the_service_tells_it(tmp_path: Path, start: lis
     assert str(port) in demo.text()
     assert "The demo failed: the service ended with status 1" in demo.text()
     assert demo.leftovers() == []
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []

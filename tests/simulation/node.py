@@ -86,7 +86,7 @@ class Node:
             self,
             wait_seconds=POLL_SECONDS,
             retry=RetryPolicy(longest_seconds=5.0),
-            on_routes=lambda table: self.watch.routes(self, table),
+            on_routes=self._route,
         )
         for key in sorted(self.memory):
             agent.holdings.reserve(key, shape.expert_bytes, DEVICE)
@@ -104,6 +104,9 @@ class Node:
         if wipe:
             self.memory.clear()
         self.watch.crashed(self)
+
+    async def _route(self, table: RoutingTable) -> None:
+        self.watch.routes(self, table)
 
     def failed(self) -> BaseException | None:
         """What ended the agent, which should run for ever."""

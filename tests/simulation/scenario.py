@@ -314,6 +314,7 @@ class Scenario:
         self.watch.note("no faults any more")
         # What is still under way may come late; then the last generation.
         await self._pass(40.0)
+        await self._all_registered()
         held = {key for node in self.nodes.values() for key in node.memory}
         self.lost = not self.has_origin and not held.issuperset(self.experts)
         draining = self._draining()
@@ -331,6 +332,16 @@ class Scenario:
             request = PlanRequest(to_generation=document.generation, validate_only=False)
             await plans.create_plan(self.redis, CLUSTER, request)
             self.watch.seen["requests"] += 1
+
+    async def _all_registered(self) -> None:
+        """One that drained to its end just now is about to register anew, which takes it a few heartbeats."""
+        known: set[str] = set()
+        for _ in range(60):
+            known = {name.decode() for name in self.store.hgetall(self.keys.nodes)}
+            if known.issuperset(self.nodes):
+                return
+            await self._pass(1.0)
+        raise Violation(f"not registered again: {sorted(self.nodes.keys() - known)}")
 
     async def _converge(self) -> float | None:
         loop = asyncio.get_running_loop()

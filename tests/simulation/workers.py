@@ -37,7 +37,7 @@ class InlineSolver(SolverProcess):
 class _Controller(ClusterController):
     """Without telemetry, solves and what people look at: placements come from the operator here."""
 
-    async def _fold_telemetry(self, observation: Observation) -> None:
+    async def _fold(self, observation: Observation) -> None:
         return
 
     async def _solve(self, observation: Observation) -> None:

@@ -132,6 +132,7 @@ def test_refuses_pickles_and_lies(tmp_path: Path) -> None:
         (negative, "route_rate: "),
         (b"\x93NUMPY\x01\x00", "route_rate: damaged"),
         (b"", "route_rate: damaged"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': ('<f8'", "route_rate: damaged"),
         (b"\x93NUMPY\x07\x00" + bytes(100), "route_rate: "),
     ):
         _with_member(good, bad, "route_rate.npy", content)

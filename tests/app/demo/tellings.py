@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.demo.observation import Observation
+from app.box.observation import Observation
 from app.demo.slices import Slice
 
 

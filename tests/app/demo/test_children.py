@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.demo.children import started_node, started_service
-from app.demo.failures import DemoFailed
+from app.box.children import started_service
+from app.box.failures import BoxFailed
+from app.demo.nodes import started_node
 from app.demo.slices import NodeStart
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +55,7 @@ async def test_a_node_ends_when_nobody_speaks_to_it(tmp_path: Path) -> None:
 async def test_the_services_own_message_passes_through(tmp_path: Path) -> None:
     """A data directory that cannot be made: the failure is in the service's words."""
     (tmp_path / "data").write_text("")
-    with pytest.raises(DemoFailed, match="the service ended with status 1") as raised:
+    with pytest.raises(BoxFailed, match="the service ended with status 1") as raised:
         async with started_service(tmp_path, 0, {}):
             pytest.fail("the service cannot have started")
     assert "moeplace:" in str(raised.value)

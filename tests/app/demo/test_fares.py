@@ -8,8 +8,9 @@ from agent.messages import Assignment, LayerRoutes, Metadata, RouteTarget, Targe
 from agent.routing import RoutingTable
 from app.demo.comparison import baseline_placements, mean_latencies, traffic_of
 from app.demo.fares import fare
-from app.demo.scenario import DEVICE_ID, EXPERT_BYTES, MODEL_ID, NODES, ORIGIN_SECONDS, PEER_SECONDS
-from app.demo.traces import EXPERTS, LAYERS, requests
+from app.demo.scenario import DEVICE_ID, MODEL_ID, NODES, ORIGIN_SECONDS, PEER_SECONDS
+from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS
+from app.tiny_moe.traces import requests
 from solvers.feasibility import shortfalls
 from solvers.problem import UInt8
 from tests.app.demo.tellings import told

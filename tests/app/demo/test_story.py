@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.demo.failures import DemoFailed
+from app.box.failures import BoxFailed
 from app.demo.ledger import Ledger
 from app.demo.scenario import NODES, SWAPPED
 from app.demo.story import Outcome, Story
@@ -101,5 +101,5 @@ async def test_converged_at_the_deadline_is_converged() -> None:
 
 async def test_a_silent_node_ends_the_demo_in_words() -> None:
     """No slices of one node in a whole measurement: the failure names it."""
-    with pytest.raises(DemoFailed, match="nothing was heard of edge-c"):
+    with pytest.raises(BoxFailed, match="nothing was heard of edge-c"):
         await run(Fleet(silent="edge-c"))

@@ -6,11 +6,12 @@ import time
 import pytest
 from rich.console import Console
 
+from app.box.words import print_words, service_words, sparkline
 from app.demo.ledger import Figures, Ledger
 from app.demo.scenario import NODES
 from app.demo.story import Episode, Outcome
 from app.demo.summary import print_summary
-from app.demo.view import PlainView, nodes_table, print_words, service_words, shown, sparkline
+from app.demo.view import PlainView, nodes_table, shown
 from tests.app.demo.tellings import seen, told
 
 

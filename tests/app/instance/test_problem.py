@@ -24,16 +24,23 @@ def status(**latency: Any) -> NodeStatusRecord:
 
 
 def traffic(
-    rates: list[float], routes: Sequence[tuple[int, list[int], float]] = (), *, digest: str = "d1"
+    rates: list[float],
+    routes: Sequence[tuple[int, list[int], float]] = (),
+    *,
+    digest: str = "d1",
+    even: Sequence[float] = (),
+    even_rates: Sequence[float] = (),
 ) -> Traffic:
     width = max((len(experts) for _, experts, _ in routes), default=1)
     return Traffic(
         digest,
         5.0,
         np.asarray(rates, np.float64),
+        np.asarray(even_rates or [0.0] * len(rates), np.float64),
         np.asarray([block for block, _, _ in routes], np.int32),
         np.asarray([[*e, *[-1] * (width - len(e))] for _, e, _ in routes], np.int32).reshape(-1, width),
         np.asarray([weight for *_, weight in routes], np.float64),
+        np.asarray(even or [0.0] * len(routes), np.float64),
         1,
         1_800_000_000_000_000,
     )
@@ -210,3 +217,25 @@ def test_a_fleet_without_models_has_a_problem() -> None:
         statuses={},
     )
     assert built.problem.experts == 0
+
+
+def test_halves_are_the_traffic_of_either_time_at_the_rate_of_all_of_it() -> None:
+    """Each half activates every block of every node as often as the whole does, by its own routes only."""
+    parts = traffic([2.0, 2.0, 4.0, 0.0, 0.0], [(0, [0, 1], 4.0), (0, [0, 2], 4.0)], even=[4.0, 1.0])
+    built = build(stats={("n1", "a"): parts})
+    assert built.halves is not None
+    whole = (built.problem.route_rate * (built.problem.route_experts >= 0).sum(axis=1)).sum()
+    for half in built.halves:
+        calls = (half.route_experts >= 0).sum(axis=1)
+        assert (half.route_rate * calls).sum() == pytest.approx(whole)
+    even, odd = built.halves
+    assert len(even.route_rate) == 2
+    assert even.route_rate[0] == pytest.approx(4 * even.route_rate[1])
+    assert odd.route_experts[:, :2].tolist() == [[0, 2]]
+
+
+def test_there_are_no_halves_while_one_says_too_little() -> None:
+    """With all traffic from one half of the time, or hardly any from the other, nothing can be held out."""
+    for share in (0.0, 0.1, 0.9, 1.0):
+        parts = traffic([2.0, 2.0, 0.0, 0.0, 0.0], [(0, [0, 1], 4.0)], even=[4.0 * share])
+        assert build(stats={("n1", "a"): parts}).halves is None

@@ -6,6 +6,7 @@ import pytest
 from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 
+from app.placements.schemas import PlacementOutcome
 from app.storage.keys import ClusterKeys
 
 pytestmark = pytest.mark.anyio
@@ -168,3 +169,28 @@ async def test_pause_and_resume(api: AsyncClient, redis: Redis) -> None:
         assert response.json() == {"paused": flag == b"1"}
         assert await redis.hget(ClusterKeys("alpha").control, "paused") == flag
     assert (await api.post("/v1/clusters/none/placement:pause")).status_code == 404
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_outcome_is_told_beside_the_immutable_placement(api: AsyncClient, redis: Redis) -> None:
+    """Before anything is measured the outcome says so; what the worker writes is shown by itself and in the
+    list, and the placement's own document and ETag stay as they were; 404 for what never was."""
+    await first(api)
+    document = await api.get(f"{BASE}/placements/1")
+    answer = await api.get(f"{BASE}/placements/1/outcome")
+    assert answer.status_code == 200
+    assert answer.json()["converged_at"] is None
+    assert answer.json()["achieved_improvement_ratio"] is None
+    measured = answer.json() | {
+        "converged_at": "2026-01-01T00:00:00.000Z",
+        "achieved_improvement_ratio": 0.25,
+    }
+    key = ClusterKeys("alpha").placement_generation(1)
+    await redis.hset(key, "outcome", PlacementOutcome.model_validate(measured).model_dump_json())
+    assert (await api.get(f"{BASE}/placements/1/outcome")).json() == measured
+    (entry,) = (await api.get(f"{BASE}/placements")).json()["placements"]
+    assert entry["outcome"] == measured
+    again = await api.get(f"{BASE}/placements/1")
+    assert again.content == document.content
+    assert again.headers["etag"] == document.headers["etag"]
+    assert (await api.get(f"{BASE}/placements/7/outcome")).status_code == 404

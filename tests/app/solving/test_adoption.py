@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from app.solving.adoption import decide, worth_it
-from app.solving.tasks import SolveOutcome, Standing
+from app.solving.adoption import decide
+from app.solving.standing import Standing, worth_it
+from app.solving.tasks import SolveOutcome, Trial
 from solvers.result import SolveResult, SolveStatus
 
 RESULT = SolveResult(None, SolveStatus.FEASIBLE, "sgd", 1.0, None, None, 0.1)
@@ -44,10 +45,10 @@ def test_unchanged_statistics_move_nothing() -> None:
 def test_first_and_broken_placements_need_not_pay() -> None:
     """Nothing in force, or something that breaks a constraint: adopted although latency is worse."""
     assert decide(outcome(standing(5.0, 99.0), None), 10.0, 0.02).adopt
-    broken = standing(1.0, 0.0, ("drained node 1 holds 4 experts", "other"))
+    broken = standing(1.0, 0.0, ("node b (lost) may hold nothing, and holds 4 experts", "other"))
     decision = decide(outcome(standing(5.0, 99.0), broken), 10.0, 0.02)
     assert decision.adopt
-    assert "drained node 1 holds 4 experts" in decision.detail
+    assert "node b (lost) may hold nothing, and holds 4 experts" in decision.detail
     assert "1 more" in decision.detail
 
 
@@ -61,3 +62,17 @@ def test_infeasible_and_faulty_results_are_never_adopted() -> None:
     assert not decision.adopt
     assert "short by 5 bytes" in decision.detail
     assert not decide(outcome(standing(0.1, 0.0, ("memory",)), broken), 10.0, 0.02).adopt
+
+
+def test_what_does_not_pay_on_traffic_held_out_is_noise() -> None:
+    """What pays on all traffic is adopted only if what was found on one half pays on the other, too; where
+    none was held out the whole decides."""
+    paying = outcome(standing(0.5), standing(1.0))
+    good = dataclasses.replace(paying, trial=Trial(standing(0.8), standing(1.0)))
+    noise = dataclasses.replace(paying, trial=Trial(standing(0.99), standing(1.0)))
+    assert decide(paying, 100.0, 0.02).adopt
+    assert decide(good, 100.0, 0.02).adopt
+    decision = decide(noise, 100.0, 0.02)
+    assert not decision.adopt
+    assert "may be noise" in decision.detail
+    assert "-1.0% on traffic held out" in decision.detail

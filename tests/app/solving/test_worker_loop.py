@@ -14,7 +14,7 @@ from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, P
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
-from app.solving import jobs, migration, triggers
+from app.solving import jobs, next_plan, triggers
 from app.storage import topics
 from app.storage.documents import read_document
 from app.storage.fenced import fenced
@@ -225,7 +225,7 @@ async def test_failing_source_is_replaced_by_another(redis: Redis) -> None:
 
 async def test_move_is_given_up_with_its_reason(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A move that never works fails the plan after three attempts, and operators see why."""
-    monkeypatch.setattr(migration, "BACK_OFF_SECONDS", 0.5)
+    monkeypatch.setattr(next_plan, "BACK_OFF_SECONDS", 0.5)
     cluster = await two_nodes(redis)
     nodes = Nodes(cluster)
     nodes.refuse = lambda node_id, move: "disk on fire"

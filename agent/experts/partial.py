@@ -1,0 +1,51 @@
+"""The part of an expert's file that has arrived. Everything here blocks: not for the event loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.experts.content import READ_BYTES
+
+
+class PartialFile:
+    """Grows by `append`. What an earlier process left is hashed at the start and counts as arrived; whether
+    it is right shows when the digest of the whole is known."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self.path = path
+        self._file = path.open("a+b", buffering=0)
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self._file.seek(0)
+        while chunk := self._file.read(READ_BYTES):
+            self._hash.update(chunk)
+            self.size += len(chunk)
+
+    def append(self, parts: Sequence[bytes]) -> None:
+        """Raises OSError, after which the file's end is that of before."""
+        data = b"".join(parts)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            self._file.truncate(self.size)
+            raise
+        self._hash.update(data)
+        self.size += len(data)
+
+    def restart(self) -> None:
+        """Forget everything that has arrived."""
+        self._file.truncate(0)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def sha256(self) -> str:
+        """In hex, of what has arrived."""
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()

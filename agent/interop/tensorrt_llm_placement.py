@@ -1,0 +1,49 @@
+"""TensorRT-LLM's load balancer configuration (`moe_load_balancer`), static."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.interop.arrays import ids
+from agent.interop.faults import InteropError
+from agent.interop.files import read_yaml, write_whole
+from agent.interop.layers import MAX_LAYERS, LayerIndex
+from agent.interop.placements import FleetPlacement, Held, HeldSets
+from agent.interop.slots import SlotTable, held_by_ranks, slot_table
+
+
+def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[str, object]:
+    """`num_slots`, `initial_global_assignments: {layer: [expert per slot]}`, `layer_updates_per_iter: 0`, so
+    that the engine leaves the placement alone. True layer numbers."""
+    table = slot_table(placement, ranks_per_node)
+    rows = dict(zip(placement.moe.numbers, table.experts.tolist(), strict=True))
+    content: dict[str, Any] = {
+        "num_slots": table.experts.shape[1],
+        "initial_global_assignments": rows,
+        "layer_updates_per_iter": 0,
+    }
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100).encode())
+    return table.summary | {"ep_size": table.ranks}
+
+
+def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:
+    content = read_yaml(path)
+    rows = content.get("initial_global_assignments") if isinstance(content, dict) else None
+    if not isinstance(rows, dict) or not rows:
+        raise InteropError("initial_global_assignments: expected the experts of each slot by layer")
+    slots = content.get("num_slots")
+    found: dict[int, Held] = {}
+    for layer, row in rows.items():
+        key = f"initial_global_assignments.{layer!s:.20}"
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < MAX_LAYERS:
+            raise InteropError(f"{key}: expected a layer number")
+        if not isinstance(row, list) or not all(type(expert) is int for expert in row):
+            raise InteropError(f"{key}: expected a list of whole numbers")
+        if len(row) != slots:
+            raise InteropError(f"{key}: has {len(row)} slots, expected num_slots, {slots!s:.20}")
+        table = SlotTable(ids(key, [row], "[layers, slots]"), nodes * ranks_per_node)
+        found[layer] = next(held_by_ranks(key, table, ranks_per_node))
+    return HeldSets(LayerIndex.MODEL, found)

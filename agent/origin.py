@@ -1,0 +1,98 @@
+"""The origin of a model: a checkpoint whose experts are served one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.checkpoint.checkpoint import Checkpoint
+from agent.experts.content import Served
+from agent.holdings import ExpertKey
+from agent.metrics import CONTENT_TYPE, SendingMetrics
+from agent.serving.application import experts_routes
+from agent.serving.sending import Sends
+
+
+class CheckpointShelf:
+    """Every expert of a checkpoint under one model's id."""
+
+    def __init__(self, model_id: str, checkpoint: Checkpoint, digests: Mapping[tuple[int, int], str]) -> None:
+        self.model_id = model_id
+        self.checkpoint = checkpoint
+        self.digests = digests
+
+    async def find(self, key: ExpertKey) -> Served | None:
+        layer = self.checkpoint.layers.get(key.layer, ())
+        if key.model_id != self.model_id or not 0 <= key.expert < len(layer):
+            return None
+        return Served(layer[key.expert].content, self.digests[key.layer, key.expert])
+
+    def manifest(self) -> Any:
+        return {
+            "model_id": self.model_id,
+            "model_type": self.checkpoint.model_type,
+            "top_k": self.checkpoint.top_k,
+            "layers": [
+                {
+                    "layer": layer,
+                    "data_bytes": experts[0].data_bytes,
+                    "tensors": [
+                        {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape}
+                        for tensor in experts[0].tensors
+                    ],
+                    "experts": [
+                        {
+                            "expert": expert.expert,
+                            "file_bytes": expert.content.size,
+                            "sha256": self.digests[layer, expert.expert],
+                        }
+                        for expert in experts
+                    ],
+                }
+                for layer, experts in self.checkpoint.layers.items()
+            ],
+        }
+
+
+def model_spec(shelf: CheckpointShelf, origin_url: str) -> dict[str, Any]:
+    """What the service is told of the model: the body of PUT /models/{model_id}."""
+    return {
+        "blocks": [
+            {
+                "layer": layer,
+                "experts": len(experts),
+                "expert_bytes": experts[0].data_bytes,
+                "top_k": shelf.checkpoint.top_k,
+                "expert_digests": [shelf.digests[layer, expert.expert] for expert in experts],
+            }
+            for layer, experts in shelf.checkpoint.layers.items()
+        ],
+        "origin_url": origin_url,
+    }
+
+
+def origin_application(
+    shelf: CheckpointShelf,
+    *,
+    at_once: int = 4,
+    bytes_per_second: float | None = None,
+    token: str | None = None,
+) -> Starlette:
+    """The shelf over HTTP, with /metrics. At most `at_once` experts are sent at a time, together at most
+    `bytes_per_second`; requests must carry `token` as bearer, if there is one."""
+    registry = CollectorRegistry()
+    metrics = SendingMetrics(registry)
+    sends = Sends(
+        at_once, bytes_per_second, counted=metrics.sent_bytes.inc, refused=metrics.sends_refused.inc
+    )
+
+    async def expose(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE)
+
+    return Starlette(routes=[*experts_routes(shelf, sends, token=token), Route("/metrics", expose)])

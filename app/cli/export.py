@@ -1,0 +1,119 @@
+"""`moeplace export`: a placement in the file format of an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.interop.faults import InteropError
+from agent.interop.layers import LayerIndex, MoeLayers
+from agent.interop.placements import FleetPlacement
+from agent.interop.registry import PLACEMENTS
+from app.cli.export_service import placement_of_service
+from app.cli.interop_options import (
+    NEEDS_NUMBERS,
+    FormatsOption,
+    ModelConfigOption,
+    ModelLayersOption,
+    ModelOption,
+    MoeLayersOption,
+    PresetOption,
+    RanksPerNodeOption,
+    TokenOption,
+    known_moe_layers,
+)
+from app.cli.service_access import cluster_of
+from app.cli.solve import read_instance, refuse
+from solvers.files import load_placement
+from solvers.objective import checked_holds
+from solvers.problem import ProblemError
+
+
+def export_command(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of: {', '.join(PLACEMENTS)}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; ktransformers: directory.")],
+    placement: Annotated[Path | None, typer.Option("--placement", help="Placement file (.npz).")] = None,
+    instance: Annotated[Path | None, typer.Option("--instance", help="Its instance file (.npz).")] = None,
+    service: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="A running service instead: .../v1/clusters/C."),
+    ] = None,
+    generation: Annotated[
+        int | None, typer.Option("--generation", min=1, help="With --from: not the one in force.")
+    ] = None,
+    model: ModelOption = None,
+    token: TokenOption = None,
+    moe_layers: MoeLayersOption = None,
+    model_layers: ModelLayersOption = None,
+    model_config: ModelConfigOption = None,
+    preset: PresetOption = None,
+    ranks_per_node: RanksPerNodeOption = 1,
+    _formats: FormatsOption = False,
+) -> None:
+    """Write a placement for an engine and print what the engine must be told with it as JSON.
+
+    Nodes keep their order; node n is the engine's ranks n * ranks-per-node and following, over which its
+    experts are dealt in turn. A placement that the format cannot say is refused, never bent: most formats
+    need as many experts of every layer on every node (moeplace solve --equal-slots) and each expert on some
+    node. Formats that number layers as the model does need --moe-layers, --model-config or --preset.
+
+    Exit status: 0; 1 the service refused; 2 a malformed file, a wrong option or a placement that the format
+    cannot say.
+    """
+    if form not in PLACEMENTS:
+        refuse(f"FORMAT: is {form!r:.60}, expected one of {', '.join(PLACEMENTS)}")
+    target = PLACEMENTS[form]
+    if out.suffix != target.suffix:
+        refuse(f"--out: is {str(out)!r:.100}, expected a name that ends in {target.suffix or 'no suffix'}")
+    known = known_moe_layers(moe_layers, model_layers, model_config, preset)
+    if service is not None:
+        if placement is not None or instance is not None:
+            refuse("--from: expected without --placement and --instance")
+        base, cluster, _ = cluster_of("--from", service)
+        exported = placement_of_service(base, cluster, token, model, generation, known)
+    else:
+        if placement is None or instance is None:
+            refuse(f"{'--placement' if placement is None else '--instance'}: absent, expected, or --from")
+        if known is None and target.index is LayerIndex.MODEL:
+            refuse(f"{form}: {NEEDS_NUMBERS}")
+        exported = _placement_of_files(placement, instance, known)
+    try:
+        written = target.write(out, exported, ranks_per_node)
+    except InteropError as error:
+        refuse(f"{form}: {error}")
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        json.dumps(
+            {
+                "format": form,
+                "layer_index": target.index.value,
+                "moe_layers": str(exported.moe),
+                "model_layers": exported.moe.model_layers,
+                "nodes": list(exported.nodes),
+                "ranks_per_node": ranks_per_node,
+                **written,
+                "out": str(out),
+            },
+            indent=2,
+        )
+    )
+
+
+def _placement_of_files(path: Path, instance: Path, known: MoeLayers | None) -> FleetPlacement:
+    problem = read_instance(instance)
+    try:
+        holds = checked_holds(problem, load_placement(path).holds)
+        blocks = zip(problem.block_offset[:-1].tolist(), problem.block_offset[1:].tolist(), strict=True)
+        return FleetPlacement(
+            nodes=tuple(str(n) for n in range(problem.nodes)),
+            moe=MoeLayers.of(range(problem.blocks)) if known is None else known,
+            holds=tuple(holds[:, begin:end] == 1 for begin, end in blocks),
+        )
+    except (ProblemError, InteropError) as error:
+        refuse(f"{path}: {error}")
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}")

@@ -1,0 +1,209 @@
+"""`moeplace import`: what an engine recorded, or the placement it runs with, out of its own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from agent.interop.faults import InteropError
+from agent.interop.layers import LayerIndex, MoeLayers, read_numbers
+from agent.interop.observations import Activations
+from agent.interop.registry import PLACEMENTS, RECORDINGS, RecordingFormat
+from agent.interop.sources import (
+    DEFAULT_SOURCE,
+    InputFile,
+    accumulate,
+    moe_layers_of,
+    recordings,
+    source_name,
+)
+from agent.interop.windows import MAX_WINDOW_SECONDS
+from app.cli.import_placement import import_placement
+from app.cli.import_windows import post_windows
+from app.cli.interop_options import (
+    FormatsOption,
+    ModelConfigOption,
+    ModelLayersOption,
+    ModelOption,
+    MoeLayersOption,
+    PresetOption,
+    RanksPerNodeOption,
+    TokenOption,
+    known_moe_layers,
+)
+from app.cli.service_access import cluster_of
+from app.cli.solve import refuse
+from solvers.traces import write_recordings
+
+
+def import_command(
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help=f"One of: {', '.join((*RECORDINGS, *PLACEMENTS))}.")
+    ],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="PATH, or SOURCE=PATH: the node or domain that it is of."),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.npz).")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="Post to a running service instead: .../v1/clusters/C/nodes/N; or .../v1/clusters/C, where "
+            "the sources are its nodes.",
+        ),
+    ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option("--rank", metavar="RANKS=SOURCE", help="Of whom ranks are: 0-3=east. Repeat."),
+    ] = None,
+    layer_index: Annotated[
+        LayerIndex | None,
+        typer.Option(
+            "--layer-index",
+            help="How the files number layers: model, the number in the model; moe, the place among its MoE "
+            "layers. Only where a format's files can do either.",
+        ),
+    ] = None,
+    first_layer: Annotated[
+        int, typer.Option("--first-layer", min=0, help="The number that the files give the first layer.")
+    ] = 0,
+    moe_layers: MoeLayersOption = None,
+    model_layers: ModelLayersOption = None,
+    model_config: ModelConfigOption = None,
+    preset: PresetOption = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Import counts only, also where the files know single tokens.")
+    ] = False,
+    model: ModelOption = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="With --to: how long the recording took.")
+    ] = None,
+    token: TokenOption = None,
+    instance: Annotated[
+        Path | None, typer.Option("--instance", help="With a placement: the instance it is one of (.npz).")
+    ] = None,
+    ranks_per_node: RanksPerNodeOption = 1,
+    _formats: FormatsOption = False,
+) -> None:
+    """Import activation statistics for `moeplace instance` or a running service; or an engine's placement.
+
+    All files add up by source. Statistics: FILEs of the sources become arrays of a recording, by the names
+    of the sources ('all' where none is given), by token where the format knows tokens, else counts. With
+    --to they become one window of telemetry per node. A placement: with --instance it becomes a placement
+    file, evaluated on the instance, ranks and nodes in the same order.
+
+    Exit status: 0; 1 the service refused; 2 a malformed file or a wrong option.
+    """
+    if form in PLACEMENTS:
+        if to is not None or rank or counts or first_layer or layer_index is not None or len(files) != 1:
+            refuse(f"{form}: is a placement, expected one FILE with --instance and --out")
+        if instance is None or out is None:
+            refuse(f"{form}: is a placement, expected --instance and --out")
+        known = known_moe_layers(moe_layers, model_layers, model_config, preset)
+        import_placement(PLACEMENTS[form], Path(files[0]), instance, known, ranks_per_node, out)
+        return
+    if form not in RECORDINGS:
+        refuse(f"FORMAT: is {form!r:.60}, expected one of {', '.join((*RECORDINGS, *PLACEMENTS))}")
+    if (out is None) == (to is None):
+        refuse("--out: expected either --out or --to")
+    if instance is not None:
+        refuse(f"--instance: {form} is a recording, expected --out or --to")
+    chosen = RECORDINGS[form]
+    index = layer_index or chosen.index
+    try:
+        sources = _sources_of_ranks(rank or [])
+        found = accumulate(
+            chosen,
+            [InputFile.of(text) for text in files],
+            sources,
+            only_counts=counts,
+            first_layer=first_layer,
+        )
+        if to is not None:
+            _post(to, found, index, model, seconds, token)
+            return
+        known = known_moe_layers(moe_layers, model_layers, model_config, preset)
+        moe = moe_layers_of(found, index, known)
+        arrays = recordings(found, index, moe)
+    except InteropError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or files[0]}: {error.strerror or error}")
+    assert out is not None
+    try:
+        write_recordings(out, arrays)
+    except OSError as error:
+        refuse(f"{out}: {error.strerror or error}")
+    typer.echo(json.dumps(_summary(chosen, index, moe, known is not None, found, arrays, out), indent=2))
+
+
+def _sources_of_ranks(options: list[str]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for text in options:
+        ranks, separator, source = text.partition("=")
+        if not separator:
+            raise InteropError(f"--rank: is {text!r:.60}, expected RANKS=SOURCE such as 0-3=east")
+        for number in read_numbers(ranks):
+            if found.setdefault(number, source_name(source)) != source:
+                raise InteropError(f"--rank: rank {number} is of {found[number]} and of {source}")
+    return found
+
+
+def _post(
+    to: str,
+    found: Mapping[str, Activations],
+    index: LayerIndex,
+    model: str | None,
+    seconds: float | None,
+    token: str | None,
+) -> None:
+    if model is None or seconds is None:
+        refuse(f"{'--model' if model is None else '--seconds'}: absent, expected with --to")
+    if not 0 < seconds <= MAX_WINDOW_SECONDS:
+        refuse(f"--seconds: is {seconds:g}, expected more than 0 and at most {MAX_WINDOW_SECONDS:g}")
+    base, cluster, node = cluster_of("--to", to)
+    if node is not None:
+        if len(found) > 1:
+            refuse(f"--to: names one node, expected one source and not {', '.join(found)}")
+        found = {node: next(iter(found.values()))}
+    elif DEFAULT_SOURCE in found:
+        refuse("--to: names no node, expected .../nodes/NODE, or files as NODE=PATH, or --rank RANKS=NODE")
+    end_at = datetime.now(UTC) - timedelta(seconds=1)
+    posted = post_windows(base, cluster, token, model, found, index, seconds, end_at)
+    typer.echo(json.dumps({"cluster": cluster, "model": model, "nodes": posted}, indent=2))
+
+
+def _summary(
+    form: RecordingFormat,
+    index: LayerIndex,
+    moe: MoeLayers,
+    given: bool,
+    found: Mapping[str, Activations],
+    arrays: Mapping[str, npt.NDArray[np.integer]],
+    out: Path,
+) -> dict[str, Any]:
+    return {
+        "format": form.name,
+        "layer_index": index.value,
+        "moe_layers": str(moe),
+        "moe_layers_from": "options" if given else "the layers with activations",
+        "sources": {
+            name: {
+                "kind": "tokens" if array.ndim == 3 else "counts",
+                "shape": list(array.shape),
+                "activations": float(sum(counts.sum() for counts in found[name].counts.values())),
+            }
+            for name, array in arrays.items()
+        },
+        "scaled_weights": not all(source.whole for source in found.values()),
+        "out": str(out),
+    }

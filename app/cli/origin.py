@@ -1,0 +1,194 @@
+"""`moeplace origin`."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from agent.checkpoint.digests import expert_digests
+from agent.checkpoint.shards import CheckpointError
+from agent.client import ServiceClient, ServiceError
+from agent.config import NodeFileError, read_token
+from agent.holdings import is_id
+from agent.origin import CheckpointShelf, model_spec, origin_application
+from agent.serving.embedded import serving
+from app import logs
+from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
+from app.listening import ListeningError, is_loopback, open_listener, url_of
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r}: expected bytes, like 50MB or 1GiB") from None
+
+
+def origin_command(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Hugging Face checkpoint: config.json, *.safetensors."
+        ),
+    ],
+    model_id: Annotated[
+        str | None, typer.Option("--model-id", help="Name of the model; the directory's, if not given.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 9100,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where nodes reach it, if not http://HOST:PORT.")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(metavar="URL", help="Register the model, with its digests, at this service.")
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="Cluster to register it in.")] = "default",
+    service_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Token for the service.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Secret that nodes must know to fetch experts.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option(help="Listen on an address other than loopback although there is no secret.")
+    ] = False,
+    max_sends: Annotated[int, typer.Option(min=1, max=1024, help="Experts sent at once; beyond: 503.")] = 4,
+    send_limit: Annotated[
+        float | None, typer.Option(metavar="BYTES", parser=_rate, help="Per second, of all (50MB, 1GiB).")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only say which experts there are.")] = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Serve the experts of a checkpoint one by one, for the nodes that are to hold them.
+
+    Finds each expert's tensors for Mixtral, Phi-MoE, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek V2 and V3,
+    Kimi K2, GPT-OSS (MXFP4 too), Granite-MoE, Llama 4, and what transformers 5 writes with experts fused. The
+    weights are not copied or converted: each expert is cut out of the checkpoint's files as it is sent.
+
+    The first start reads everything once for the digests, which are kept beside the checkpoint.
+    """
+    settings = settings_from(log_format=log_format, log_level=log_level)
+    try:
+        logs.configure(settings.log_format, settings.log_level, process="origin")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        name = model_id or checkpoint.resolve().name
+        if not is_id(name):
+            raise fail(f"--model-id: {name!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
+        found = open_checkpoint(checkpoint)
+        if show:
+            _show(found)
+            return
+        if not is_loopback(host) and token_file is None and not allow_unauthenticated:
+            raise ListeningError(
+                f"host: {host} can be reached by others, who could fetch the weights: give --token-file, or "
+                "--allow-unauthenticated where the network is trusted"
+            )
+        token, service_token = read_token(token_file), read_token(service_token_file)
+        with _progress(found) as progress:
+            digests = expert_digests(found, progress=progress)
+        shelf = CheckpointShelf(name, found, digests)
+        asyncio.run(
+            _run(
+                shelf,
+                host=host,
+                port=port,
+                url=url,
+                token=token,
+                max_sends=max_sends,
+                send_limit=send_limit,
+                service=None if service is None else (service, cluster, service_token),
+            )
+        )
+    except (CheckpointError, NodeFileError) as error:
+        raise fail(error, 2) from None
+    except (ListeningError, ServiceError, logs.LogLevelError) as error:
+        raise fail(error) from None
+
+
+async def _run(
+    shelf: CheckpointShelf,
+    *,
+    host: str,
+    port: int,
+    url: str | None,
+    token: str | None,
+    max_sends: int,
+    send_limit: float | None,
+    service: tuple[str, str, str | None] | None,
+) -> None:
+    listener = open_listener(host, port)
+    reached = url or url_of(listener)
+    ending = asyncio.Event()
+
+    def asked_to_end() -> None:
+        if ending.is_set():  # asked twice: at once
+            os._exit(1)
+        ending.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_end)
+    application = origin_application(shelf, at_once=max_sends, bytes_per_second=send_limit, token=token)
+    async with serving(application, listener):
+        if service is not None:
+            base_url, cluster_id, service_token = service
+            async with ServiceClient(base_url, cluster_id, token=service_token) as client:
+                await client.put(f"/models/{shelf.model_id}", model_spec(shelf, reached))
+                if (await client.get(""))["settings"]["origin"] is None:
+                    typer.echo(
+                        f"moeplace: cluster {cluster_id} has no origin, so no plan fetches from this one: "
+                        f'give its settings "origin": {{"base_url": "{reached}", "latency_seconds": ..., '
+                        f'"egress_bytes_per_second": ...}} (PUT {base_url}/v1/clusters/{cluster_id})',
+                        err=True,
+                    )
+        checkpoint = shelf.checkpoint
+        typer.echo(
+            f"moeplace origin serves {len(checkpoint.experts)} experts of {shelf.model_id} on {reached}"
+        )
+        await ending.wait()
+
+
+@contextmanager
+def _progress(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    total = sum(expert.content.size for expert in checkpoint.experts)
+    columns = (TextColumn("hashing experts"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("hash", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _show(checkpoint: Checkpoint) -> None:
+    table = Table(title=f"{checkpoint.directory} ({checkpoint.model_type}, top {checkpoint.top_k})")
+    for column in ("layers", "experts", "bytes of one", "tensors of one"):
+        table.add_column(column)
+    alike: dict[tuple[int, int, str], list[int]] = {}
+    for layer, experts in checkpoint.layers.items():
+        tensors = "\n".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in experts[0].tensors)
+        alike.setdefault((len(experts), experts[0].data_bytes, tensors), []).append(layer)
+    for (count, size, tensors), layers in alike.items():
+        table.add_row(_ranges(layers), str(count), f"{size:,}", tensors)
+    Console().print(table, markup=False)
+
+
+def _ranges(layers: list[int]) -> str:
+    """3, 4, 5, 9 as 3-5, 9."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

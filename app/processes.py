@@ -1,0 +1,151 @@
+"""The processes of a service: each is started again when it dies, and all end in time when asked to."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from app.child import ended, ended_within
+from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
+from app.storage.embedded import EmbeddedServer, EmbeddedServerError
+from app.tied import tied_command
+
+RESTART_SECONDS = 0.1, 10.0
+"""First and longest pause before a child is started again; doubled each time, full jitter."""
+
+STEADY_SECONDS = 30.0
+"""A child that lived this long had nothing wrong with it from the start: its pauses begin anew."""
+
+EARLY_DEATHS = 3
+"""How often a child may die before the service was ever ready."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Processes:
+    """`stopping` set: none is started any more. `hurry` set: `end` waits for nothing. `hopeless` is called,
+    with why, when a process keeps dying before `ready` was set."""
+
+    def __init__(
+        self, stopping: asyncio.Event, hurry: asyncio.Event, hopeless: Callable[[str], None]
+    ) -> None:
+        self._stopping = stopping
+        self._hurry = hurry
+        self._hopeless = hopeless
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.ready = False
+        """Whether the service was ever ready."""
+
+    async def keep(
+        self, name: str, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]
+    ) -> None:
+        """Run `moeplace ARGUMENTS` again and again until we are stopping."""
+        # -P: a directory named app below the working directory must not hide ours.
+        command = [sys.executable, "-P", "-m", "app", *arguments]
+
+        def spawn() -> None:
+            self._running[name] = subprocess.Popen(
+                tied_command(command, parent_death_signal=signal.SIGKILL),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
+
+        async def start() -> None:
+            spawn()
+
+        async def wait() -> int:
+            process = self._running[name]
+            status = await ended(process)
+            forget_process(environment[MULTIPROCESS_DIRECTORY], process.pid)
+            return status
+
+        await start()
+        await self._restart(name, start, wait)
+
+    async def keep_server(self, server: EmbeddedServer) -> None:
+        """The same of the embedded server, which runs already."""
+
+        async def start() -> None:
+            server.spawn()
+            await server.ready()
+
+        await self._restart("embedded server", start, server.ended)
+
+    async def end(self, kind: str, deadline: float) -> None:
+        """Have those end whose name begins with `kind`, by `deadline` of the monotonic clock; kill what is
+        left then."""
+        processes = [process for name, process in self._running.items() if name.startswith(kind)]
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        waits = [
+            asyncio.create_task(ended_within(process, deadline - time.monotonic())) for process in processes
+        ]
+        hurry = asyncio.create_task(_wait(self._hurry))
+        while any(not task.done() for task in waits) and not hurry.done():
+            await asyncio.wait([hurry, *waits], return_when=asyncio.FIRST_COMPLETED)
+            waits = [task for task in waits if not task.done()]
+        for task in (hurry, *waits):
+            task.cancel()
+        await asyncio.gather(hurry, *waits, return_exceptions=True)
+        for process in processes:
+            if process.poll() is None:
+                log.warning("a process is killed", pid=process.pid)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    async def _restart(
+        self, name: str, start: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[int]]
+    ) -> None:
+        first, longest = RESTART_SECONDS
+        pause, deaths = first, 0
+        while True:
+            began = time.monotonic()
+            status = await wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began >= STEADY_SECONDS:
+                pause = first
+            deaths += 1
+            if deaths >= EARLY_DEATHS and not self.ready:
+                self._hopeless(f"the {name} process ended {deaths} times while starting, see above")
+                return
+            while True:
+                delay = random.uniform(0, pause)
+                pause = min(2 * pause, longest)
+                log.warning(
+                    "a process ended unexpectedly and is started again",
+                    name=name,
+                    status=_status_words(status),
+                    in_seconds=round(delay, 2),
+                )
+                await asyncio.sleep(delay)
+                if self._stopping.is_set():
+                    return
+                try:
+                    await start()
+                    break
+                except (EmbeddedServerError, OSError) as error:
+                    log.error("a process cannot be started again", name=name, error=str(error))
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _status_words(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

@@ -1,0 +1,107 @@
+"""The analysis that people look at, made anew now and then when what it is made of has changed."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.instance.problem import BuiltProblem
+from app.solving.analysis import compose_analysis
+from app.solving.cancellation import end
+from app.solving.observation import Observation
+from app.solving.problems import Problems
+from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.tasks import analysis_task
+from app.storage.documents import encode_document, queue_document
+from app.storage.fenced import fenced
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+
+ANALYSIS_SECONDS = 2.0
+ANALYSIS_REST_FACTOR = 10.0
+"""An analysis that takes t is made at most every max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * t)."""
+
+ANALYSIS_DEADLINE_SECONDS = 60.0
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Analyses:
+    """One cluster's, for as long as one lease lasts."""
+
+    def __init__(
+        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._lease = lease
+        self._planner = planner
+        self._problems = problems
+        self._task: asyncio.Task[None] | None = None
+        self._made_of: object = None
+        self._not_before = 0.0
+
+    async def step(self, observation: Observation) -> None:
+        """Begin one where it is due, nobody waits for the process, and the last one has ended."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            task, self._task = self._task, None
+            try:
+                await task
+            except SolverClosed:
+                raise
+            except TaskError as error:
+                log.warning("analysis failed", reason=str(error))
+        in_force = observation.in_force
+        made_of = (
+            observation.spec_version,
+            observation.live_version,
+            observation.held_version,
+            self._problems.statistics_version,
+            None if in_force is None else in_force.generation,
+        )
+        if made_of == self._made_of or time.monotonic() < self._not_before or self._planner.busy:
+            return
+        built = await self._problems.built(observation)
+        if built is None:
+            return
+        self._made_of = made_of
+        self._task = asyncio.create_task(self._write(observation, built))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end(self._task)
+
+    async def _write(self, observation: Observation, built: BuiltProblem) -> None:
+        begun = time.monotonic()
+        in_force = observation.in_force
+        desired = None
+        if in_force is not None:
+            desired = in_force.holds.copy()
+            desired[~observation.live_mask] = 0
+        outcome = await self._planner.run(
+            analysis_task,
+            built.problem,
+            observation.held,
+            desired,
+            deadline_seconds=ANALYSIS_DEADLINE_SECONDS,
+        )
+        analysis = await asyncio.to_thread(compose_analysis, observation, built, outcome, datetime.now(UTC))
+        body = (await asyncio.to_thread(analysis.model_dump_json)).encode()
+        document = await asyncio.to_thread(
+            encode_document,
+            body,
+            uid=observation.cluster.uid,
+            generation=0 if in_force is None else in_force.generation,
+        )
+
+        def queue(pipe: Pipeline) -> None:
+            queue_document(pipe, self._keys.analysis, document)
+
+        await fenced(self._redis, self._lease, queue)
+        took = time.monotonic() - begun
+        self._not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)

@@ -1,0 +1,205 @@
+"""The plan that is to come: whether one is needed, when it may be made, and what became of making it."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import structlog
+
+from app.migration_plans.schemas import PlanRecord
+from app.solving.cancellation import end
+from app.solving.observation import InForce, Observation
+from app.solving.plan_journal import PlanJournal
+from app.solving.planning import (
+    names_of,
+    new_plan_id,
+    plan_record,
+    planning_limits,
+    problem_for_planning,
+    rate_limit,
+    receivers,
+)
+from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.tasks import PlanOutcome, plan_task
+from migrations.states import PlanState
+from solvers.problem import PlacementProblem, UInt8
+
+PLAN_SECONDS: Final = 120.0
+"""Deadline of making one plan."""
+
+BACK_OFF_SECONDS: Final = 5.0
+BACK_OFF_LIMIT_SECONDS: Final = 300.0
+"""After a plan failed the next waits: the first time BACK_OFF_SECONDS, then twice as long each time."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+Case = tuple[int, int, int, int]
+"""What a plan is made for: the generation, and the versions of holdings, of who lives and of what is
+registered."""
+
+
+class NextPlan:
+    """One cluster's, for as long as one lease lasts."""
+
+    def __init__(self, planner: SolverProcess, journal: PlanJournal) -> None:
+        self._planner = planner
+        self._journal = journal
+        self._making: asyncio.Task[PlanOutcome] | None = None
+        self._made_for: Case | None = None
+        self._rate_limit: float | None = None
+        self._requested: PlanRecord | None = None
+        self._impossible: Case | None = None
+        self._failures = 0
+        self._failed_generation: int | None = None
+        self._cancelled_generation: int | None = None
+        self._not_before = 0.0
+        self.trouble: str | None = None
+        """In words, why the fleet is not being brought to the generation in force."""
+
+    async def make(
+        self, observation: Observation, traffic: PlacementProblem | None, *, hold: bool
+    ) -> PlanRecord | None:
+        """Make or fetch the next plan where one is needed; the record, stored and RUNNING, when it is there.
+
+        `traffic` is the problem with its routes, which put what helps most first; None while it is not known.
+        `hold`: a new generation is about to come, a plan for this one would be superseded at once.
+        """
+        in_force = observation.in_force
+        if in_force is None:
+            return None
+        case = (
+            in_force.generation,
+            observation.held_version,
+            observation.live_version,
+            observation.spec_version,
+        )
+        if self._making is not None:
+            if not self._making.done():
+                return None
+            task, made_for = self._making, self._made_for
+            self._making = None
+            if made_for != case:
+                task.exception()  # of no interest: what it planned for is past
+                return None
+            return await self._made(task, case, observation, in_force)
+        target = _target(observation, in_force)
+        if np.array_equal(target, observation.held):
+            self.trouble = None
+            self._failures = 0
+            if self._requested is not None:
+                requested, self._requested = self._requested, None
+                await self._journal.nothing_to_move(requested)
+            return None
+        if hold or traffic is None or self._withheld(case):
+            return None
+        self._made_for = case
+        settings = observation.cluster.settings
+        self._rate_limit = rate_limit(settings, receivers(observation.held, target))
+        self._making = asyncio.create_task(
+            self._planner.run(
+                plan_task,
+                problem_for_planning(traffic, observation.live_mask, self._rate_limit),
+                observation.held,
+                target,
+                planning_limits(settings.max_copies_per_cluster),
+                names_of(observation.fleet),
+                deadline_seconds=PLAN_SECONDS,
+            )
+        )
+        return None
+
+    def needed(self, observation: Observation) -> bool:
+        """Nodes hold something else than they are to, and no plan is being made."""
+        if self._making is not None or observation.in_force is None:
+            return False
+        return not np.array_equal(_target(observation, observation.in_force), observation.held)
+
+    def request(self, record: PlanRecord, generation: int) -> None:
+        """The next plan, to `generation`, is this one that an operator asked for."""
+        self._requested = record.model_copy(update={"to_generation": generation})
+        self._cancelled_generation = None
+        self._impossible = None
+        self._not_before = 0.0
+
+    async def close(self) -> None:
+        if self._making is not None:
+            await end(self._making)
+
+    # --- what became of the last one
+    def succeeded(self) -> None:
+        self._failures = 0
+        self.trouble = None
+
+    def failed(self, generation: int, trouble: str) -> None:
+        """The next one, to the same generation, waits longer each time."""
+        if self._failed_generation != generation:
+            self._failures = 0
+        self._failed_generation = generation
+        wait = min(BACK_OFF_SECONDS * 2**self._failures, BACK_OFF_LIMIT_SECONDS)
+        self._failures = min(self._failures + 1, 16)
+        self.wait(wait)
+        self.trouble = trouble
+
+    def cancelled(self, generation: int, trouble: str | None = None) -> None:
+        """An operator does not want the fleet to go there: no plan until it is asked for, or another
+        generation comes."""
+        self._cancelled_generation = generation
+        self.trouble = trouble or self.trouble
+
+    def wait(self, seconds: float) -> None:
+        """Make no plan for that long."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _withheld(self, case: Case) -> bool:
+        if case[0] == self._cancelled_generation:
+            return True
+        return time.monotonic() < self._not_before or case == self._impossible
+
+    async def _made(
+        self, task: asyncio.Task[PlanOutcome], case: Case, observation: Observation, in_force: InForce
+    ) -> PlanRecord | None:
+        try:
+            outcome = await task
+        except SolverClosed:
+            raise
+        except TaskError as error:
+            self.failed(in_force.generation, f"no plan could be made: {error}")
+            log.error("planning failed", reason=str(error))
+            return None
+        now = datetime.now(UTC)
+        reason = outcome.failure
+        state = PlanState.RUNNING if reason is None else PlanState.FAILED
+        requested, self._requested = self._requested, None
+        if requested is not None and requested.to_generation != in_force.generation:
+            requested = None
+        record = await asyncio.to_thread(
+            plan_record,
+            outcome.plan,
+            observation.fleet,
+            plan_id=new_plan_id(in_force.generation) if requested is None else requested.plan_id,
+            from_generation=in_force.document.metadata.supersedes
+            if requested is None
+            else requested.from_generation,
+            to_generation=in_force.generation,
+            created_at=now if requested is None else requested.created_at,
+            state=state,
+            reason=reason,
+            rate_limit_bytes_per_second=self._rate_limit,
+        )
+        await self._journal.enter(record)
+        if state is PlanState.FAILED:
+            self._impossible = case
+            self.failed(in_force.generation, f"plan {record.plan_id} failed: {reason}")
+            log.warning("no plan", plan=record.plan_id, generation=in_force.generation, reason=reason)
+            return None
+        self.trouble = None
+        return record
+
+
+def _target(observation: Observation, in_force: InForce) -> UInt8:
+    """What nodes that live are to hold; nothing can be done about the others."""
+    target = in_force.holds.copy()
+    target[~observation.live_mask] = 0
+    return target

@@ -1,0 +1,166 @@
+"""Predicted against achieved: what the placement in force saves, on traffic from after its convergence."""
+
+import asyncio
+import math
+import time
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import numpy as np
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from app.instance.problem import BuiltProblem
+from app.metrics import PLACEMENT_ACHIEVED_IMPROVEMENT
+from app.placements.schemas import PlacementDocument, PlacementOutcome, unmeasured
+from app.placements.store import OUTCOME_FIELD
+from app.solving.cancellation import end
+from app.solving.observation import InForce, Observation
+from app.solving.problems import Problems
+from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.tasks import outcome_task
+from app.storage.documents import read_document
+from app.storage.fenced import fenced
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+from solvers.problem import UInt8
+
+DEADLINE_SECONDS = 60.0
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Outcomes:
+    """One cluster's, for as long as one lease lasts."""
+
+    def __init__(
+        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._lease = lease
+        self._planner = planner
+        self._problems = problems
+        self._outcome: PlacementOutcome | None = None
+        self._before: UInt8 | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._measured_version = 0
+        self._not_before = 0.0
+
+    async def step(self, observation: Observation, *, converged: bool) -> None:
+        """Note when the placement in force has converged, and measure it once an interval from then on."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            task, self._task = self._task, None
+            try:
+                if not task.cancelled():
+                    task.result()
+            except SolverClosed:
+                raise
+            except TaskError as error:
+                log.warning("outcome not measured", reason=str(error))
+        in_force = observation.in_force
+        if in_force is None:
+            return
+        if self._outcome is None or self._outcome.generation != in_force.generation:
+            await self._begin(in_force, observation)
+        outcome = self._outcome
+        assert outcome is not None
+        if outcome.converged_at is None:
+            if converged:
+                await self._write(outcome.model_copy(update={"converged_at": datetime.now(UTC)}))
+            return
+        if (
+            self._before is None
+            or time.monotonic() < self._not_before
+            or self._measured_version == self._problems.statistics_version
+            or self._planner.busy
+        ):
+            return
+        interval = observation.cluster.settings.optimization_interval_seconds
+        since = outcome.converged_at
+        until = self._problems.until
+        if until is None or until < since + timedelta(seconds=interval):
+            return
+        self._not_before = time.monotonic() + interval
+        self._measured_version = self._problems.statistics_version
+        built = await self._problems.since(observation, since)
+        if built is None or built.tokens_per_second <= 0:
+            return
+        self._task = asyncio.create_task(self._measure(outcome, built, in_force, observation))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end(self._task)
+
+    async def _begin(self, in_force: InForce, observation: Observation) -> None:
+        """Another generation: what is known of it, and what it superseded where that is retained."""
+        key = self._keys.placement_generation(in_force.generation)
+        stored = cast("bytes | None", await self._redis.hget(key, OUTCOME_FIELD))
+        document = in_force.document
+        before = None
+        superseded = document.metadata.supersedes
+        if superseded is not None:
+            found = await read_document(self._redis, self._keys.placement_generation(superseded))
+            if found is not None:
+                earlier = await asyncio.to_thread(PlacementDocument.model_validate_json, found.json)
+                before = await asyncio.to_thread(
+                    observation.fleet.matrix_of_holdings, earlier.spec.holds, ignore_unknown=True
+                )
+        self._before = before
+        self._measured_version = 0
+        self._not_before = 0.0
+        self._outcome = (
+            unmeasured(in_force.generation, document.evidence)
+            if stored is None
+            else PlacementOutcome.model_validate_json(stored)
+        )
+
+    async def _measure(
+        self, outcome: PlacementOutcome, built: BuiltProblem, in_force: InForce, observation: Observation
+    ) -> None:
+        before, after = self._before, in_force.holds
+        if before is None or before.shape != after.shape:
+            return  # nodes or models have come or gone: the two are not comparable
+        live = observation.live_mask[:, None]
+        costs = await self._planner.run(
+            outcome_task,
+            built.problem,
+            np.where(live, before, 0).astype(np.uint8),
+            np.where(live, after, 0).astype(np.uint8),
+            deadline_seconds=DEADLINE_SECONDS,
+        )
+        if not all(math.isfinite(cost) for cost in costs):
+            return  # served by nobody under one of them: no ratio says anything
+        cost_before, cost_after = costs
+        achieved = 1.0 - cost_after / cost_before if cost_before > 0 else None
+        await self._write(
+            outcome.model_copy(
+                update={
+                    "measured_from": outcome.converged_at,
+                    "measured_until": built.telemetry_until,
+                    "mean_latency_seconds": cost_after / built.tokens_per_second,
+                    "mean_latency_seconds_before": cost_before / built.tokens_per_second,
+                    "achieved_improvement_ratio": achieved,
+                }
+            )
+        )
+        if achieved is not None:
+            PLACEMENT_ACHIEVED_IMPROVEMENT.labels(self._lease.cluster_id).set(achieved)
+
+    async def _write(self, outcome: PlacementOutcome) -> None:
+        key = self._keys.placement_generation(outcome.generation)
+        gone = False
+
+        async def check(pipe: Pipeline) -> None:
+            nonlocal gone
+            gone = not await pipe.exists(key)
+
+        def queue(pipe: Pipeline) -> None:
+            if not gone:  # pruned: a hash of the outcome alone would stay for ever
+                pipe.hset(key, OUTCOME_FIELD, outcome.model_dump_json())
+
+        await fenced(self._redis, self._lease, queue, watch=(key,), check=check)
+        self._outcome = outcome

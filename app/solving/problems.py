@@ -1,0 +1,128 @@
+"""A cluster's problem, made anew when what it is made of has changed."""
+
+import asyncio
+import time
+from datetime import datetime
+
+import numpy as np
+from redis.asyncio import Redis
+
+from app.instance.problem import BuiltProblem, build_problem
+from app.instance.statistics import MICROSECONDS, Statistics
+from app.nodes.schemas import LatencySpec
+from app.solving.fold import TelemetryFold
+from app.solving.observation import Observation
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+from solvers.problem import PlacementProblem
+
+FOLD_SECONDS = 0.5
+"""How long one look folds at most; what is left comes with the next."""
+
+Key = tuple[int, int, int, int]
+
+
+class Problems:
+    """One cluster's statistics and problems, for as long as one lease lasts."""
+
+    def __init__(self, redis: Redis, keys: ClusterKeys, lease: Lease) -> None:
+        self._fold = TelemetryFold(redis, keys, lease)
+        self._statistics = Statistics({}, None)
+        self.statistics_version = 0
+        """Rises whenever statistics change."""
+        self._base: tuple[tuple[int, int], dict[str, LatencySpec | None], PlacementProblem] | None = None
+        self._built: tuple[Key, BuiltProblem] | None = None
+
+    @property
+    def until(self) -> datetime | None:
+        """End of the newest folded window."""
+        return self._statistics.until
+
+    @property
+    def until_us(self) -> int | None:
+        return self._statistics.until_us
+
+    async def fold(self, observation: Observation) -> None:
+        """Fold the telemetry that came."""
+        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+        settings = observation.cluster.settings
+        until = time.monotonic() + FOLD_SECONDS
+        changed = False
+        while True:
+            outcome = await self._fold.fold(models, observation.fleet.node_ids, settings)
+            changed |= outcome.changed
+            if not outcome.more or time.monotonic() > until:
+                break
+        if changed or self.statistics_version == 0:
+            await self._read_statistics(observation)
+            self.statistics_version += 1
+
+    async def base(self, observation: Observation) -> PlacementProblem | None:
+        """Nodes, devices and latencies alone: what routing and releasing need with every look. None without
+        nodes or models."""
+        if not observation.fleet.nodes or not observation.fleet.models:
+            return None
+        key = (observation.spec_version, observation.live_version)
+        measured = {node_id: status.latency for node_id, status in observation.statuses.items()}
+        if self._base is None or self._base[0] != key or self._base[1] != measured:
+            built = await asyncio.to_thread(
+                build_problem,
+                observation.fleet,
+                observation.cluster.settings,
+                Statistics({}, None),
+                holds=np.zeros(observation.fleet.shape, np.uint8),
+                live=observation.live,
+                statuses=observation.statuses,
+            )
+            self._base = (key, measured, built.problem)
+        return self._base[2]
+
+    async def built(self, observation: Observation) -> BuiltProblem | None:
+        """With traffic, and with what nodes hold. None without nodes or models."""
+        if not observation.fleet.nodes or not observation.fleet.models:
+            return None
+        key = (
+            observation.spec_version,
+            observation.live_version,
+            observation.held_version,
+            self.statistics_version,
+        )
+        if self._built is None or self._built[0] != key:
+            if self._built is not None and self._built[0][0] != observation.spec_version:
+                # Settings of the cluster (half-life, window) may have changed without a new window.
+                await self._read_statistics(observation)
+            built = await asyncio.to_thread(
+                build_problem,
+                observation.fleet,
+                observation.cluster.settings,
+                self._statistics,
+                holds=observation.held,
+                live=observation.live,
+                statuses=observation.statuses,
+            )
+            self._built = (key, built)
+        return self._built[1]
+
+    async def since(self, observation: Observation, begun: datetime) -> BuiltProblem | None:
+        """With traffic of the time buckets that began at `begun` or later alone. None where there is none."""
+        if not observation.fleet.nodes or not observation.fleet.models:
+            return None
+        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+        statistics = await self._fold.statistics(
+            models, observation.cluster.settings, since_us=round(begun.timestamp() * MICROSECONDS)
+        )
+        if not statistics.traffic:
+            return None
+        return await asyncio.to_thread(
+            build_problem,
+            observation.fleet,
+            observation.cluster.settings,
+            statistics,
+            holds=observation.held,
+            live=observation.live,
+            statuses=observation.statuses,
+        )
+
+    async def _read_statistics(self, observation: Observation) -> None:
+        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+        self._statistics = await self._fold.statistics(models, observation.cluster.settings)

@@ -1,0 +1,99 @@
+"""Which moves nodes are told to do next: copies as their sources allow, drops once nobody routes to them."""
+
+from datetime import datetime
+
+from app.instance.fleet import UnknownExpert
+from app.migration_plans.schemas import PlannedMove
+from app.solving.execution import Execution, Source
+from app.solving.observation import Observation
+from app.solving.planning import planning_limits, release_limits
+from app.solving.routing import RoutingTables, without
+from app.solving.sources import choose_source
+from app.solving.withdrawal import HeldCopy, Withdrawal
+from migrations.model import Limits, MoveKind
+from migrations.states import PlanState
+from solvers.problem import PlacementProblem, UInt8
+
+
+class Releasing:
+    """One cluster's, for as long as one lease lasts."""
+
+    def __init__(self, withdrawal: Withdrawal, routing: RoutingTables) -> None:
+        self._withdrawal = withdrawal
+        self._routing = routing
+        self.waiting_for: str | None = None
+        """In words, what the plan waits for; None at the beginning of each look."""
+
+    def release(
+        self, execution: Execution, observation: Observation, problem: PlacementProblem, now: datetime
+    ) -> None:
+        """Tell nodes what may begin."""
+        if execution.state is not PlanState.RUNNING:
+            return
+        fleet = observation.fleet
+        serving = without(fleet, observation.held, self._withdrawal.copies)
+        in_use = self._routing.in_use(observation)
+        reading: dict[str, set[tuple[str, int, int]]] = {}
+
+        def source_of(move: PlannedMove, tried: frozenset[str | None]) -> Source | None:
+            return choose_source(fleet, problem, serving, planning_limits(1), move, tried)
+
+        def may_drop(move: PlannedMove) -> bool:
+            copy = copy_of(move)
+            if move.destination not in reading:
+                reading[move.destination] = execution.reading_from(move.destination)
+            if (move.model_id, move.layer, move.expert) in reading[move.destination]:
+                self.waiting_for = f"{move.destination} is being read before it drops"
+                return False
+            if copy not in self._withdrawal.copies:
+                return False
+            behind = self._withdrawal.behind(copy, in_use)
+            if behind:
+                self.waiting_for = (
+                    f"{len(behind)} nodes, first {behind[0]}, still route to a copy that is to be dropped"
+                )
+            return not behind
+
+        execution.release(execution.ready(limits_of(observation)), source_of, may_drop, now)
+
+    def withdraw(
+        self, execution: Execution | None, observation: Observation, problem: PlacementProblem
+    ) -> None:
+        """Leave out of routing tables what may be dropped next, unless it is all that serves an expert."""
+        if execution is None or execution.ended:
+            self._withdrawal.restrict(frozenset())
+            return
+        wanted = [execution.moves[move_id] for move_id in execution.outstanding]
+        wanted += execution.ready(limits_of(observation))
+        wanted += [m for m in execution.failed() if m.kind is MoveKind.DROP]
+        copies = {copy_of(move) for move in wanted if move.kind is MoveKind.DROP}
+        kept = copies & self._withdrawal.copies
+        self._withdrawal.restrict(frozenset(kept))
+        serving = without(observation.fleet, observation.held, self._withdrawal.copies)
+        left: UInt8 = serving.sum(axis=0)
+        origin = bool((problem.origin_latency_seconds[observation.live_mask] < float("inf")).all())
+        for copy in sorted(copies - kept):
+            try:
+                row = observation.fleet.row(copy.node_id)
+                column = observation.fleet.column(copy.model_id, copy.layer, copy.expert)
+            except UnknownExpert:
+                continue
+            if serving[row, column]:
+                if left[column] <= 1 and not origin:
+                    self.waiting_for = (
+                        f"{copy.node_id} alone serves {copy.model_id}/{copy.layer}/{copy.expert}, "
+                        "which it is to drop"
+                    )
+                    continue
+                left[column] -= 1
+            self._withdrawal.withdraw([copy])
+
+
+def limits_of(observation: Observation) -> Limits:
+    """How many moves nodes may have at once."""
+    settings = observation.cluster.settings
+    return release_limits(settings.max_copies_per_node, settings.max_copies_per_cluster)
+
+
+def copy_of(move: PlannedMove) -> HeldCopy:
+    return HeldCopy(move.destination, move.model_id, move.layer, move.expert)

@@ -1,0 +1,117 @@
+"""The service's own solves: one at a time, when something calls for it, and again when one failed."""
+
+import asyncio
+import time
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.optimizations.schemas import OptimizationRequest
+from app.solving.cancellation import end
+from app.solving.observation import Observation
+from app.solving.optimizer import Solved, solve_and_adopt
+from app.solving.problems import Problems
+from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
+from app.solving.triggers import URGENT, Reason, Triggers
+from app.storage.fenced import Contended
+from app.storage.lease import Lease
+
+BACK_OFF_SECONDS = 2.0
+BACK_OFF_LIMIT_SECONDS = 60.0
+"""After a solve that failed (crashed, overran): doubled each time."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Solves:
+    """One cluster's, for as long as one lease lasts."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        lease: Lease,
+        solver: SolverProcess,
+        planner: SolverProcess,
+        problems: Problems,
+        wake: asyncio.Event,
+    ) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._solver = solver
+        self._planner = planner
+        self._problems = problems
+        self._wake = wake
+        self._triggers = Triggers()
+        self._task: asyncio.Task[Solved] | None = None
+        self._reason: Reason | None = None
+        self._not_before = 0.0
+        self._failures = 0
+        self.trouble: str | None = None
+        """In words, why there is no newer placement."""
+
+    @property
+    def pressing(self) -> bool:
+        """A solve is under way that will likely bring another placement."""
+        return self._task is not None and self._reason is not Reason.INTERVAL
+
+    async def step(self, observation: Observation) -> None:
+        """Learn what became of the last solve, and begin the next where something calls for it."""
+        now = time.monotonic()
+        task = self._task
+        if task is not None and task.done():
+            self._task = None
+            self._learn(task, now)
+        if now < self._not_before:
+            return
+        until = self._problems.until_us
+        reason = self._triggers.due(observation, until, now)
+        if reason is None:
+            return
+        if self._task is not None:
+            if reason not in URGENT or self._reason in URGENT:
+                return
+            log.info("solve abandoned for an urgent one", reason=reason.value)
+            await end(self._task)
+            self._task = None
+        built = await self._problems.built(observation)
+        if built is None:
+            return
+        self._triggers.solving(observation, until, now)
+        # An urgent one does not wait for what an operator asked for.
+        solver = self._planner if self._solver.busy and reason in URGENT else self._solver
+        self._reason = reason
+        self._task = asyncio.create_task(
+            solve_and_adopt(
+                self._redis, self._lease, solver, observation, built, OptimizationRequest(), reason.value
+            )
+        )
+        self._task.add_done_callback(lambda _: self._wake.set())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end(self._task)
+
+    def _learn(self, task: asyncio.Task[Solved], now: float) -> None:
+        if task.cancelled():
+            return
+        try:
+            solved = task.result()
+        except SolverClosed:
+            raise
+        except (TaskError, RedisError, OSError, Contended, ValueError) as error:
+            wait = min(BACK_OFF_SECONDS * 2**self._failures, BACK_OFF_LIMIT_SECONDS)
+            self._failures = min(self._failures + 1, 10)
+            self._not_before = now + wait
+            self._triggers.forget()
+            self.trouble = f"solving failed: {error}"
+            log.error("solve failed", reason=str(error), again_in_seconds=wait)
+            return
+        self._failures = 0
+        self.trouble = None
+        if solved.generation is not None:
+            self._triggers.published(solved.generation)
+        elif solved.decision.adopt:
+            self._triggers.forget()  # another placement came into force meanwhile
+        elif solved.outcome.found is None:
+            self.trouble = solved.decision.detail

@@ -1,0 +1,193 @@
+"""Event-driven list scheduling: which copy starts when, and from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from migrations.kernels.arrays import Ints, State, Words
+from migrations.kernels.drops import make_room
+from migrations.kernels.events import start, step
+from migrations.kernels.latency import appraise
+from migrations.kernels.loads import recount
+from migrations.kernels.rules import DECLINED, LAY_OUT, NOTHING, STARTED, Rules
+from solvers.compiled import compiled
+
+_TIERS = 6
+
+
+@compiled
+def run(state: State, rules: Rules) -> tuple[int, int, int]:
+    """Go on until nothing runs and nothing can start, or a node's devices have to be laid out anew for a
+    copy: its source, node and column then, else three times -1."""
+    wanted = np.full(3, -1, np.int64)
+    patient = True
+    while True:
+        outcome = _start_copies(state, rules, patient, wanted)
+        if outcome == LAY_OUT:
+            return wanted[0], wanted[1], wanted[2]
+        if state.clock[0]["running"] == 0:
+            if outcome != DECLINED:
+                return -1, -1, -1
+            patient = False  # nothing better comes of waiting
+            continue
+        patient = True
+        step(state)
+
+
+@compiled
+def _start_copies(state: State, rules: Rules, patient: bool, wanted: Ints) -> int:
+    """Receivers take their turn by the seconds of copies they still wait for, longest first."""
+    nodes, experts = state.pairs.shape
+    if state.clock[0]["recount_in"] <= 0:
+        recount(state, rules)
+    if rules.refresh_every > 0:
+        for column in range(experts):
+            if state.columns[column]["dirty"] != 0:
+                state.columns[column]["dirty"] = 0
+                appraise(state, column)
+    for m in range(nodes + 1):
+        state.nodes[m]["claims"] = 0.0
+    done = np.zeros(nodes, np.bool_)
+    outcome = NOTHING
+    while True:
+        n: Any = np.int64(-1)  # of the type of all others, so that nothing is compiled twice
+        for other in range(nodes):
+            if done[other] or state.nodes[other]["waiting"] == 0:
+                continue
+            if state.nodes[other]["receiving"] >= state.receives:
+                continue
+            if n < 0 or state.nodes[other]["remaining"] > state.nodes[n]["remaining"]:
+                n = other
+        if n < 0:
+            return outcome
+        done[n] = True
+        while state.nodes[n]["waiting"] > 0 and state.nodes[n]["receiving"] < state.receives:
+            if state.most > 0 and state.clock[0]["running"] >= state.most:
+                return outcome
+            got = _start_best(state, rules, n, patient, wanted)
+            if got == LAY_OUT:
+                return LAY_OUT
+            if got == DECLINED:
+                outcome = DECLINED
+            if got != STARTED:
+                break
+
+
+@compiled
+def _start_best(state: State, rules: Rules, node: int, patient: bool, wanted: Ints) -> int:
+    """Start the most urgent or most valuable copy into the node that can start now."""
+    none: Any = np.int64(-1)
+    masks = _senders(state, rules, node)
+    words = masks.shape[1]
+    some = False
+    for w in range(words):
+        if masks[3, w] != 0:
+            some = True
+    if not some:
+        return NOTHING
+    while True:
+        best, source, best_tier, best_score = none, none, _TIERS, -1.0
+        late, busy, late_tier, late_score = none, none, _TIERS, -1.0
+        for i in range(state.nodes[node]["waiting"]):
+            column = state.pending[node, i]
+            if state.failed[node, state.columns[column]["kind"]] != 0:
+                continue
+            score = state.pairs[node, column]["gain"] / state.columns[column]["size"] ** (1.0 - rules.bulk)
+            tier = 0 if state.columns[column]["making_room"] != 0 else 2
+            while tier < _TIERS and _before(tier, score, column, best_tier, best_score, best):
+                mask = tier if tier < 2 else tier - 2
+                able = False
+                for w in range(words):
+                    if state.holders[column, w] & masks[mask, w] != 0:
+                        able = True
+                if able:
+                    idle, waits_for = _choose_source(state, node, column, masks, mask)
+                    if waits_for < 0:
+                        best, source, best_tier, best_score = column, idle, tier, score
+                        break
+                    if _before(tier, score, column, late_tier, late_score, late):
+                        late, busy, late_tier, late_score = column, waits_for, tier, score
+                tier += 1
+        if best < 0:
+            if late >= 0:
+                seconds = state.columns[late]["size"] * state.links[busy, node]["pace"]
+                state.nodes[busy]["claims"] += seconds
+            return NOTHING
+        got = make_room(state, rules, node, best, patient)
+        if got == STARTED:
+            start(state, source, node, best)
+            return got
+        if got != NOTHING:
+            wanted[0], wanted[1], wanted[2] = source, node, best
+            return got
+        state.failed[node, state.columns[best]["kind"]] = 1
+
+
+@compiled
+def _senders(state: State, rules: Rules, node: int) -> Words:
+    """uint64[4, W]: the idle senders the node can copy from, in tiers: 0 scarce, and given by the allocation;
+    1 given; 2 scarce; 3 all. Writes state.idle."""
+    words = len(state.idle)
+    masks = np.zeros((4, words), np.uint64)
+    for w in range(words):
+        state.idle[w] = 0
+    for m in range(len(state.nodes)):
+        if state.nodes[m]["sending"] >= state.nodes[m]["slots"]:
+            continue
+        w, bit = m // 64, np.uint64(1) << np.uint64(m % 64)
+        state.idle[w] |= bit
+        if state.reach[node, w] & bit == 0:
+            continue
+        scarce = state.scarce[w] & bit
+        given = bit if not rules.by_flow or state.links[m, node]["flow"] > 0.0 else np.uint64(0)
+        masks[0, w] |= given & scarce
+        masks[1, w] |= given
+        masks[2, w] |= scarce
+        masks[3, w] |= bit
+    return masks
+
+
+@compiled
+def _before(tier: int, score: float, column: int, other: int, its_score: float, its_column: int) -> bool:
+    if tier != other:
+        return tier < other
+    if score != its_score:
+        return score > its_score
+    return column < its_column
+
+
+@compiled
+def _choose_source(state: State, node: int, column: int, masks: Words, mask: int) -> tuple[int, int]:
+    """(sender of the mask from which the copy ends first, -1), or (it, a busy sender worth waiting for).
+
+    Among equally fast ones the one with the least load, so that scarce senders stay free, and peers before
+    the origin. A busy sender is worth waiting for where its present copy, the seconds others already claimed
+    of it, and then this copy end before an idle sender would end it. O(N).
+    """
+    best, finish, least = -1, np.inf, np.inf
+    size = state.columns[column]["size"]
+    for m in range(len(state.nodes)):
+        ready = masks[mask, m // 64] & state.holders[column, m // 64]
+        if ready >> np.uint64(m % 64) & np.uint64(1) != 0:
+            seconds = size * state.links[m, node]["pace"]
+            if seconds < finish or (seconds == finish and state.nodes[m]["load"] < least):
+                best, finish, least = m, seconds, state.nodes[m]["load"]
+    waiting = -1
+    for m in range(len(state.nodes)):
+        w = m // 64
+        late = state.holders[column, w] & state.reach[node, w] & ~state.idle[w]
+        if late >> np.uint64(m % 64) & np.uint64(1) == 0:
+            continue
+        seconds = size * state.links[m, node]["pace"]
+        if seconds >= finish:
+            continue
+        until = np.inf
+        for r in range(state.clock[0]["running"]):
+            if state.runs[r]["source"] == m:
+                until = min(until, state.runs[r]["end"])
+        until += state.nodes[m]["claims"] + seconds - state.clock[0]["seconds"]
+        if until < finish:
+            waiting, finish = m, until
+    return best, waiting

@@ -1,0 +1,5 @@
+"""How kernels are compiled, for the packages that have kernels of their own."""
+
+from solvers.kernels.compiled import compiled
+
+__all__ = ["compiled"]

@@ -1,0 +1,105 @@
+"""What became of a placement is measured on traffic from after its convergence, and survives the worker."""
+
+import asyncio
+import random
+import struct
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from app.nodes.schemas import HeldExperts
+from app.placements.publish import publish
+from app.placements.schemas import Evidence, NodeHoldings, PlacementOutcome
+from app.placements.store import read_outcome
+from app.solving.observation import Observer
+from app.solving.outcomes import Outcomes
+from app.solving.problems import Problems
+from app.storage.lease import acquire
+from app.telemetry.packed import PackedLayer, PackedWindow, pack
+from tests.app.solving.simulation import MODEL, Cluster, cluster_settings
+from tests.simulation.workers import InlineSolver
+
+pytestmark = pytest.mark.anyio
+
+LOCAL, PEER = 0.0, 0.01  # as simulated nodes have it, and as told below
+
+
+def holds(**nodes: list[int]) -> list[NodeHoldings]:
+    return [
+        NodeHoldings(
+            node_id=name,
+            holds=[HeldExperts(model_id=MODEL, layer=layer, experts=experts) for layer in range(2)],
+        )
+        for name, experts in nodes.items()
+    ]
+
+
+async def test_achieved_improvement_is_that_of_traffic_after_convergence(redis: Redis) -> None:
+    """Node `a` calls expert 3 alone once generation 2, which gives it expert 3, has converged; before it
+    called expert 0. Generation 2 is measured on the former only: it saves all of the way to `b`. Nothing is
+    measured before an interval has passed; a worker that takes over knows what was noted."""
+    cluster = Cluster(redis)
+    await cluster.create(cluster_settings(optimization_interval_seconds=1.0, statistics_window_seconds=12.0))
+    for name in "ab":
+        await cluster.add_node(name, 8, peers={"ab".replace(name, ""): PEER})
+    record = await redis.get(cluster.keys.cluster)
+    lease = await acquire(redis, cluster.keys, "w1", 60)
+    assert lease is not None
+    observer, problems = Observer(redis, cluster.keys), Problems(redis, cluster.keys, lease)
+
+    def outcomes() -> Outcomes:
+        return Outcomes(redis, cluster.keys, lease, InlineSolver(random.Random(0)), problems)
+
+    observation = await observer.look()
+    assert observation is not None
+    assert record is not None
+    evidence = Evidence.without_solve("sgd", "INTERVAL").model_copy(
+        update={"predicted_improvement_ratio": 0.5, "copies": 2, "copies_avoided": 7}
+    )
+    for supersedes, held in ((None, holds(a=[0, 1], b=[2, 3])), (1, holds(a=[1, 3], b=[0, 2]))):
+        await publish(
+            redis, observation.cluster, held, evidence, nodes="ab", models=[MODEL], supersedes=supersedes
+        )
+    first = outcomes()
+    observation = await observer.look()
+    assert observation is not None
+    await first.step(observation, converged=False)
+    assert await read_outcome(redis, "c", 2) is None
+    await first.step(observation, converged=True)
+    noted = await read_outcome(redis, "c", 2)
+    assert noted is not None
+    assert noted.converged_at is not None
+    converged = noted.converged_at.timestamp()
+
+    await telemetry(cluster, expert=0, end=converged - 1.0)
+    await problems.fold(observation)
+    await first.step(observation, converged=True)
+    await telemetry(cluster, expert=3, end=converged + 2.5)
+    await problems.fold(observation)
+    second = outcomes()
+    measured: PlacementOutcome | None = None
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline and (measured is None or measured.measured_until is None):
+        await second.step(observation, converged=True)
+        await asyncio.sleep(0.05)
+        measured = await read_outcome(redis, "c", 2)
+    assert measured is not None
+    assert measured.converged_at == noted.converged_at
+    assert measured.achieved_improvement_ratio == pytest.approx(1.0)
+    assert measured.mean_latency_seconds == pytest.approx(2 * LOCAL)
+    assert measured.mean_latency_seconds_before == pytest.approx(2 * PEER)
+    assert (measured.predicted_improvement_ratio, measured.copies, measured.copies_avoided) == (0.5, 2, 7)
+
+
+async def telemetry(cluster: Cluster, *, expert: int, end: float) -> None:
+    """A window of half a second at `a` whose every token calls one expert in both layers."""
+    counts = struct.pack("<4I", *(100 * (number == expert) for number in range(4)))
+    end_us = round(end * 1e6)
+    window = PackedWindow(
+        1, "a", MODEL, f"{MODEL}-1", 1, end_us - 500_000, end_us, 100,
+        [PackedLayer(layer, counts, None) for layer in range(2)], [], None, None,
+    )  # fmt: skip
+    body = pack(window)
+    await cluster.redis.xadd(cluster.keys.telemetry, {"w": body})
+    await cluster.redis.incrby(cluster.keys.telemetry_bytes, len(body))
