@@ -40,13 +40,8 @@ def routes(problem: PlacementProblem, traffic: Traffic) -> Iterator[tuple[int, i
 
 
 def power(value: float) -> float:
-    """e to a value <= 0, but what is below -600 counts as that; by a polynomial between whole powers, as
-    any positive numbers make shares that are feasible."""
-    if value <= -600.0:
-        return math.exp(-600.0)
-    part = value - math.trunc(value)
-    series = sum(part**k / math.factorial(k) for k in range(6))
-    return math.exp(math.trunc(value)) * series
+    """e to a value <= 0, but what is below -600 counts as that."""
+    return math.exp(max(-600.0, value))
 
 
 def softmax(powers: list[float], rest: float = 0.0) -> list[float]:
@@ -163,7 +158,7 @@ class HostingTwin:
         for r, b, n, rate, columns in routes(self._problem, self._traffic):
             highest = self.potential[offset[b] : offset[b + 1]].max(axis=0).tolist()
             theta = [
-                softmax([math.exp(max(-600.0, float(self.potential[e, m]) - highest[m])) for e in columns])
+                softmax([power(float(self.potential[e, m]) - highest[m]) for e in columns])
                 for m in range(held.shape[1])
             ]
             assert all(min(part) >= 0.0 and abs(sum(part) - 1.0) <= 1e-12 for part in theta)
