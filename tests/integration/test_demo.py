@@ -12,7 +12,8 @@ import pytest
 from app.demo.scenario import NODES
 from tests.commands import RunningCommand
 
-SHORT_SECONDS = 42
+LIMIT_SECONDS = 70
+"""Enough for a start of 25 s on a busy machine; the story ends sooner where the fleet converges sooner."""
 
 
 @pytest.fixture
@@ -37,16 +38,16 @@ def row(text: str, name: str) -> list[float]:
 
 
 def test_demo_converges_twice_and_beats_uniform(tmp_path: Path, start: list[RunningCommand]) -> None:
-    """In plain mode and a short time: exit status 0, a row for every placement, the served one below uniform
+    """In plain mode, in its time: exit status 0, a row for every placement, the served one below uniform
     before and after the swap, lower after re-convergence than right after the swap, and nothing left."""
     begun = time.monotonic()
-    demo = begin(start, tmp_path, "--plain", "--seconds", str(SHORT_SECONDS), "--seed", "3")
+    demo = begin(start, tmp_path, "--plain", "--seconds", str(LIMIT_SECONDS), "--seed", "3")
     demo.wait_for("generation 1")
     assert len(demo.running("app.demo.node")) == len(NODES)
-    status = demo.wait(SHORT_SECONDS + 30)
+    status = demo.wait(LIMIT_SECONDS + 30)
     text = demo.text()
     assert status == 0, text
-    assert time.monotonic() - begun < SHORT_SECONDS + 15
+    assert time.monotonic() - begun < LIMIT_SECONDS + 15
     served, uniform = row(text, "served (measured)"), row(text, "uniform")
     assert len(served) == len(uniform) == 3
     assert all(ours < theirs for ours, theirs in zip(served, uniform, strict=True))

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.demo import scenario, traces
+from app.demo import scenario
+from app.tiny_moe import shape, traces
 from solvers.feasibility import shortfalls
 from solvers.instalment import UNLIMITED, Budget, instalment
 from solvers.objective import total_cost
@@ -196,17 +197,17 @@ def test_a_few_copies_bring_most_of_the_benefit_on_real_routing() -> None:
 def _demo(domains: tuple[str, str]) -> PlacementProblem:
     nodes, blocks, experts, rates = [], [], [], []
     for node, domain in enumerate(domains):
-        tokens = np.sort(traces.requests(domain)[:40].reshape(-1, traces.LAYERS, traces.TOP_K), axis=2)
-        for layer in range(traces.LAYERS):
+        tokens = np.sort(traces.requests(domain)[:40].reshape(-1, shape.LAYERS, shape.TOP_K), axis=2)
+        for layer in range(shape.LAYERS):
             different, counts = np.unique(tokens[:, layer], axis=0, return_counts=True)
             nodes.append(np.full(len(counts), node))
             blocks.append(np.full(len(counts), layer))
             experts.append(different.astype(np.int32))
             rates.append(counts / len(tokens))
     return PlacementProblem(
-        expert_bytes=np.full(traces.LAYERS, scenario.EXPERT_BYTES),
-        experts_per_block=np.full(traces.LAYERS, traces.EXPERTS),
-        capacity_bytes=np.full(2, 120 * scenario.EXPERT_BYTES),
+        expert_bytes=np.full(shape.LAYERS, shape.EXPERT_BYTES),
+        experts_per_block=np.full(shape.LAYERS, shape.EXPERTS),
+        capacity_bytes=np.full(2, 120 * shape.EXPERT_BYTES),
         latency_seconds=np.array([[0.2e-3, 3e-3], [3e-3, 0.2e-3]]),
         origin_latency_seconds=np.full(2, 30e-3),
         route_node=np.concatenate(nodes),

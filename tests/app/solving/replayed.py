@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from app.clusters.schemas import ClusterSettings, OriginSpec
-from app.demo import scenario, traces
+from app.demo import scenario
 from app.instance.fleet import Fleet
 from app.instance.problem import BuiltProblem, build_problem
 from app.instance.reservoir import Reservoir, capacity_per_block, merge, uniforms
@@ -16,6 +16,7 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, LatencySpec, NodeRecord, NodeSpec
 from app.solving.adoption import Decision, decide
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
+from app.tiny_moe import shape, traces
 from solvers.instalment import UNLIMITED, Budget
 from solvers.objective import evaluate, migration_cost
 from solvers.problem import UInt8
@@ -30,7 +31,7 @@ MODEL = ModelRecord(
     created_at=NOW,
     updated_at=NOW,
     blocks=[
-        Block(layer=n, experts=traces.EXPERTS, expert_bytes=scenario.EXPERT_BYTES, top_k=traces.TOP_K)
+        Block(layer=n, experts=shape.EXPERTS, expert_bytes=shape.EXPERT_BYTES, top_k=shape.TOP_K)
         for n in range(LAYERS)
     ],
     source="blocks",
@@ -68,7 +69,7 @@ def _node(spec: scenario.DemoNode) -> NodeRecord:
         draining=False,
         spec=NodeSpec(
             instance_uid="i",
-            devices=[Device(device_id="g", memory_bytes=spec.memory_bytes * LAYERS // traces.LAYERS)],
+            devices=[Device(device_id="g", memory_bytes=spec.memory_bytes * LAYERS // shape.LAYERS)],
             ingress_bytes_per_second=spec.ingress_bytes_per_second,
             egress_bytes_per_second=spec.egress_bytes_per_second,
             latency=LatencySpec(local_seconds=scenario.LOCAL_SECONDS, peers_seconds=peers),
@@ -159,10 +160,10 @@ class Replayed:
     def _bucket(self, domain: str) -> Bucket:
         recorded = traces.requests(domain)
         drawn = recorded[self._rng.integers(0, len(recorded), self.requests)]
-        routes = np.sort(drawn[:, :, :LAYERS].reshape(-1, LAYERS, traces.TOP_K), axis=2).astype(np.uint16)
+        routes = np.sort(drawn[:, :, :LAYERS].reshape(-1, LAYERS, shape.TOP_K), axis=2).astype(np.uint16)
         tokens = len(routes)
         counts = np.concatenate(
-            [np.bincount(routes[:, n].ravel(), minlength=traces.EXPERTS) for n in range(LAYERS)]
+            [np.bincount(routes[:, n].ravel(), minlength=shape.EXPERTS) for n in range(LAYERS)]
         )
         seed = int(self._rng.integers(0, 2**62))
         sample = Reservoir.of(
