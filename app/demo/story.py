@@ -151,25 +151,26 @@ class Story:
         self.swapped_at = time.time()
         for node_id in SWAPPED:
             await self._switch(node_id, self.domains[node_id])
-        begin = await self._switched()
+        begin, heard = await self._switched()
         latest = time.time() + max(1.0, _MEASURING * self._seconds)
         reaction: float | None = None
         while reaction is None and time.time() < latest:
             await asyncio.sleep(_LOOK_SECONDS)
-            reaction = self._ledger.first_change(begin)
+            # what changed before the new domain was heard of was no reaction to it
+            reaction = self._ledger.first_change(heard)
         return self._ledger.between(begin, reaction or time.time())
 
-    async def _switched(self) -> float:
-        """When the last of the swapped nodes began with its new domain."""
+    async def _switched(self) -> tuple[float, float]:
+        """When the last of the swapped nodes began with its new domain, and when both had told of it."""
         deadline = time.time() + _SWITCH_SECONDS
         while time.time() < deadline:
             firsts = [
-                next((s.begin for s in self._ledger.slices[n] if s.domain == self.domains[n]), None)
+                next((s for s in self._ledger.slices[n] if s.domain == self.domains[n]), None)
                 for n in SWAPPED
             ]
             begun = [first for first in firsts if first is not None]
             if len(begun) == len(SWAPPED):
-                return max(begun)
+                return max(s.begin for s in begun), max(s.end for s in begun)
             await asyncio.sleep(_LOOK_SECONDS)
         raise BoxFailed(f"{' and '.join(SWAPPED)} did not switch within {_SWITCH_SECONDS:.0f} s")
 
