@@ -149,12 +149,17 @@ class _Search:
         self._response.replaced(self.holds, ruined)
         return self._settle("repair", ruined)
 
-    def begin(self, effort: float) -> None:
-        """The first placement: by sweeps from nothing where those are affordable, else by popularity."""
+    def affords_sweeps(self, effort: float) -> bool:
+        """Whether sweeps over the true routes, before the relaxation guides them, take little of `effort`."""
         problem, traffic = self._problem, self._traffic
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
-        if problem.coupling is Coupling.SUM or sweep <= _FIRST_SHARE * effort:
+        return problem.coupling is Coupling.SUM or sweep <= _FIRST_SHARE * effort
+
+    def begin(self, sweeps: bool) -> None:
+        """The first placement: by `sweeps` from nothing, else by popularity."""
+        problem, traffic = self._problem, self._traffic
+        if sweeps:
             order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
             self.descend("empty", self._pinned, order)
             return
@@ -244,11 +249,12 @@ def certified(
     sampled = traffic if hosting or problem.coupling is Coupling.SUM else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
+    sweeps = search.affords_sweeps(effort)
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
             search.descend(name, make_feasible(problem, traffic, given))
     if search.holds is None or (start is None and not stopping()):
-        search.begin(effort)
+        search.begin(sweeps)
     assert search.holds is not None
     ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
@@ -257,11 +263,15 @@ def certified(
     while not (ascent.done or climbing()) and search.work < _CLIMB_SHARE * effort:
         before = ascent.best.bound
         search.climb(ascent, steps, climbing)
-        search.round(ascent, middle=True)
-        ascent.aim(search.cost)
+        if sweeps:
+            search.round(ascent, middle=True)
+            ascent.aim(search.cost)
         if ascent.best.bound - before < _FLAT * (search.cost - before):
             break
         steps *= 2
+    if not sweeps and not stopping():
+        search.round(ascent, middle=True)
+        ascent.aim(search.cost)
     idle = 0
     while (
         idle < params.patience

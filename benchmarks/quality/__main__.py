@@ -52,6 +52,9 @@ def main() -> None:
     parser.add_argument("--both", action="store_true", help="every fleet with and without an origin")
     parser.add_argument("--algorithms", nargs="+", help="all but exact by default")
     parser.add_argument("--seconds", type=float, default=15.0, help="time limit of each solve")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what the results have of instances not measured now"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "quality")
     given = parser.parse_args()
     algorithms = given.algorithms or [name for name in ALGORITHMS if name not in LEFT_OUT]
@@ -62,23 +65,30 @@ def main() -> None:
         traces = [trace for trace in traces if trace.name in given.traces]
     warm()
     began = time.monotonic()
-    rows: list[Row] = []
+    measured: list[Row] = []
+    kept: list[Row] = []
+    if given.keep:
+        kept = [Row(**row) for row in json.loads(given.out.with_suffix(".json").read_text())]
     todo = instances(traces, given.nodes, given.both)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for number, (name, problem) in enumerate(todo, 1):
-        rows += measure(name, problem, algorithms, JUDGE, given.seconds)
-        judged = next((row for row in rows[::-1] if row.algorithm == JUDGE), None)
+        measured += measure(name, problem, algorithms, JUDGE, given.seconds)
+        again = {(row.instance, row.coupling) for row in measured}
+        rows = [row for row in kept if (row.instance, row.coupling) not in again] + measured
+        judged = next((row for row in measured[::-1] if row.algorithm == JUDGE), None)
         over = "" if judged is None or judged.over_bound is None else f" {100 * judged.over_bound:.2f} %"
         print(f"{number}/{len(todo)} {name} {problem.coupling}{over}", file=sys.stderr, flush=True)
         told = (
             "# Quality: cost over the best lower bound, and time\n\n"
             f"Made by `{shlex.join(['python', '-m', 'benchmarks.quality', *sys.argv[1:]])}`; at most "
             f"{given.seconds:g} s per solve, the bound "
-            f"included where the algorithm certifies; {number} of {len(todo)} instances.\n\n"
+            f"included where the algorithm certifies; {number} of {len(todo)} instances"
+            + (", the others as measured before" if kept else "")
+            + ".\n\n"
         )
         given.out.with_suffix(".md").write_text(told + medians(rows) + markdown(rows, JUDGE))
         given.out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    print(f"{len(rows)} solves in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(f"{len(measured)} solves in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":
