@@ -48,7 +48,7 @@ def instances(traces: list[Trace], nodes: list[int], both: bool) -> list[tuple[s
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--traces", nargs="+", help="names of traces; all by default")
+    parser.add_argument("--only", nargs="+", help="instances whose name contains one of these")
     parser.add_argument("--both", action="store_true", help="every fleet with and without an origin")
     parser.add_argument("--algorithms", nargs="+", help="all but exact by default")
     parser.add_argument("--seconds", type=float, default=15.0, help="time limit of each solve")
@@ -61,8 +61,6 @@ def main() -> None:
     traces, absent = load_traces()
     for line in absent:
         print(line, file=sys.stderr)
-    if given.traces:
-        traces = [trace for trace in traces if trace.name in given.traces]
     warm()
     began = time.monotonic()
     measured: list[Row] = []
@@ -70,6 +68,8 @@ def main() -> None:
     if given.keep:
         kept = [Row(**row) for row in json.loads(given.out.with_suffix(".json").read_text())]
     todo = instances(traces, given.nodes, given.both)
+    if given.only:
+        todo = [made for made in todo if any(word in made[0] for word in given.only)]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for number, (name, problem) in enumerate(todo, 1):
         measured += measure(name, problem, algorithms, JUDGE, given.seconds)

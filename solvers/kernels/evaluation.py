@@ -22,16 +22,20 @@ def serving_costs(
     for n in range(nodes):
         for e in range(last - first):
             out[n, e] = fallback[n]
+    # 0 where m holds the expert, else inf: sums and minima go many at a time, branches don't
+    far = np.empty(last - first)
     for m in range(nodes):
         if m == without:
             continue
+        for e in range(last - first):
+            far[e] = 0.0 if holds[m, first + e] != 0 else np.inf
         for n in range(nodes):
             served = latency[n, m]
             if served >= fallback[n]:
                 continue
             for e in range(last - first):
-                if holds[m, first + e] != 0 and served < out[n, e]:
-                    out[n, e] = served
+                cost = served + far[e]
+                out[n, e] = cost if cost < out[n, e] else out[n, e]
 
 
 @compiled
