@@ -154,7 +154,7 @@ class _Search:
         problem, traffic = self._problem, self._traffic
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
-        sweep += problem.nodes**3 * problem.experts
+        sweep += float(problem.nodes) ** 3 * problem.experts
         return sweep <= _FIRST_SHARE * effort
 
     def begin(self, sweeps: bool) -> None:
