@@ -154,8 +154,8 @@ class _Search:
         problem, traffic = self._problem, self._traffic
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
-        sweep += float(problem.nodes) ** 3 * problem.experts
-        return sweep <= _FIRST_SHARE * effort
+        sweep += problem.nodes**3 * problem.experts
+        return bool(sweep <= _FIRST_SHARE * effort)
 
     def begin(self, sweeps: bool) -> None:
         """The first placement: by `sweeps` from nothing, else by popularity."""
