@@ -296,7 +296,7 @@ async def obeying(nodes: Nodes) -> AsyncIterator[None]:
             task.result()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 30.0, *, what: str = "the condition") -> None:
+async def until(condition: Callable[[], Any], seconds: float = 90.0, *, what: str = "the condition") -> None:
     """Wait for an async condition."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
