@@ -113,6 +113,9 @@ class Ascent:
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none. Not where `Hosting` is a
         part: its multipliers belong to routes."""
+        if self._sums.steps:
+            # the average multipliers do better on other routes than the last ones, which follow the sample
+            self._restart(self._sums.mean()[2])
         for part in self._parts:
             assert isinstance(part, SlowestCalls)
             part.take(traffic)

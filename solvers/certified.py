@@ -34,7 +34,7 @@ _SWEEPS = 6  # of all nodes at most, per start or repair
 _SOFT_SWEEPS = 3  # with a price on replicas instead of coverage
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _MOST_ROUTES = (
-    250_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
+    1_000_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
 )
 _FIRST_CLIMB = 60  # steps of the dual before the first placement made from it; then twice as many each time
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
