@@ -73,7 +73,6 @@ class Ascent:
         if hosting is None:
             hosting = not hosts_are_too_many(problem, traffic)
         self._parts = _parts(problem, traffic, hosting)
-        self._rates = traffic.activity
         self._constant = self._fixed(traffic)
         self._covers = problem.min_replicas > 0
         most = np.zeros((problem.experts, problem.nodes))
@@ -101,14 +100,6 @@ class Ascent:
         # in units of about 10 ns, so that a search can count instead of looking at a clock
         self.work_per_step = problem.nodes * (members // 8 + problem.nodes * problem.experts // 4)
         self._begin()
-
-    @property
-    def rate(self) -> Float64:
-        """float64[N, E]: rates of single calls that stand for the routes, as far as the climb knows."""
-        for part in self._parts:
-            if isinstance(part, SlowestCalls):
-                return part.rate
-        return self._rates
 
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none. Not where `Hosting` is a

@@ -31,7 +31,6 @@ _CERTAIN = 1e-9  # relative gap at which there is nothing left to find
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
-_SOFT_SWEEPS = 3  # with a price on replicas instead of coverage
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _MOST_ROUTES = (
     1_000_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
@@ -189,12 +188,9 @@ class _Search:
     def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
         before = response.work
-        if response.replica_worth is None:
-            self._sweep(response, holds, order=order)
-        else:
-            self._sweep(response, holds, _SOFT_SWEEPS, order, soft=True)
+        self._sweep(response, holds, order=order)
         feasible = make_feasible(problem, self._traffic, holds)
-        if response.replica_worth is not None or (feasible != holds).any():
+        if (feasible != holds).any():
             response.replaced(holds, feasible)
             holds = feasible
             self._sweep(response, holds)
@@ -214,14 +210,11 @@ class _Search:
         self,
         response: BestResponse,
         holds: UInt8,
-        sweeps: int = _SWEEPS,
         order: Int64 | None = None,
-        soft: bool = False,
     ) -> None:
-        """Best responses of all nodes in `order` int64[N], else in random ones, until none moves.
-        `soft`: the worth of a replica stands for coverage, so that even a last one may leave."""
-        enforce = self._problem.min_replicas > 0 and not soft
-        for _ in range(sweeps):
+        """Best responses of all nodes in `order` int64[N], else in random ones, until none moves."""
+        enforce = self._problem.min_replicas > 0
+        for _ in range(_SWEEPS):
             moved = False
             turn = self._generator.permutation(self._problem.nodes) if order is None else order
             for node in turn.tolist():

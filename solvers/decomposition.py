@@ -19,7 +19,7 @@ from solvers.knapsack import choose_counts
 from solvers.objective import COUPLING_CODE, nearest_nodes, opening_costs, total_cost
 from solvers.packing import pack, packable_bytes, packs_within_bytes
 from solvers.params import SgdParams
-from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
+from solvers.problem import Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
@@ -61,15 +61,11 @@ class BestResponse:
         problem: PlacementProblem,
         traffic: Traffic,
         params: SgdParams,
-        coupling: Coupling | None = None,
     ) -> None:
-        """`coupling` takes the place of the problem's, where `traffic` is a surrogate of its traffic."""
         self._problem = problem
         self.traffic = traffic
         self._params = params
-        self._coupling = COUPLING_CODE[coupling or problem.coupling]
-        # float64[E]: what holding an expert is worth, beyond its calls, while it lacks replicas elsewhere
-        self.replica_worth: Float64 | None = None
+        self._coupling = COUPLING_CODE[problem.coupling]
         self.work = 0  # units of about 10 ns, counted, so that the same search ends at the same point
         self._allowed: Int8 = allowance(problem)
         self._fallback = finite_fallback(problem)
@@ -213,9 +209,6 @@ class BestResponse:
             holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
         )
         modular = -self._opening[node, first:last]
-        if self.replica_worth is not None:
-            elsewhere = holds[:, first:last].sum(axis=0, dtype=np.int64) - holds[node, first:last]
-            modular += np.where(elsewhere < problem.min_replicas, self.replica_worth[first:last], 0.0)
         count = terms.build_terms(
             self._coupling,
             node,

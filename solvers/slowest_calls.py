@@ -43,13 +43,6 @@ class SlowestCalls:
         self.take(traffic)
         self._from = (self._calls.copy(), self._potential.copy())
 
-    @property
-    def rate(self) -> Float64:
-        """float64[N, E]: rates of single calls that stand for the routes."""
-        whole = np.maximum(self._weight.sum(axis=1), 1e-300)
-        mean: Float64 = np.einsum("neg,ng->ne", self._calls, self._weight) / whole[:, None]
-        return mean
-
     def take(self, traffic: Traffic) -> None:
         """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
         self._traffic = traffic
