@@ -6,6 +6,7 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import hosts as kernel
+from solvers.levels import most_earned
 from solvers.problem import Float32, Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
@@ -35,10 +36,7 @@ class Hosting:
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[E, N] what replicas could earn at most."""
-        within = np.cumsum(self._gap[:, ::-1], axis=1)[:, ::-1]
-        for n in range(len(self._order)):
-            for i, m in enumerate(self._order[n].tolist()):
-                earned[:, m] += within[n, i] * self._traffic.activity[n]
+        most_earned(self._traffic.activity, self._order, self._gap, earned)
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""

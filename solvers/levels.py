@@ -52,3 +52,12 @@ def split(levels: Levels, lowest: Float64) -> tuple[Float64, Float64]:
     upper = levels.nearest[:, None] + np.cumsum(levels.gap, axis=1)
     below = np.clip(lowest[:, None] - (upper - levels.gap), 0.0, levels.gap)
     return below, levels.gap - below
+
+
+def most_earned(activity: Float64, order: Int64, gap: Float64, earned: Float64) -> None:
+    """Adds to earned float64[E, N] what replicas earn where every call pays for all of its levels. activity
+    float64[N, E], calls per second; order, gap as of `Levels`. O(N^2 E)."""
+    within = np.cumsum(gap[:, ::-1], axis=1)[:, ::-1]
+    for n in range(len(order)):
+        for i, m in enumerate(order[n].tolist()):
+            earned[:, m] += within[n, i] * activity[n]

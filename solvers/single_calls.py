@@ -6,6 +6,7 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
+from solvers.levels import most_earned
 from solvers.problem import Float32, Float64, Int64
 
 _PACE = 0.25  # of steps on alpha against those on potentials, whose logistic function rises by a quarter
@@ -28,10 +29,7 @@ class SingleCalls:
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
-        within = np.cumsum(self._gap[:, ::-1], axis=1)[:, ::-1]
-        for n in range(len(self._order)):
-            for i, m in enumerate(self._order[n].tolist()):
-                earned[:, m] += within[n, i] * self.rate[n]
+        most_earned(self.rate, self._order, self._gap, earned)
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
