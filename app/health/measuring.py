@@ -4,6 +4,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.exposition import exemplars
+from app.http.trace import trace_id
 from app.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_LONG_POLL_DURATION, HTTP_REQUESTS
 
 UNROUTED = "unrouted"
@@ -42,6 +44,9 @@ class MeasuringMiddleware:
                 HTTP_LONG_POLL_DURATION.labels(route).observe(seconds)
             else:
                 HTTP_DURATION.labels(method, route).observe(seconds)
+                trace = trace_id()
+                if trace is not None:
+                    exemplars.note(method, route, seconds, trace, time.time())
 
 
 def _waits(scope: Scope) -> bool:

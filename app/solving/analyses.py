@@ -11,6 +11,7 @@ from redis.asyncio.client import Pipeline
 from app.instance.problem import BuiltProblem
 from app.solving.analysis import compose_analysis
 from app.solving.cancellation import end
+from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.observation import Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
@@ -33,13 +34,20 @@ class Analyses:
     """One cluster's, for as long as one lease lasts."""
 
     def __init__(
-        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+        self,
+        redis: Redis,
+        keys: ClusterKeys,
+        lease: Lease,
+        planner: SolverProcess,
+        problems: Problems,
+        metrics: ClusterMetrics,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._lease = lease
         self._planner = planner
         self._problems = problems
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._made_of: object = None
         self._not_before = 0.0
@@ -103,5 +111,6 @@ class Analyses:
             queue_document(pipe, self._keys.analysis, document)
 
         await fenced(self._redis, self._lease, queue)
+        self._metrics.show_analysis(analysis)
         took = time.monotonic() - begun
         self._not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)

@@ -14,7 +14,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.metrics import LEASE_CHANGES, WORKER_CLUSTERS
+from app.metrics import (
+    CLUSTER_COUNT,
+    LEASE_CHANGES,
+    LEASE_TAKEOVERS,
+    WORKER_CLUSTERS,
+    WORKERS,
+    forget_cluster,
+)
 from app.recurring import Recurring
 from app.solving.cancellation import end
 from app.solving.controller import ClusterController
@@ -60,6 +67,7 @@ class Worker:
                 return
             await starting
             listening = asyncio.create_task(self._listen())
+            WORKERS.set(1)
             log.info("worker ready", worker=self.worker_id)
             while not self._stop.is_set():
                 try:
@@ -70,6 +78,7 @@ class Worker:
                     unreached.warn(reason=f"{type(error).__name__}: {error}")
                 await asyncio.wait([stopping], timeout=LOOK_SECONDS)
         finally:
+            WORKERS.set(0)
             stopping.cancel()
             if listening is not None:
                 await end(listening)
@@ -81,6 +90,7 @@ class Worker:
     # --- leases
     async def _take_leases(self) -> None:
         known = {name.decode() for name in cast("set[bytes]", await self._redis.smembers(CLUSTERS))}
+        CLUSTER_COUNT.set(len(known))
         for cluster_id in sorted(known - self._working.keys()):
             keys = ClusterKeys(cluster_id)
             if not await self._redis.exists(keys.cluster):
@@ -90,6 +100,8 @@ class Worker:
             if lease is None:
                 continue
             LEASE_CHANGES.labels("acquired").inc()
+            if lease.token > 1:  # whoever is first draws 1
+                LEASE_TAKEOVERS.inc()
             log.info("lease acquired", cluster_id=cluster_id, token=lease.token)
             self._leases[cluster_id] = lease
             self._wakes[cluster_id] = asyncio.Event()
@@ -116,6 +128,7 @@ class Worker:
         finally:
             renewing = not keep.done()
             await end(work, keep)
+        forget_cluster(lease.cluster_id)
         failed = None if work.cancelled() else work.exception()
         lost = not renewing or isinstance(failed, LeaseLost)
         if lost:
