@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install demo test test-transformers lint types clean
+.PHONY: install tools demo test test-transformers lint types clean
 
 install: $(STAMP)
 
@@ -17,6 +17,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c 'from solvers.warm import warm; warm()'
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
+
+# Programs that tests run and pip does not bring; tests of what is missing are skipped. On Debian and its like.
+tools:
+	command -v promtool >/dev/null || \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus; }
 
 demo: install
 	$(BIN)/moeplace demo
