@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,29 @@ from prometheus_client.samples import Sample
 from redis.asyncio import Redis
 
 from app import metrics
+from app.analysis.schemas import Analysis, LayerAnalysis, NodeAnalysis
 from app.cli.metrics import page
 from app.exposition import Exemplars, exposition
+from app.instance.problem import build_problem
+from app.instance.statistics import Statistics
 from app.metrics import ClusterGauge, forget_cluster
-from tests.app.solving.simulation import Cluster, cluster_settings, until, working
+from app.solving.cluster_metrics import ClusterMetrics
+from app.solving.conditions import Telemetry, placement_status
+from app.solving.problems import Problems
+from app.solving.publication import show_in_metrics
+from app.storage.keys import ClusterKeys
+from app.storage.lease import Lease
+from tests.app.solving.test_triggers import EVIDENCE, node, observed
 
+NOTHING = Statistics({}, None)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-def series(**labels: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+Series = tuple[str, tuple[tuple[str, str], ...]]
+"""Name, and labels with their values."""
+
+
+def series(**labels: str) -> dict[Series, float]:
     """Every series that /metrics of this process shows now, of ours, with these labels."""
     text, _ = exposition()
     return {
@@ -88,6 +103,23 @@ def test_a_cluster_is_forgotten_alone(gauge: ClusterGauge) -> None:
     assert len(series(cluster="other")) == 2
     gauge.set("known", 1.0, "held")
     assert len(series(cluster="known")) == 1
+
+
+def test_shares_of_calls_weigh_nodes_by_their_calls() -> None:
+    """A node without calls does not count, and the shares of all who serve add up to one."""
+    analysis = _analysis(["a", "b"], datetime.now(UTC))
+    busy, idle = analysis.nodes
+    quiet = busy.layers[0].model_copy(update={"activations_per_second": 0.0})
+    nothing = dict.fromkeys(("local_hit_ratio", "peer_ratio", "origin_ratio", "unserved_ratio"))
+    analysis.nodes[1] = idle.model_copy(update={"layers": [quiet], **nothing})
+    ClusterMetrics("known").show_analysis(analysis)
+    found = {
+        dict(labels)["by"]: v
+        for (name, labels), v in series(cluster="known").items()
+        if "served_ratio" in name
+    }
+    forget_cluster("known")
+    assert found == pytest.approx({"local": 0.5, "peer": 0.3, "origin": 0.2, "nobody": 0.0})
 
 
 def test_statistics_are_values_of_nodes() -> None:
@@ -168,43 +200,66 @@ def test_an_exemplar_lies_in_the_bucket_of_its_duration() -> None:
     assert list(noted._newest) == [("GET", "/", "0.005")]
 
 
-@pytest.mark.anyio
-async def test_a_thousand_nodes_are_as_many_series_as_four(redis: Redis) -> None:
-    """A real worker shows the same series of a cluster, name for name and label for label, after 996 nodes
-    have joined the 4 that it had."""
-    cluster = Cluster(redis)
-    await cluster.create(cluster_settings(time_limit_seconds=0.5))
-    placed = {"moeplace_placement_generation", "moeplace_placement_current_objective_ratio"}
-    ticks = "moeplace_worker_tick_timestamp_seconds"
+def _analysis(node_ids: list[str], now: datetime) -> Analysis:
+    """Each node served by itself, its peers and the origin, in one layer."""
+    layer = LayerAnalysis(
+        model_id="m", layer=0, activations_per_second=2.0, local_hit_ratio=0.5, peer_ratio=0.3,
+        origin_ratio=0.2, unserved_ratio=0.0, latency_seconds=0.1, held_count=1, top_experts=[],
+    )  # fmt: skip
+    nodes = [
+        NodeAnalysis(
+            node_id=node_id,
+            live=True,
+            capacity_bytes=10,
+            used_bytes=5,
+            tokens_per_second=1.0,
+            local_hit_ratio=0.5,
+            peer_ratio=0.3,
+            origin_ratio=0.2,
+            unserved_ratio=0.0,
+            mean_latency_seconds=0.1,
+            served_per_second=2.0,
+            layers=[layer],
+        )
+        for node_id in node_ids
+    ]
+    return Analysis(
+        cluster_uid="u", generation=1, created_at=now, telemetry_until=now, objective=1.0,
+        desired_objective=0.9, mean_latency_seconds=0.1, local_hit_ratio=0.5, balancedness=1.0, nodes=nodes,
+    )  # fmt: skip
 
-    def shown() -> dict[str, float]:
-        found = series(cluster=cluster.cluster_id)
-        live = [value for (_, labels), value in found.items() if ("condition", "live") in labels]
-        return {name: value for (name, _), value in found.items()} | {"live": sum(live)}
 
-    async def has(nodes: int) -> bool:
-        return shown()["live"] == nodes and placed <= shown().keys()
-
-    async def ticked_since(before: float) -> bool:
-        return shown()[ticks] > before
-
+async def _series_of(nodes: int) -> set[Series]:
+    """What a worker shows of a cluster of that many nodes after a look, a placement and an analysis."""
+    certified = EVIDENCE.model_copy(update={"objective": 1.0, "gap_ratio": 0.1})
+    observation = observed(*(node(f"n{index}") for index in range(nodes)), evidence=certified)
+    settings, fleet, live = observation.cluster.settings, observation.fleet, observation.live
+    assert observation.in_force is not None
+    now = datetime.now(UTC)
+    keys = ClusterKeys("shown")
+    problems = Problems(Redis(), keys, Lease("shown", "w", 1, keys.lease, 1000))
+    shown = ClusterMetrics("shown")
     try:
-        async with working(redis):
-            for index in range(4):
-                await cluster.add_node(f"n{index}", 2)
-            await until(lambda: has(4), what="the first placement")
-            few = set(series(cluster=cluster.cluster_id))
-            for index in range(4, 1000):
-                await cluster.add_node(f"n{index}", 2)
-            await until(lambda: has(1000), what="a look at 1000 nodes")
-            for _ in range(2):
-                before = shown()[ticks]
-                await until(lambda: ticked_since(before), what="another look")  # noqa: B023
-            many = set(series(cluster=cluster.cluster_id))
+        built = build_problem(fleet, settings, NOTHING, holds=observation.held, live=live, statuses={})
+        telemetry = Telemetry(None, 1.0)
+        status = placement_status(
+            observation, built.problem, {}, telemetry, active_plan=None, waiting_for=None, trouble=None,
+            before=None, now=now,
+        )  # fmt: skip
+        await shown.show(observation, status, built.problem, problems, None, unwanted=False, now=now)
+        show_in_metrics("shown", observation.in_force)
+        shown.show_analysis(_analysis(list(fleet.node_ids), now))
+        return set(series(cluster="shown"))
     finally:
-        forget_cluster(cluster.cluster_id)
+        forget_cluster("shown")
+
+
+@pytest.mark.anyio
+async def test_a_thousand_nodes_are_as_many_series_as_four() -> None:
+    """A cluster's series are the same, name for name and label for label, with 4 nodes and with 1000."""
+    few, many = await _series_of(4), await _series_of(1000)
     assert many == few
-    assert len(few) > 40
-    assert {label for _, labels in many for label, _ in labels} <= {
-        "cluster", "condition", "state", "kind", "statistic", "placement", "by"
-    }  # fmt: skip
+    assert len({name for name, _ in few}) > 20
+    values = {gauge.label: gauge.values for gauge in metrics.CLUSTER_GAUGES if gauge.label is not None}
+    for _, labels in many:
+        assert all(name == "cluster" or name in values for name, _ in labels)

@@ -45,6 +45,7 @@ SETTINGS = {
     "statistics_window_seconds": 4.0,
     "statistics_half_life_seconds": 1.0,
 }
+SECONDS = 60.0
 STALLED_SECONDS = 2
 """The alert of a stalled migration waits for minutes; here it begins after so many seconds."""
 
@@ -133,7 +134,7 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def fleet(root: Path, service: Service, origin_url: str) -> AsyncIterator[list[str]]:
+async def fleet(root: Path, service: Service) -> AsyncIterator[list[str]]:
     """Three agents whose tokens favour different experts; where each serves its metrics."""
     locals_: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -202,15 +203,15 @@ async def clusters(service: Service, origin_url: str) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def until(met: Callable[[], Any], what: str, seconds: float = 90.0) -> None:
+async def until(met: Callable[[], Any], what: str, more: Callable[[], str] = str) -> None:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(SECONDS):
             while True:
                 if await met():
                     return
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        raise AssertionError(f"{what} did not come within {seconds:g} s") from None
+        raise AssertionError(f"{what} did not come within {SECONDS:g} s{more()}") from None
 
 
 def panels() -> list[tuple[str, str]]:
@@ -234,7 +235,7 @@ async def test_what_operators_see(serve: Callable[..., Service], tmp_path: Path)
     service = serve(env=ENVIRONMENT)
     async with shelf_server(*FILES) as origin_url:
         await clusters(service, origin_url)
-        async with fleet(tmp_path / "nodes", service, origin_url) as agents:
+        async with fleet(tmp_path / "nodes", service) as agents:
             prometheus = Prometheus(tmp_path / "prometheus", service.base_url, agents)
             try:
                 await _seen(prometheus)
@@ -252,10 +253,8 @@ async def _seen(prometheus: Prometheus) -> None:
         return False
 
     async def all_drawn() -> bool:
-        nonlocal missing
-        missing = [where for where, expression in missing_queries if not await prometheus.query(expression)]
-        missing_queries[:] = [entry for entry in missing_queries if entry[0] in missing]
-        return not missing
+        waiting[:] = [panel for panel in waiting if not await prometheus.query(panel[1])]
+        return not waiting
 
     async def stall_told() -> bool:
         return bool(await _firing(prometheus))
@@ -269,12 +268,8 @@ async def _seen(prometheus: Prometheus) -> None:
         for rule in group["rules"]
     ]
     assert len(rules) == len(expected)
-    missing: list[str] = []
-    missing_queries = panels()
-    try:
-        await until(all_drawn, "data for every panel")
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {missing}") from None
+    waiting = panels()
+    await until(all_drawn, "data for every panel", lambda: f", still none: {waiting}")
     await until(stall_told, "the alert of the stalled migration")
     assert await _firing(prometheus) == [("MoeplaceMigrationStalled", STUCK)]
     rules = [rule for group in (await prometheus.get("rules"))["groups"] for rule in group["rules"]]
