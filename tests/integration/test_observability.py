@@ -134,8 +134,9 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def fleet(root: Path, service: Service) -> AsyncIterator[list[str]]:
-    """Three agents whose tokens favour different experts; where each serves its metrics."""
+async def fleet(root: Path, service: Service, swap: asyncio.Event) -> AsyncIterator[list[str]]:
+    """Three agents whose tokens favour different experts, and after `swap` the others; where each serves its
+    metrics."""
     locals_: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
         for index in range(3):
@@ -159,16 +160,17 @@ async def fleet(root: Path, service: Service) -> AsyncIterator[list[str]]:
                 use_environment=False,
             )
             await stack.enter_async_context(node)
-            feeding = asyncio.create_task(_feed(recorder, np.random.default_rng(index)))
+            feeding = asyncio.create_task(_feed(recorder, np.random.default_rng(index), swap))
             stack.callback(feeding.cancel)
         yield locals_
 
 
-async def _feed(recorder: Recorder, random: np.random.Generator) -> None:
-    favourites = random.permutation(EXPERTS)[: EXPERTS // 2]
+async def _feed(recorder: Recorder, random: np.random.Generator, swap: asyncio.Event) -> None:
+    before, after = np.split(random.permutation(EXPERTS), 2)
     while True:
+        favourites = after if swap.is_set() else before
         pairs = favourites[np.argsort(random.random((100, len(favourites))), axis=1)[:, :2]]
-        recorder.add_tokens(100)
+        recorder.add_tokens(len(pairs))
         for layer in LAYERS:
             recorder.record(layer, pairs)
         await asyncio.sleep(0.1)
@@ -235,10 +237,11 @@ async def test_what_operators_see(serve: Callable[..., Service], tmp_path: Path)
     service = serve(env=ENVIRONMENT)
     async with shelf_server(*FILES) as origin_url:
         await clusters(service, origin_url)
-        async with fleet(tmp_path / "nodes", service) as agents:
+        swap = asyncio.Event()
+        async with fleet(tmp_path / "nodes", service, swap) as agents:
             prometheus = Prometheus(tmp_path / "prometheus", service.base_url, agents)
             try:
-                await _seen(prometheus)
+                await _seen(prometheus, swap)
             except BaseException:
                 print(prometheus.log.read_text(), service.logs())
                 raise
@@ -246,11 +249,15 @@ async def test_what_operators_see(serve: Callable[..., Service], tmp_path: Path)
                 await prometheus.close()
 
 
-async def _seen(prometheus: Prometheus) -> None:
+async def _seen(prometheus: Prometheus, swap: asyncio.Event) -> None:
     async def answers() -> bool:
         with contextlib.suppress(httpx.TransportError):
             return (await prometheus.client.get("status/buildinfo")).status_code == 200
         return False
+
+    async def converged() -> bool:
+        condition = f'moeplace_cluster_condition{{cluster="{CLUSTER}",condition="Converged"}}'
+        return bool(await prometheus.query(f"{condition} == 1"))
 
     async def all_drawn() -> bool:
         waiting[:] = [panel for panel in waiting if not await prometheus.query(panel[1])]
@@ -268,6 +275,8 @@ async def _seen(prometheus: Prometheus) -> None:
         for rule in group["rules"]
     ]
     assert len(rules) == len(expected)
+    await until(converged, "convergence")
+    swap.set()
     waiting = panels()
     await until(all_drawn, "data for every panel", lambda: f", still none: {waiting}")
     await until(stall_told, "the alert of the stalled migration")
