@@ -28,7 +28,7 @@ from app.storage import workers
 from app.storage.client import connect, open_client
 from app.storage.durable import require_durability
 from app.storage.embedded import EmbeddedServer, private_runtime_base
-from app.tls import check_certificate, scheme_of
+from app.tls import check_certificate, scheme_of, warn_of_plain_http
 
 PATIENCE_SECONDS = 10.0
 """How often an operator who waits for the service is told what it is waiting for."""
@@ -150,6 +150,7 @@ class Supervisor:
         async def announce_and_wait() -> None:
             await self._wait_until_ready(url)
             self._processes.ready = True
+            warn_of_plain_http(self._settings)
             verb = "api is listening" if self._api_only else "is serving"
             print(f"moeplace {verb} on {url}", flush=True)
             await asyncio.Event().wait()

@@ -2,15 +2,30 @@
 
 import ssl
 
+import structlog
+
 from app.config import Settings
-from app.listening import ListeningError
+from app.listening import ListeningError, is_loopback
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; 1.3 has only good ones. Older versions are refused."""
 
 
+log = structlog.stdlib.get_logger(__name__)
+
+
 def scheme_of(settings: Settings) -> str:
     return "http" if settings.tls_certificate is None else "https"
+
+
+def warn_of_plain_http(settings: Settings) -> None:
+    """Where tokens cross a network that others may listen to."""
+    if settings.tls_certificate is None and not is_loopback(settings.host) and not settings.trusted_proxies:
+        log.warning(
+            "requests, and the tokens in them, are not encrypted: give --tls-certificate and --tls-key, or "
+            "name the proxy that does it with --trusted-proxies",
+            host=settings.host,
+        )
 
 
 def check_certificate(settings: Settings) -> None:

@@ -5,9 +5,12 @@ process, and whenever announcements may have been missed; and in any case after 
 that dies silently is noticed within ten seconds (`app.http.waiting`).
 """
 
+import math
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from redis.asyncio import Redis
 from starlette.types import Scope
@@ -31,13 +34,11 @@ OPERATOR_SETTING = "operator-setting"
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    name: TokenName
     digest: bytes
     principal: Principal
-    expires_at: float | None
-    read_at: float
-
-    def has(self, digest: bytes) -> bool:
-        return same_digest(self.digest, digest)
+    expires_at: float
+    """Infinite: never."""
 
 
 class Authentication:
@@ -54,7 +55,9 @@ class Authentication:
         self._setting = required
         self._required = required
         self._operator = operator_digest
-        self._known: OrderedDict[TokenName, _Known] = OrderedDict()
+        # By the digest of the whole header, so that the way of most requests is short: neither the time a
+        # look-up takes nor what lies in memory tells anything of a secret.
+        self._known: OrderedDict[bytes, tuple[_Known, float]] = OrderedDict()
         self._changes = 0
 
     @property
@@ -69,11 +72,9 @@ class Authentication:
         if self._setting is None and self._required is False:
             self._required = None
         self._changes += 1
-        if cluster_id is None:
-            self._known.clear()
-        else:
-            for name in [name for name in self._known if name.scope == cluster_id]:
-                del self._known[name]
+        for header, (known, _) in list(self._known.items()):
+            if cluster_id is None or known.name.scope == cluster_id:
+                del self._known[header]
 
     async def who(self, scope: Scope) -> Principal:
         """Who sent the request; `Unauthenticated` or `TooManyRequests` otherwise."""
@@ -81,40 +82,34 @@ class Authentication:
             self._required = await store.tokens_issued(self._redis)
         if self._required is False:
             return ANONYMOUS
-        text = _bearer(scope)
-        digest = digest_of(text)
-        if self._operator is not None and same_digest(digest, self._operator):
-            principal = Principal(OPERATOR_SETTING, Role.OPERATOR)
-        else:
-            principal = await self._of_token(text, digest, scope)
-        self._rates.asked(principal.token_id)
-        return principal
-
-    async def _of_token(self, text: str, digest: bytes, scope: Scope) -> Principal:
-        name = name_of(text)
-        known = None if name is None else self._known.get(name)
-        if known is None or time.monotonic() - known.read_at > TRUST_SECONDS or not known.has(digest):
-            known = await self._judge(name, digest, scope)
-        if known.expires_at is not None and known.expires_at <= time.time():
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        header = sha256(given[0]).digest() if len(given) == 1 else b""
+        known, trusted_until = self._known.get(header, _NOTHING)
+        if known is None or trusted_until < time.monotonic():
+            text = _bearer(given)
+            digest = digest_of(text)
+            if self._operator is not None and same_digest(digest, self._operator):
+                self._rates.asked(OPERATOR_SETTING)
+                return _OPERATOR
+            known = await self._judge(text, digest, header, scope)
+        if known.expires_at <= time.time():
             raise self._refusal(scope, "expired", "the token has expired")
+        self._rates.asked(known.principal.token_id)
         return known.principal
 
-    async def _judge(self, name: TokenName | None, digest: bytes, scope: Scope) -> _Known:
+    async def _judge(self, text: str, digest: bytes, header: bytes, scope: Scope) -> _Known:
         """Ask Redis, and remember what it says."""
         # Only here: tokens that are remembered pass, so that whoever guesses behind a proxy or a NAT does not
         # lock the others there out.
         self._rates.allow_attempt(_address(scope))
-        known = None
-        if name is not None:
-            changes = self._changes
-            known = await self._read(name)
-            if known is not None and known.has(digest) and changes == self._changes:
-                self._known[name] = known
-                self._known.move_to_end(name)
-                if len(self._known) > REMEMBERED:
-                    self._known.popitem(last=False)
-        if known is None or not known.has(digest):
+        name, changes = name_of(text), self._changes
+        known = None if name is None else await self._read(name)
+        if known is None or not same_digest(known.digest, digest):
             raise self._refusal(scope, "unknown", "the token is not known here, or was revoked")
+        if changes == self._changes:
+            self._known[header] = known, time.monotonic() + TRUST_SECONDS
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
         return known
 
     async def _read(self, name: TokenName) -> _Known | None:
@@ -125,10 +120,10 @@ class Authentication:
         if now - used > USE_NOTED_SECONDS and not store.expired(record):
             await store.note_use(self._redis, name.scope, name.token_id, int(now))
         return _Known(
+            name=name,
             digest=bytes.fromhex(record.digest),
             principal=Principal(record.token_id, record.role, record.cluster_id, record.node_id),
-            expires_at=None if record.expires_at is None else record.expires_at.timestamp(),
-            read_at=time.monotonic(),
+            expires_at=math.inf if record.expires_at is None else record.expires_at.timestamp(),
         )
 
     def _refusal(self, scope: Scope, reason: str, words: str) -> Unauthenticated:
@@ -137,14 +132,16 @@ class Authentication:
         return Unauthenticated(words, reason="invalid_token")
 
 
-def _bearer(scope: Scope) -> str:
-    """The token sent; `Unauthenticated` where there is none."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
+_NOTHING: tuple[None, float] = (None, 0.0)
+_OPERATOR = Principal(OPERATOR_SETTING, Role.OPERATOR)
+
+
+def _bearer(given: Sequence[bytes]) -> str:
+    """The token sent in the headers; `Unauthenticated` where there is none."""
     if not given:
         AUTHENTICATION_FAILURES.labels("missing").inc()
         raise Unauthenticated("header:Authorization: expected Bearer and a token")
-    value: bytes = given[0]
-    kind, _, text = value.decode("latin-1").partition(" ")
+    kind, _, text = given[0].decode("latin-1").partition(" ")
     if len(given) > 1 or kind.lower() != "bearer":
         AUTHENTICATION_FAILURES.labels("malformed").inc()
         raise Unauthenticated("header:Authorization: expected it once, Bearer and a token")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.access.rules import Rule, roles_of, rule_of
+from app.access.rules import ROLES, rule_of
 from app.http.openapi import RETRY_AFTER
 from app.http.problem import MEDIA_TYPE
 
@@ -44,8 +44,9 @@ def secure(document: dict[str, Any]) -> None:
             if method not in _METHODS:
                 continue
             rule = rule_of(method.upper(), template)
-            operation["security"] = [{SCHEME: [role.value]} for role in roles_of(rule)]
-            if rule is Rule.OPEN:
+            roles = ROLES.get(rule, ())
+            operation["security"] = [{SCHEME: [role.value]} for role in roles]
+            if not roles:
                 continue
             responses = operation["responses"]
             for status, name in _RESPONSES.items():

@@ -1,98 +1,91 @@
-"""How often may be asked: by one token, and with wrong tokens from one address. Counted in this process."""
+"""How often may be asked: by one token, and with wrong tokens from one address. Counted in this process.
+
+The memory of the library `limits` grows with every address that asks, starts a thread every 10 ms
+while it counts, and costs as much as all the rest of looking at a token; hence these few lines.
+"""
 
 import ipaddress
+import math
 import time
 from collections import OrderedDict
-
-from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
 
 from app.errors import TooManyRequests
 
 COUNTED = 20_000
-"""Tokens, and addresses, whose counts are kept: beyond, those not heard of for longest are forgotten."""
+"""Tokens, and addresses, whose counts are kept: beyond, those whose window began first are forgotten."""
+
+TOKEN_SECONDS = 10.0
+"""Requests of a token are counted over so long, so that a burst passes."""
+
+ADDRESS_SECONDS = 60.0
 
 _PREFIX_BITS = 64
 """Of an IPv6 address: who has one has all that begin so."""
 
 
-class BoundedMemory(Storage):
-    """Counts in memory, as the library's own, but of a bounded number of keys and without a thread."""
+class Counts:
+    """Of events by key, in windows that begin with a key's first event and last `seconds`; at most `limit` in
+    one. Of at most `keys` keys."""
 
-    def __init__(self, limit: int = COUNTED) -> None:
-        super().__init__()
-        self._limit = limit
-        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+    def __init__(self, limit: int, seconds: float, keys: int = COUNTED) -> None:
+        self.limit = limit
+        self.seconds = seconds
+        self._keys = keys
+        self._windows: OrderedDict[str, list[float]] = OrderedDict()
 
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return ValueError
+    def __len__(self) -> int:
+        return len(self._windows)
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        now = time.time()
-        count, ends = self._counts.get(key, (0, 0.0))
-        if ends <= now:
-            count, ends = 0, now + expiry
-            while len(self._counts) >= self._limit:
-                self._counts.popitem(last=False)
-        self._counts[key] = count + amount, ends
-        self._counts.move_to_end(key)
-        return count + amount
+    def add(self, key: str, now: float) -> bool:
+        """Count one; False where it is one too many."""
+        window = self._windows.get(key)
+        if window is None or window[0] <= now:
+            window = self._windows[key] = [now + self.seconds, 0]
+            self._windows.move_to_end(key)
+            if len(self._windows) > self._keys:
+                self._windows.popitem(last=False)
+        window[1] += 1
+        return window[1] <= self.limit
 
-    def get(self, key: str) -> int:
-        count, ends = self._counts.get(key, (0, 0.0))
-        return count if ends > time.time() else 0
+    def full(self, key: str, now: float) -> bool:
+        """Whether one more would be one too many."""
+        window = self._windows.get(key)
+        return window is not None and window[0] > now and window[1] >= self.limit
 
-    def get_expiry(self, key: str) -> float:
-        return self._counts.get(key, (0, time.time()))[1]
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int:
-        count = len(self._counts)
-        self._counts.clear()
-        return count
-
-    def clear(self, key: str) -> None:
-        self._counts.pop(key, None)
+    def seconds_left(self, key: str, now: float) -> float:
+        """Until the window of the key is over."""
+        window = self._windows.get(key)
+        return 0.0 if window is None else max(0.0, window[0] - now)
 
 
 class Rates:
-    """`requests_per_second` of a token (0: no limit), counted over ten seconds, so that a burst passes;
-    `failures_per_minute` of an address."""
-
-    _WINDOW_SECONDS = 10
+    """`requests_per_second` of a token (0: no limit), `failures_per_minute` of an address."""
 
     def __init__(self, requests_per_second: int, failures_per_minute: int) -> None:
-        self._requests = (
-            RateLimitItemPerSecond(requests_per_second * self._WINDOW_SECONDS, self._WINDOW_SECONDS)
-            if requests_per_second
-            else None
+        self._tokens = (
+            Counts(int(requests_per_second * TOKEN_SECONDS), TOKEN_SECONDS) if requests_per_second else None
         )
-        self._failures = RateLimitItemPerMinute(failures_per_minute)
-        self._tokens = FixedWindowRateLimiter(BoundedMemory())
-        self._addresses = FixedWindowRateLimiter(BoundedMemory())
+        self._addresses = Counts(failures_per_minute, ADDRESS_SECONDS)
 
     def asked(self, token_id: str) -> None:
         """Count a request; `TooManyRequests` for one too many."""
-        if self._requests is not None and not self._tokens.hit(self._requests, token_id):
+        tokens, now = self._tokens, time.monotonic()
+        if tokens is not None and not tokens.add(token_id, now):
             raise _later(
-                f"the token has asked {self._requests.amount} times within {self._WINDOW_SECONDS} s already",
-                self._tokens.get_window_stats(self._requests, token_id).reset_time,
+                f"the token has asked {tokens.limit} times within {tokens.seconds:g} s already",
+                tokens.seconds_left(token_id, now),
             )
 
     def failed(self, address: str) -> None:
         """Count a wrong token."""
-        self._addresses.hit(self._failures, _counted(address))
+        self._addresses.add(_counted(address), time.monotonic())
 
     def allow_attempt(self, address: str) -> None:
         """`TooManyRequests` where there were too many wrong ones from there."""
-        if not self._addresses.test(self._failures, _counted(address)):
+        key, now = _counted(address), time.monotonic()
+        if self._addresses.full(key, now):
             raise _later(
-                "too many wrong tokens came from your address",
-                self._addresses.get_window_stats(self._failures, _counted(address)).reset_time,
+                "too many wrong tokens came from your address", self._addresses.seconds_left(key, now)
             )
 
 
@@ -106,5 +99,5 @@ def _counted(address: str) -> str:
     return str(ipaddress.ip_network((known, _PREFIX_BITS), strict=False))
 
 
-def _later(detail: str, reset_time: float) -> TooManyRequests:
-    return TooManyRequests(detail, retry_after_seconds=max(1, round(reset_time - time.time() + 0.5)))
+def _later(detail: str, seconds: float) -> TooManyRequests:
+    return TooManyRequests(detail, retry_after_seconds=math.ceil(seconds))

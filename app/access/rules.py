@@ -91,21 +91,21 @@ READERS = frozenset({Rule.LISTING, Rule.READ, Rule.METRICS, Rule.READ_BY_NODES, 
 NODES = frozenset({Rule.LISTING, Rule.READ_BY_NODES, Rule.READ_BY_NODE, Rule.REPORT, Rule.REPORT_MOVE})
 _OWN = frozenset({Rule.READ_BY_NODE, Rule.REPORT})
 
-
-def rule_of(method: str, template: str) -> Rule:
-    """KeyError for a route that the table lacks."""
-    return RULES[f"{method} {template}"]
-
-
-def roles_of(rule: Rule) -> tuple[Role, ...]:
-    """Whose tokens it takes; none where it takes everybody."""
-    if rule is Rule.OPEN:
-        return ()
-    return (
+ROLES: Mapping[Rule, tuple[Role, ...]] = {
+    rule: (
         Role.OPERATOR,
         *([Role.READER] if rule in READERS else []),
         *([Role.NODE] if rule in NODES else []),
     )
+    for rule in Rule
+    if rule is not Rule.OPEN
+}
+"""Whose tokens each takes."""
+
+
+def rule_of(method: str, template: str) -> Rule:
+    """KeyError for a route that the table lacks."""
+    return RULES[f"{method} {template}"]
 
 
 def require(rule: Rule, principal: Principal, cluster_id: str | None, node_id: str | None) -> None:
@@ -118,7 +118,7 @@ def require(rule: Rule, principal: Principal, cluster_id: str | None, node_id: s
         if cluster_id is None:
             raise _forbidden("this needs a token of all clusters, yours is of one", "OTHER_CLUSTER")
         raise _forbidden("the token is of another cluster", "OTHER_CLUSTER")
-    allowed = roles_of(rule)
+    allowed = ROLES[rule]
     if principal.role not in allowed:
         named = " or ".join(role.value for role in allowed)
         raise _forbidden(f"this needs a token of the role {named}, yours is {principal.role.value}", "ROLE")

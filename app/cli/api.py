@@ -30,7 +30,7 @@ from app.serve import Supervisor, SupervisorError
 from app.server import run_api
 from app.storage.client import StorageError, connect
 from app.storage.durable import require_durability
-from app.tls import check_certificate, scheme_of
+from app.tls import check_certificate, scheme_of, warn_of_plain_http
 
 
 def api_command(
@@ -88,6 +88,7 @@ def api_command(
     except (ListeningError, StorageError, SupervisorError, logs.LogLevelError) as error:
         raise fail(error) from None
     if listen_fd is None:
+        warn_of_plain_http(settings)
         print(f"moeplace api is listening on {url_of(listener, scheme_of(settings))}", flush=True)
     run_api(settings, listener, started=lambda: _tell(ready_fd))
 
