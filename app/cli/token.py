@@ -18,7 +18,7 @@ from rich.table import Table
 from app.access.roles import Role
 from app.access.secret import SECRET_BYTES, TOKEN_ID_PATTERN
 from app.cli.service_access import ask_service
-from app.cli.settings import RedisUrl, fail, settings_from
+from app.cli.settings import fail, settings_from
 from app.errors import ProblemError
 from app.schema import ID_PATTERN
 from app.storage.client import StorageError, connect
@@ -86,7 +86,12 @@ def token_command(
         str | None,
         typer.Option(help="An operator's token, for the service. Better: the variable MOEPLACE_TOKEN."),
     ] = None,
-    redis_url: RedisUrl = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Instead of a service: the Redis it uses. Variable: MOEPLACE_REDIS_URL."
+        ),
+    ] = None,
 ) -> None:
     """Issue, list and revoke the tokens that requests carry.
 
