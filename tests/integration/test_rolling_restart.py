@@ -223,7 +223,7 @@ def certificate(directory: Path, authority: trustme.CA) -> tuple[Path, Path]:
 
 
 def test_https_and_a_new_certificate(
-    start: Callable[..., Api], redis: Redis, redis_server: EmbeddedServer, tmp_path: Path
+    start: Callable[..., Api], redis_server: EmbeddedServer, tmp_path: Path
 ) -> None:
     """HTTPS on an address that others reach, with tokens: those who trust the authority are served, commands
     too; a certificate that is no certificate changes nothing; a new one is served after a rolling restart."""
