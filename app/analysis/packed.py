@@ -4,7 +4,7 @@ Shares are kept as float16: 11 significant bits, which is finer than any sample 
 """
 
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, cast
 
 import msgspec
 import numpy as np
@@ -86,7 +86,7 @@ class PackedLayer(msgspec.Struct, array_like=True, frozen=True):
         """As the API tells it; O(N E): call it off the event loop."""
         shape = len(self.node_ids), self.experts
         rates = np.frombuffer(self.rates, "<f8")
-        shares = np.frombuffer(self.shares, "<f2").reshape(shape)
+        shares = _rounded(np.frombuffer(self.shares, "<f2").reshape(shape))
         held, desired = _bits(self.held, shape), _bits(self.desired, shape)
         return LayerActivations(
             cluster_uid=self.cluster_uid,
@@ -101,7 +101,7 @@ class PackedLayer(msgspec.Struct, array_like=True, frozen=True):
                     node_id=node_id,
                     live=self.live[row],
                     activations_per_second=float(rates[row]),
-                    shares=_rounded(shares[row]) if rates[row] > 0 else [],
+                    shares=shares[row] if rates[row] > 0 else [],
                     held=np.flatnonzero(held[row]).tolist(),
                     desired=np.flatnonzero(desired[row]).tolist(),
                 )
@@ -115,9 +115,13 @@ def layer_field(model_id: str, layer: int) -> str:
     return f"{model_id}/{layer}"
 
 
-def _rounded(shares: "npt.NDArray[np.float16]") -> list[float]:
+def _rounded(shares: "npt.NDArray[np.float16]") -> list[list[float]]:
     """More digits than float16 has would be noise, and most of the answer's bytes."""
-    return [float(f"{share:.{SIGNIFICANT_DIGITS}g}") for share in shares.tolist()]
+    exact = shares.astype(np.float64)
+    digits = SIGNIFICANT_DIGITS - 1 - np.floor(np.log10(exact, out=np.zeros_like(exact), where=exact > 0))
+    # Both are whole numbers, so that the quotient is the double nearest to the decimal, and prints as such.
+    scale = 10.0**digits
+    return cast("list[list[float]]", (np.rint(exact * scale) / scale).tolist())
 
 
 def _bits(packed: bytes, shape: tuple[int, int]) -> UInt8:

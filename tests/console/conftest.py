@@ -1,16 +1,16 @@
 """The console in a headless browser, on a real service with a real fleet of four nodes."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-import httpx
 import pytest
 from httpx import AsyncClient
 from playwright.async_api import Browser
 
 from tests.console.browser import Tab, chromium_path, opened_tab, started_browser
 from tests.console.fleet import RunningFleet, running_fleet
-from tests.console.steps import exchange, generation
+from tests.console.steps import exchange, generation, settled
 
 SETTLED_SECONDS = 60
 
@@ -26,22 +26,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
     """Running since its first generation, which is carried out: there is something of everything to see."""
     chromium_path()
     with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        _wait_until_settled(fleet)
+        asyncio.run(_wait_until_settled(fleet))
         yield fleet
 
 
-def _wait_until_settled(fleet: RunningFleet) -> None:
-    deadline = time.monotonic() + SETTLED_SECONDS
-    status = None
-    while time.monotonic() < deadline:
-        status = httpx.get(f"{fleet.cluster_url}/placement/status")
-        overview = httpx.get(f"{fleet.cluster_url}/analysis/overview")
-        if status.status_code == overview.status_code == 200:
-            holds = {found["type"]: found["status"] for found in status.json()["conditions"]}
-            if holds["Converged"] and overview.json()["local_hit_ratio"]:
+async def _wait_until_settled(fleet: RunningFleet) -> None:
+    async with AsyncClient(base_url=fleet.cluster_url, timeout=30) as api:
+        deadline = time.monotonic() + SETTLED_SECONDS
+        while time.monotonic() < deadline:
+            if await settled(api):
                 return
-        time.sleep(0.2)
-    raise AssertionError(f"the fleet has not settled: {status and status.text}")
+            await asyncio.sleep(0.2)
+        status = await api.get("/placement/status")
+    raise AssertionError(f"the fleet has not settled: {status.text}")
 
 
 @pytest.fixture

@@ -48,6 +48,22 @@ async def generation(api: AsyncClient) -> int:
     return found
 
 
+async def settled(api: AsyncClient, at_least: int = 1) -> bool:
+    """Whether that generation, or one after it, is carried out and has served traffic."""
+    status, overview = [await api.get(path) for path in ("/placement/status", "/analysis/overview")]
+    if not status.status_code == overview.status_code == 200:
+        return False
+    holds = {found["type"]: found["status"] for found in status.json()["conditions"]}
+    number = status.json()["generation"]
+    return bool(
+        holds["Converged"]
+        and not holds["Migrating"]
+        and (number or 0) >= at_least
+        and overview.json()["generation"] == number
+        and overview.json()["local_hit_ratio"]
+    )
+
+
 async def exchange(api: AsyncClient) -> None:
     """Bring another placement into force: a node gives up an expert that another holds too, for one that it
     does not hold."""

@@ -7,7 +7,11 @@ const VIRIDIS = [
 const STEPS = 64;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-export const isDark = () => dark.matches;
+let isDarkNow = dark.matches;
+dark.addEventListener("change", () => (isDarkNow = dark.matches));
+
+export const isDark = () => isDarkNow;
+/** `listener` is called after the theme has changed. */
 export function onTheme(listener, signal) {
   dark.addEventListener("change", listener, { signal });
 }
@@ -40,7 +44,7 @@ const SCALES = {
 
 /** `value` in 0..1 -> {css, bright}; kind "colour" or "grey". */
 export function tone(kind, value) {
-  return SCALES[kind][isDark() ? "dark" : "light"][Math.round(Math.min(Math.max(value, 0), 1) * STEPS)];
+  return SCALES[kind][isDarkNow ? "dark" : "light"][Math.round(Math.min(Math.max(value, 0), 1) * STEPS)];
 }
 
 export const gradient = (kind) => {

@@ -5,7 +5,7 @@ import { ask } from "./api.js";
 import { confirm } from "./dialogs.js";
 import { age, clock } from "./format.js";
 
-const CONDITIONS = {
+export const CONDITIONS = {
   Available: { yes: "good", no: "bad", words: ["Available", "Not available"] },
   Converged: { yes: "good", no: "busy", words: ["Converged", "Converging"] },
   Migrating: { yes: "busy", no: "still", words: ["Migrating", "Not migrating"] },

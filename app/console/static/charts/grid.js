@@ -97,11 +97,12 @@ export class Grid {
 
   #labels() {
     const { context } = this;
-    context.font = `${Math.min(12, this.cellHeight)}px system-ui, sans-serif`;
+    context.font = `${Math.min(12, this.cellHeight - 1)}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     context.textAlign = "right";
+    const [plain, muted] = [ink("--text"), ink("--muted")];
     this.rows.forEach(({ label, dim }, row) => {
-      context.fillStyle = ink(dim ? "--muted" : "--text");
+      context.fillStyle = dim ? muted : plain;
       const text = label.length > LONGEST ? `…${label.slice(1 - LONGEST)}` : label;
       context.fillText(text, LABELS - 8, this.head + (row + 0.5) * this.cellHeight);
     });

@@ -4,6 +4,7 @@ import { h } from "../dom.js";
 import { ink, onTheme } from "../palette.js";
 
 const HEIGHT = 190;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000, 1_000_000];
 
 /** series: [{label, ink: "--blue", dash, points, scale, text: value => string}]; x: {label, text}. */
 export class Lines {
@@ -41,9 +42,9 @@ export class Lines {
       {
         width: this.place.clientWidth,
         height: HEIGHT,
-        scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high, 1e-9) * 1.08] } },
+        scales: { x: { time: false }, y: { range: y.range ?? ((_, low, high) => [0, Math.max(high, 1e-9) * 1.08]) } },
         axes: [
-          { ...axis, values: (_, values) => values.map((value) => (Number.isInteger(value) ? x.text(value) : "")), label: x.label, labelSize: 18, size: 32 },
+          { ...axis, incrs: WHOLE, values: (_, values) => values.map(x.text), label: x.label, labelSize: 18, size: 32 },
           { ...axis, values: (_, values) => values.map(y.text), size: 64 },
         ],
         series: [

@@ -1,9 +1,9 @@
 // The fleet at a glance: each node's health, memory, traffic and latency, and how layers do.
 
 import { h, replace, setText } from "../dom.js";
-import { age, bytes, count, milliseconds, perSecond, plural, ratio, seconds, words } from "../format.js";
+import { age, bytes, count, milliseconds, perSecond, plural, ratio, seconds } from "../format.js";
 import { missing } from "../lessons.js";
-import { mark } from "../strip.js";
+import { CONDITIONS, mark } from "../strip.js";
 import { Table, folded } from "../table.js";
 import { Lines } from "../charts/lines.js";
 
@@ -36,7 +36,7 @@ export function show(place, { feed, signal }) {
     {
       label: "Activations served locally, layer by layer",
       x: { label: "layer", text: String },
-      y: { text: (value) => ratio(value, 0) },
+      y: { text: (value) => ratio(value, 0), range: [0, 1] },
       series: [{ label: "local", ink: "--green", points: 5 }],
     },
     signal,
@@ -96,7 +96,10 @@ export function show(place, { feed, signal }) {
     ]);
     replace(
       reasons,
-      (status?.conditions ?? []).filter(worrying).map(({ type, reason }) => h("li", {}, mark(type === "Available" ? "bad" : type === "TelemetryFresh" ? "warn" : "busy"), " ", h("strong", {}, words(type.replace(/(?!^)([A-Z])/g, "_$1"))), `: ${reason}`)),
+      (status?.conditions ?? []).filter(worrying).map(({ type, status: holds, reason }) => {
+        const { yes, no, words } = CONDITIONS[type];
+        return h("li", {}, mark(holds ? yes : no), " ", h("strong", {}, words[holds ? 0 : 1]), `: ${reason}`);
+      }),
     );
     drawLayers();
   }

@@ -17,13 +17,13 @@ export function show(place, { feed, signal }) {
   const none = h("p", { class: "summary" }, "Asking…");
   const chart = new Lines(
     {
-      label: "Mean latency of a token by generation: predicted when it was made, achieved on later traffic, and what the generation before would have given on that traffic",
+      label: "Mean latency of a token, generation by generation",
       x: { label: "generation", text: String },
       y: { text: (value) => `${(value * 1e3).toPrecision(3)} ms` },
       series: [
-        { label: "predicted", ink: "--blue", dash: [6, 4], hollow: true, points: 7 },
-        { label: "achieved", ink: "--green", points: 8 },
-        { label: "generation before, same traffic", ink: "--orange", dash: [2, 3], points: 5 },
+        { label: "predicted when made", ink: "--blue", dash: [6, 4], hollow: true, points: 7 },
+        { label: "achieved on later traffic", ink: "--green", points: 8 },
+        { label: "generation before, on that traffic", ink: "--orange", dash: [2, 3], points: 5 },
       ],
     },
     signal,
@@ -40,8 +40,9 @@ export function show(place, { feed, signal }) {
     event.preventDefault();
     diff();
   });
+  const chartPanel = h("section", { class: "panel" }, chart.element);
   const body = h("div", { hidden: true },
-    h("section", { class: "panel" }, chart.element),
+    chartPanel,
     h("section", { class: "panel" }, table.element),
     h("section", { class: "panel", "aria-labelledby": "compare" }, h("h2", { id: "compare" }, "Compare two generations"), compare, outcome));
   place.append(none, body);
@@ -61,7 +62,9 @@ export function show(place, { feed, signal }) {
     setText(none, "No placement has been in force yet: a cluster needs a model, and nodes that can hold it.");
     if (!entries.length) return;
     const rising = [...entries].reverse();
-    chart.show([
+    const timed = entries.some((entry) => entry.evidence.mean_latency_seconds ?? entry.outcome?.mean_latency_seconds ?? null);
+    chartPanel.hidden = !timed;
+    if (timed) chart.show([
       rising.map((entry) => entry.metadata.generation),
       rising.map((entry) => entry.evidence.mean_latency_seconds),
       rising.map((entry) => entry.outcome?.mean_latency_seconds ?? null),
@@ -188,7 +191,8 @@ function totals(before, after) {
 }
 
 function difference(before, after) {
-  const changes = after.since(before);
+  const order = (a, b) => a.localeCompare(b, "en", { numeric: true });
+  const changes = after.since(before).sort((a, b) => order(a.layer, b.layer) || order(a.node, b.node));
   const byNode = new Map();
   for (const { node, added, removed } of changes) {
     const sum = byNode.get(node) ?? { node, added: 0, removed: 0, layers: 0 };
@@ -206,19 +210,19 @@ function difference(before, after) {
       ],
       keyOf: (row) => row.node,
     });
-    nodes.show([...byNode.values()].sort((a, b) => a.node.localeCompare(b.node, "en", { numeric: true })));
+    nodes.show([...byNode.values()].sort((a, b) => order(a.node, b.node)));
     const each = new Table({
       caption: "By node and layer",
       columns: [
         { title: "Node", head: true, sort: (row) => row.node, text: (row) => row.node },
-        { title: "Layer", sort: (row) => row.layer, text: (row) => row.layer },
+        { title: "Layer", sort: (row) => row.layer, text: (row) => row.layer.split("/").reverse().join(" of ") },
         { title: "Experts more", text: (row) => row.added.join(" ") },
         { title: "Experts fewer", text: (row) => row.removed.join(" ") },
       ],
       keyOf: (row) => `${row.node} ${row.layer}`,
     });
     each.show(changes.slice(0, LISTED));
-    parts.push(h("div", { class: "pair" }, nodes.element, each.element));
+    parts.push(h("div", { class: "diff" }, nodes.element, each.element));
     if (changes.length > LISTED) parts.push(h("p", { class: "muted" }, `The second table lists the first ${LISTED} of ${count(changes.length)}.`));
   }
   return parts;

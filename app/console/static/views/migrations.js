@@ -22,7 +22,7 @@ export function show(place, { feed, signal, act }) {
   const inspector = h("div", { class: "inspector" });
   const gantt = new Gantt({ label: "Moves over time by destination. Left and right go through moves, up and down through nodes.", onLook: inspect, signal });
   const legend = h("ul", { class: "legend" },
-    key("copy", "copy from a peer"), key("fetch", "copy from the origin"), key("drop", "drop"), key("planned", "as planned"), key("going-on", "under way"), key("failed", "failed"));
+    key("copy", "copy from a peer"), key("fetch", "copy from the origin"), key("drop", "drop"), key("planned", "above each lane: as planned"), key("going-on", "under way"), key("failed", "failed"));
   const table = new Table({ caption: "Moves", columns: MOVE_COLUMNS, keyOf: (move) => move.id });
   const fold = folded("Moves as a table", table, () => moves.slice(0, LISTED));
   const rest = h("p", { class: "muted" });

@@ -23,6 +23,7 @@ export function show(place, { feed, signal }) {
     height: [12, 44],
     width: [12, 84],
     foot: 20,
+    right: 22,
     signal,
     draw: drawCell,
     describe: (row, column) => sentence(row, column),
@@ -113,7 +114,7 @@ export function show(place, { feed, signal }) {
       h("dl", { class: "facts" },
         fact("One call", `${seconds(value(row, column))}, ${how(row, column)}`),
         back !== null && fact("The other way", seconds(back)),
-        fact(`${node.node_id} receives`, `${bytes(node.ingress_bytes_per_second)}/s, sends ${bytes(node.egress_bytes_per_second)}/s`)),
+        fact("Bandwidth", `${node.node_id} receives ${bytes(node.ingress_bytes_per_second)}/s, sends ${bytes(node.egress_bytes_per_second)}/s`)),
     );
   }
 

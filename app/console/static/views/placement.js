@@ -12,6 +12,7 @@ export const title = "Placement";
 
 const HEAD = 46;
 const RIGHT = 118;
+const KEPT_LAYERS = 8;
 
 export function show(place, { feed, signal }) {
   const lesson = h("div");
@@ -31,6 +32,8 @@ export function show(place, { feed, signal }) {
     label: "Experts by node. Arrow keys look at one cell after another.",
     head: HEAD,
     right: RIGHT,
+    height: [13, 38],
+    width: [4, 38],
     signal,
     draw: (context, cell) => drawCell(context, cell),
     drawHead: (context, cell) => drawHead(context, cell),
@@ -51,6 +54,7 @@ export function show(place, { feed, signal }) {
   let view = null; // what is drawn, made of it
   let before = null; // Map node -> Set of experts of the generation before, in this layer
   let switched = null; // when another layer was asked for
+  const kept = new Map(); // layers looked at lately: shown at once, and then looked at anew
 
   const layersOf = (id) => (feed.overview?.layers ?? []).filter((one) => one.model_id === id);
   const key = () => `${model.value}/${layer.value}`;
@@ -75,23 +79,47 @@ export function show(place, { feed, signal }) {
     if (model.value && looking === null) choose();
   }
 
-  function choose() {
+  function choose(ahead = 0) {
     looking?.stop();
     slider.value = String(layer.selectedIndex);
     slider.setAttribute("aria-valuetext", `layer ${layer.value}`);
     switched = performance.now();
     const asked = key();
-    looking = feed.watch(`/analysis/layers/${encodeURIComponent(model.value)}/${layer.value}`, {
+    if (kept.has(asked)) {
+      ({ data, before } = kept.get(asked));
+      arrange();
+    }
+    looking = feed.watch(pathOf(layer.value), {
       every: 3000,
       async onValue(found) {
         const previous = await previousOf(found, asked);
+        keep(asked, found, previous);
         if (asked !== key()) return;
         data = found;
         before = previous;
         arrange();
+        if (ahead) fetchAhead(ahead);
+        ahead = 0;
       },
       onProblem: (error) => setText(summary, error.message),
     });
+  }
+
+  const pathOf = (number) => `/analysis/layers/${encodeURIComponent(model.value)}/${number}`;
+
+  function keep(asked, found, previous) {
+    kept.delete(asked);
+    kept.set(asked, { data: found, before: previous });
+    if (kept.size > KEPT_LAYERS) kept.delete(kept.keys().next().value);
+  }
+
+  /** Who goes from layer to layer goes on. */
+  async function fetchAhead(by) {
+    const next = layer.options[layer.selectedIndex + by]?.value;
+    const asked = `${model.value}/${next}`;
+    if (next === undefined || kept.has(asked)) return;
+    const answer = await feed.ask(pathOf(next), { signal }).catch(() => null);
+    if (answer) keep(asked, answer.body, await previousOf(answer.body, asked));
   }
 
   async function previousOf(found, asked) {
@@ -103,6 +131,7 @@ export function show(place, { feed, signal }) {
   }
 
   function arrange() {
+    const began = performance.now();
     const { nodes, experts: width } = data;
     const total = new Float64Array(width);
     const replicas = new Int32Array(width);
@@ -138,6 +167,7 @@ export function show(place, { feed, signal }) {
     summarize();
     if (grid.cursor) inspect(grid.cursor.row, grid.cursor.column);
     fold.update();
+    performance.measure("layer drawing", { start: began, end: performance.now() });
     if (switched !== null) {
       performance.measure("layer switch", { start: switched, end: performance.now() });
       switched = null;
@@ -145,12 +175,14 @@ export function show(place, { feed, signal }) {
   }
 
   function summarize() {
-    const flat = view.rows.flatMap((row) => [...row.state]);
-    const number = (bit) => flat.reduce((sum, state) => sum + ((state & bit) !== 0), 0);
-    const [added, removed, coming, going] = [number(ADDED), number(REMOVED), flat.filter((s) => (s & 3) === WANTED).length, flat.filter((s) => (s & 3) === HELD).length];
+    const counts = new Int32Array(16);
+    for (const row of view.rows) for (const state of row.state) counts[state] += 1;
+    const number = (mask, value) => counts.reduce((sum, many, state) => ((state & mask) === value ? sum + many : sum), 0);
+    const [wanted, added, removed] = [number(WANTED, WANTED), number(ADDED, ADDED), number(REMOVED, REMOVED)];
+    const [coming, going] = [number(HELD | WANTED, WANTED), number(HELD | WANTED, HELD)];
     const changes = before ? (added || removed ? `since the generation before, ${plural(added, "copy", "copies")} more and ${count(removed)} fewer here` : "nothing changed here since the generation before") : "no generation before to compare with";
     const way = coming || going ? ` ${count(coming)} on the way, ${count(going)} to be dropped.` : "";
-    setText(summary, `Generation ${data.generation ?? "–"}: ${plural(number(WANTED), "copy", "copies")} of ${data.experts} experts in layer ${data.layer} of ${data.model_id}; ${changes}.${way} Looked at ${age(data.created_at)}.`);
+    setText(summary, `Generation ${data.generation ?? "–"}: ${plural(wanted, "copy", "copies")} of ${data.experts} experts in layer ${data.layer} of ${data.model_id}; ${changes}.${way} Looked at ${age(data.created_at)}.`);
   }
 
   function drawCell(context, { row, column, x, y, width, height }) {
@@ -212,7 +244,7 @@ export function show(place, { feed, signal }) {
       context.fillText(String(replicas), x + w / 2, bars + 8);
     } else {
       const deep = 12 * (replicas / view.mostReplicas);
-      context.fillStyle = replicas > 1 ? ink_.text : ink_.line;
+      context.fillStyle = replicas > 1 ? ink_.muted : ink_.line;
       context.fillRect(x, bars + 2, w, Math.max(1, deep));
     }
   }
@@ -276,7 +308,7 @@ export function show(place, { feed, signal }) {
     const to = layer.selectedIndex + by;
     if (to < 0 || to >= layer.options.length) return;
     layer.selectedIndex = to;
-    choose();
+    choose(by);
   }
 
   // Read once a theme, not once a cell.
@@ -291,7 +323,7 @@ export function show(place, { feed, signal }) {
     looking = null;
     offer();
   });
-  layer.addEventListener("change", choose);
+  layer.addEventListener("change", () => choose());
   slider.addEventListener("input", () => {
     layer.selectedIndex = Number(slider.value);
     choose();
