@@ -51,12 +51,13 @@ class Tab:
     async def show(self, path: str = "") -> None:
         await self.page.goto(f"{self.base_url}/{path}")
 
-    async def axe(self) -> list[str]:
-        """Serious and critical violations of the rules that axe knows."""
-        await self.page.evaluate(AXE.read_text())
-        found: dict[str, Any] = await self.page.evaluate(
-            "() => axe.run(document, {resultTypes: ['violations']})"
-        )
+    async def axe(self, tag: str | None = None) -> list[str]:
+        """Serious and critical violations of the rules that axe knows; with `tag`, of those so tagged."""
+        if not await self.page.evaluate("() => 'axe' in window"):
+            await self.page.evaluate(AXE.read_text())
+        options = {"resultTypes": ["violations"]} | ({"runOnly": [tag]} if tag else {})
+        found: dict[str, Any] = await self.page.evaluate("options => axe.run(document, options)", options)
+        assert found["passes"], "axe judged nothing"
         return [
             f"{violation['id']} ({violation['impact']}): {node['target']} {node['failureSummary']}"
             for violation in found["violations"]

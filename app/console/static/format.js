@@ -21,7 +21,7 @@ export function seconds(value) {
 /** Always in milliseconds, for columns. */
 export const milliseconds = (value) => (absent(value) ? NONE : `${digits(value * 1e3, 3)} ms`);
 
-export const ratio = (value, places = 1) => (absent(value) ? NONE : `${(value * 100).toFixed(places)} %`);
+export const ratio = (value, places = 1) => (absent(value) ? NONE : `${(value * 100).toFixed(places).replace("-", "−")} %`);
 
 export function share(value) {
   if (absent(value)) return NONE;

@@ -86,7 +86,7 @@ export function show(place, { feed, signal, act }) {
     const tick = () => gantt.show(moves, running && plan.state !== "PAUSED" ? (Date.now() - start) / 1000 : null);
     tick();
     if (running) timer = setInterval(tick, 500);
-    replace(heading, `Generation ${plan.from_generation ?? "–"} → ${plan.to_generation} `, h("span", { class: "state" }, mark(KINDS[plan.state]), " ", words(plan.state)), plan.validate_only ? h("span", { class: "muted" }, " not carried out: a question") : "");
+    replace(heading, `Generation ${plan.from_generation ?? "–"} → ${plan.to_generation} `, h("span", { class: "state" }, mark(KINDS[plan.state]), " ", plan.validate_only ? "a question, not carried out" : words(plan.state)));
     const { moves_total: total, moves_succeeded: done, moves_failed: failed, bytes_total: size, bytes_done: moved } = plan.progress;
     const finished = moves.map((move) => move.to).filter((to) => to !== null);
     const took = !running && finished.length ? finished.reduce((a, b) => Math.max(a, b)) : null;
@@ -188,7 +188,7 @@ const planColumns = (choose) => [
   { title: "State", sort: (plan) => plan.state, draw(cell, plan) {
     if (cell.dataset.state === plan.state) return;
     cell.dataset.state = plan.state;
-    replace(cell, mark(KINDS[plan.state]), " ", words(plan.state) + (plan.validate_only ? " (question)" : ""));
+    replace(cell, mark(KINDS[plan.state]), " ", plan.validate_only ? "a question, not carried out" : words(plan.state));
   } },
   { title: "Moves", number: true, sort: (plan) => plan.progress.moves_total, text: (plan) => `${count(plan.progress.moves_succeeded)} / ${count(plan.progress.moves_total)}` },
   { title: "Bytes", number: true, sort: (plan) => plan.progress.bytes_total, text: (plan) => bytes(plan.progress.bytes_total) },
