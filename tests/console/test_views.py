@@ -22,7 +22,7 @@ OpenTab = Callable[..., AbstractAsyncContextManager[Tab]]
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_no_view_has_a_serious_fault(fleet: RunningFleet, open_tab: OpenTab, dark: bool) -> None:
-    """axe finds nothing serious on any view (in the dark, where only colours differ, by its rules on them), and
+    """axe finds nothing serious on any view (in the dark, where only colours differ, by its rules on them);
     neither the policy nor a script complains. CONSOLE_PICTURES=folder keeps pictures to be looked at."""
     folder = os.environ.get("CONSOLE_PICTURES")
     async with open_tab(fleet.url, dark=dark) as tab:
