@@ -124,7 +124,7 @@ export function watch(path, { wait = 0, every = 3000, onValue, onProblem = () =>
           try {
             await onValue(answer.body, answer.etag);
           } catch (fault) {
-            if (fault instanceof Refused || fault instanceof TypeError && fault.message.includes("fetch")) throw fault;
+            if (fault instanceof Refused || fault.name === "AbortError" || fault.message.includes("fetch")) throw fault;
             console.error(fault);
           }
           const took = performance.now() - began;

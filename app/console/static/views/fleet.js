@@ -52,7 +52,19 @@ export function show(place, { feed, signal }) {
   place.append(lesson, body);
 
   let known = [];
-  const looking = feed.watch(`/nodes?limit=100`, { every: 8000, onValue: (found) => ((known = found.nodes), draw()) });
+  const looking = feed.watch("/nodes?limit=100", {
+    every: 8000,
+    async onValue(first) {
+      const found = [...first.nodes];
+      for (let next = first.next_after; next !== null; ) {
+        const { body } = await feed.ask(`/nodes?limit=100&after=${encodeURIComponent(next)}`, { signal });
+        found.push(...body.nodes);
+        next = body.next_after;
+      }
+      known = found;
+      draw();
+    },
+  });
 
   function drawLayers() {
     const { overview } = feed;
