@@ -124,7 +124,7 @@ async def run(directory: Path) -> dict[str, Any]:
 
 
 async def _put(api: AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    response = await api.put(path, json=body)
+    response = await api.put(f"{api.base_url}".rstrip("/") + path, json=body)
     assert response.is_success, response.text
     found: dict[str, Any] = response.json()
     return found
