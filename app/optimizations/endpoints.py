@@ -142,7 +142,7 @@ async def cancel_optimization(request: Request, cluster_id: ClusterId, optimizat
     summary="List the algorithms that placements can be computed with",
     operation_id="list_algorithms",
     response_class=Response,
-    responses={200: answer(AlgorithmList, "The service's own default comes first."), **problems()},
+    responses={200: answer(AlgorithmList, "All of them."), **problems()},
 )
 async def list_algorithms() -> Response:
     return json_answer(await asyncio.to_thread(service.list_algorithms))

@@ -23,21 +23,33 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """Running since its first generation, which is carried out: there is something of everything to see."""
+    """Settled on a placement, with two more of ours for a history; from now on new ones come from tests alone."""
     chromium_path()
     with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        asyncio.run(_wait_until_settled(fleet))
+        asyncio.run(_prepare(fleet))
         yield fleet
 
 
-async def _wait_until_settled(fleet: RunningFleet) -> None:
-    async with AsyncClient(base_url=fleet.cluster_url, timeout=30) as api:
-        deadline = time.monotonic() + SETTLED_SECONDS
-        while time.monotonic() < deadline:
-            if await settled(api):
-                return
-            await asyncio.sleep(0.2)
-        status = await api.get("/placement/status")
+async def _prepare(fleet: RunningFleet) -> None:
+    cluster = fleet.cluster_url
+    async with AsyncClient(base_url=cluster, timeout=60) as api:
+        await _until_settled(api)
+        settings = (await api.get(cluster)).json()["settings"]
+        (await api.put(cluster, json={**settings, "automatic": False})).raise_for_status()
+        # Solves come one after another: when this one has ended, so has what was begun before.
+        await api.post("/optimizations", json={"validate_only": True}, headers={"Prefer": "wait=30"})
+        for _ in range(2):
+            await exchange(api)
+        await _until_settled(api)
+
+
+async def _until_settled(api: AsyncClient) -> None:
+    deadline = time.monotonic() + SETTLED_SECONDS
+    while time.monotonic() < deadline:
+        if await settled(api):
+            return
+        await asyncio.sleep(0.2)
+    status = await api.get("/placement/status")
     raise AssertionError(f"the fleet has not settled: {status.text}")
 
 
@@ -49,14 +61,9 @@ async def api(fleet: RunningFleet) -> AsyncIterator[AsyncClient]:
 
 
 @pytest.fixture
-async def paused(api: AsyncClient) -> AsyncIterator[int]:
-    """Automatic recomputation is paused, and one generation at least is there to go back to; the generation
-    in force."""
-    (await api.post("/placement:pause")).raise_for_status()
-    if await generation(api) < 2:
-        await exchange(api)
-    yield await generation(api)
-    (await api.post("/placement:resume")).raise_for_status()
+async def in_force(api: AsyncClient) -> int:
+    """The generation in force, which stays so unless the test changes it."""
+    return await generation(api)
 
 
 @pytest.fixture

@@ -14,23 +14,25 @@ from tests.console.steps import exchange, generation, read, rows, show_view
 pytestmark = pytest.mark.anyio
 
 
-async def test_rollback_asks_first_and_names_what_it_saw(tab: Tab, api: AsyncClient, paused: int) -> None:
+async def test_rollback_asks_first_and_names_what_it_saw(tab: Tab, api: AsyncClient, in_force: int) -> None:
     """The dialog tells what changes; leaving it changes nothing; the request carries If-Match; a new
     generation is in force and shown without a reload."""
     await show_view(tab, "history")
     page = tab.page
-    button = page.get_by_role("button", name=f"Roll back to generation {paused - 1}", exact=True)
+    button = page.get_by_role("button", name=f"Roll back to generation {in_force - 1}", exact=True)
     await button.click()
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text(f"Generation {paused} is in force now")
+    await expect(dialog).to_contain_text(f"Generation {in_force} is in force now")
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
-    assert await generation(api) == paused
+    assert await generation(api) == in_force
     await button.click()
     async with page.expect_request(re.compile("placement:rollback")) as sent:
         await page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
-    assert (await sent.value).headers["if-match"] == (await api.get(f"/placements/{paused}")).headers["etag"]
-    await expect(page.get_by_label("State of the placement")).to_contain_text(f"Generation {paused + 1}")
+    assert (await sent.value).headers["if-match"] == (await api.get(f"/placements/{in_force}")).headers[
+        "etag"
+    ]
+    await expect(page.get_by_label("State of the placement")).to_contain_text(f"Generation {in_force + 1}")
     await expect(
         page.get_by_role("table", name="Generations, newest first").locator("tbody tr").first
     ).to_contain_text("rollback")
@@ -38,17 +40,17 @@ async def test_rollback_asks_first_and_names_what_it_saw(tab: Tab, api: AsyncCli
 
 
 async def test_rollback_is_refused_when_the_placement_changed_meanwhile(
-    tab: Tab, api: AsyncClient, paused: int
+    tab: Tab, api: AsyncClient, in_force: int
 ) -> None:
     """Another operator was faster: nothing is rolled back, and the dialog says so."""
     await show_view(tab, "history")
     page = tab.page
-    await page.get_by_role("button", name=f"Roll back to generation {paused - 1}", exact=True).click()
+    await page.get_by_role("button", name=f"Roll back to generation {in_force - 1}", exact=True).click()
     await expect(page.get_by_role("dialog")).to_be_visible()
     await exchange(api)
     await page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     await expect(page.get_by_role("dialog")).to_contain_text("Another placement came into force meanwhile")
-    assert await generation(api) == paused + 1
+    assert await generation(api) == in_force + 1
     await page.keyboard.press("Escape")
     tab.complaints[:] = [complaint for complaint in tab.complaints if "412" not in complaint]
 
@@ -65,7 +67,7 @@ async def test_pausing_recomputation(tab: Tab, api: AsyncClient) -> None:
     assert (await read(api, "/placement/status"))["paused"] is False
 
 
-async def test_what_if_computes_and_changes_nothing(tab: Tab, api: AsyncClient, paused: int) -> None:
+async def test_what_if_computes_and_changes_nothing(tab: Tab, api: AsyncClient, in_force: int) -> None:
     """Without a node, with more memory at another, by another coupling: the difference is shown, the record
     says what was asked, and the placement in force stays."""
     await show_view(tab, "what-if")
@@ -88,7 +90,7 @@ async def test_what_if_computes_and_changes_nothing(tab: Tab, api: AsyncClient, 
     assert record["request"]["coupling"] == "sum"
     assert record["request"]["algorithm"] == "greedy"
     assert f"{record['result']['mean_latency_seconds'] * 1e3:.3g}" in await row.inner_text()
-    assert await generation(api) == paused
+    assert await generation(api) == in_force
     assert (await rows(page, "Computed lately"))[0][2] == "succeeded"
 
 
@@ -107,15 +109,15 @@ async def test_what_if_says_what_is_wrong(tab: Tab, api: AsyncClient) -> None:
     tab.complaints[:] = [complaint for complaint in tab.complaints if "422" not in complaint]
 
 
-async def test_a_new_generation_is_shown_as_it_comes(tab: Tab, api: AsyncClient, paused: int) -> None:
+async def test_a_new_generation_is_shown_as_it_comes(tab: Tab, api: AsyncClient, in_force: int) -> None:
     """No reload: the long poll brings it, the heat map follows, and readers are told."""
     await show_view(tab, "placement")
     page = tab.page
-    await expect(page.get_by_text(re.compile(f"^Generation {paused}: "))).to_be_visible()
+    await expect(page.get_by_text(re.compile(f"^Generation {in_force}: "))).to_be_visible()
     await exchange(api)
-    await expect(page.get_by_label("State of the placement")).to_contain_text(f"Generation {paused + 1}")
+    await expect(page.get_by_label("State of the placement")).to_contain_text(f"Generation {in_force + 1}")
     await expect(
-        page.get_by_text(re.compile(f"^Generation {paused + 1}: .*more and .*fewer here"))
+        page.get_by_text(re.compile(f"^Generation {in_force + 1}: .*more and .*fewer here"))
     ).to_be_visible()
 
 

@@ -78,7 +78,7 @@ async def test_sorting_by_a_column_is_told(tab: Tab) -> None:
     assert held == sorted(held, reverse=True)
 
 
-async def test_a_cell_of_the_heat_map_is_inspected_by_keys(tab: Tab, api: AsyncClient, paused: int) -> None:
+async def test_a_cell_of_the_heat_map_is_inspected_by_keys(tab: Tab, api: AsyncClient, in_force: int) -> None:
     """From the top of the page by Tab, then arrows: node, expert, share and holders are those of the API."""
     await show_view(tab, "placement")
     await expect(tab.page.get_by_text("copies of 32 experts in layer 0")).to_be_visible()
@@ -101,7 +101,7 @@ async def test_a_cell_of_the_heat_map_is_inspected_by_keys(tab: Tab, api: AsyncC
     await expect(tab.page.get_by_text("copies of 32 experts in layer 2")).to_be_visible()
 
 
-async def test_the_table_of_a_layer_has_every_holder(tab: Tab, api: AsyncClient, paused: int) -> None:
+async def test_the_table_of_a_layer_has_every_holder(tab: Tab, api: AsyncClient, in_force: int) -> None:
     """What the heat map shows can be read as a table: each expert, who holds it, its share of traffic."""
     await show_view(tab, "placement")
     await tab.page.get_by_text("The layer as a table").click()
