@@ -23,7 +23,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """Settled on a placement, with two more of ours for a history; from now on new ones come from tests alone."""
+    """Settled, with two more placements for a history; from now on new ones come from tests alone."""
     chromium_path()
     with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
         asyncio.run(_prepare(fleet))
