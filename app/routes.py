@@ -11,10 +11,12 @@ from app.analysis import endpoints as analysis
 from app.audit import endpoints as audit
 from app.audit.middleware import BeginAudit, audited
 from app.clusters import endpoints as clusters
+from app.console import endpoints as console
 from app.health import endpoints as health
 from app.http.openapi import Fragment, describe
 from app.migration_plans import endpoints as migration_plans
 from app.models import endpoints as models
+from app.network import endpoints as network
 from app.nodes import endpoints as nodes
 from app.optimizations import endpoints as optimizations
 from app.placements import endpoints as placements
@@ -32,7 +34,13 @@ FRAGMENTS: tuple[Fragment, ...] = (
 
 PLAIN = tuple(
     guarded(route, *([Middleware(BeginAudit)] if route.methods == {"PUT"} else []))
-    for route in (*nodes.routes, *telemetry.routes, *placements.routes, *migration_plans.routes)
+    for route in (
+        *nodes.routes,
+        *telemetry.routes,
+        *placements.routes,
+        *migration_plans.routes,
+        *console.routes,
+    )
 )
 """Looked up first, in this order: they are called most."""
 
@@ -41,8 +49,10 @@ ROUTERS = (
     clusters.router,
     models.router,
     nodes.router,
+    network.router,
     placements.router,
     optimizations.router,
+    optimizations.algorithms_router,
     migration_plans.router,
     analysis.router,
     tokens.router,

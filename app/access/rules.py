@@ -28,6 +28,7 @@ _CLUSTER = "/v1/clusters/{cluster_id}"
 
 RULES: Mapping[str, Rule] = {
     "GET /": Rule.OPEN,
+    "GET /console/{path:path}": Rule.OPEN,
     "GET /docs": Rule.OPEN,
     "GET /docs/oauth2-redirect": Rule.OPEN,
     "GET /openapi.json": Rule.OPEN,
@@ -45,6 +46,7 @@ RULES: Mapping[str, Rule] = {
     f"GET {_CLUSTER}/audit": Rule.READ,
     # --- clusters and models
     "GET /v1/clusters": Rule.LISTING,
+    "GET /v1/algorithms": Rule.LISTING,
     f"GET {_CLUSTER}": Rule.READ_BY_NODES,
     f"PUT {_CLUSTER}": Rule.OPERATE,
     f"DELETE {_CLUSTER}": Rule.OPERATE,
@@ -73,6 +75,9 @@ RULES: Mapping[str, Rule] = {
     f"GET {_CLUSTER}/placements/{{generation}}": Rule.READ,
     f"GET {_CLUSTER}/placements/{{generation}}/outcome": Rule.READ,
     f"GET {_CLUSTER}/analysis": Rule.READ,
+    f"GET {_CLUSTER}/analysis/overview": Rule.READ,
+    f"GET {_CLUSTER}/analysis/layers/{{model_id}}/{{layer}}": Rule.READ,
+    f"GET {_CLUSTER}/network": Rule.READ,
     # --- work
     f"GET {_CLUSTER}/optimizations": Rule.READ,
     f"POST {_CLUSTER}/optimizations": Rule.OPERATE,
