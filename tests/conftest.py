@@ -1,6 +1,7 @@
 """Real servers and processes for tests: one Valkey per test process, and `moeplace serve` on demand.
 
-MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another server than the bundled one.
+MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another server than the bundled one;
+MOEPLACE_TEST_CLUSTER=1 gives the tests a Valkey Cluster where they would have a single server.
 """
 
 import asyncio
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from app.storage.client import open_client
+from app.storage.client import open_client, servers_of
 from app.storage.embedded import EmbeddedServer
 from tests.service import Service, start_service
+from tests.valkey_cluster import ValkeyCluster
 
 _CONFIGURED = os.environ.get("MOEPLACE_TEST_SERVER")
 TEST_SERVER = Path(_CONFIGURED) if _CONFIGURED else None
+ON_CLUSTER = bool(os.environ.get("MOEPLACE_TEST_CLUSTER"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,23 +49,47 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
         server.close()
 
 
+@pytest.fixture(scope="session")
+def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """Three primaries that share the slots. Whoever breaks one starts a cluster of its own."""
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), primaries=3, binary=TEST_SERVER)
+    try:
+        asyncio.run(cluster.join())
+        yield cluster
+    finally:
+        cluster.close()
+
+
 @pytest.fixture
-def redis_url(redis_server: EmbeddedServer) -> str:
+def cluster_url(valkey_cluster: ValkeyCluster) -> str:
+    """URL of this process's cluster, emptied."""
+    asyncio.run(valkey_cluster.empty())
+    return valkey_cluster.url
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
     """URL of this process's server, emptied."""
+    if ON_CLUSTER:
+        return str(request.getfixturevalue("cluster_url"))
+    server: EmbeddedServer = request.getfixturevalue("redis_server")
 
     async def empty() -> None:
-        async with open_client(redis_server.url) as client:
+        async with open_client(server.url) as client:
             await client.flushall()
 
     asyncio.run(empty())
-    return redis_server.url
+    return server.url
 
 
 @pytest.fixture
-async def redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
+async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
     """A client of this process's server, emptied. Needs `@pytest.mark.anyio`."""
-    async with open_client(redis_server.url) as client:
-        await client.flushall()
+    cluster = request.getfixturevalue("valkey_cluster") if ON_CLUSTER else None
+    url = cluster.url if cluster else request.getfixturevalue("redis_server").url
+    async with open_client(url) as client:
+        for server in await servers_of(client):
+            await server.flushall()
         yield client
 
 

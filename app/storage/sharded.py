@@ -21,7 +21,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.storage.slots import slot_of
+from app.storage.slots import TwoSlots, slot_of
 from app.storage.topology import Address, Topology
 
 REDIRECTED_SECONDS = 2.0
@@ -33,10 +33,6 @@ REDIRECTIONS = (AskError, TryAgainError, ClusterDownError)
 """Not executed, because of where the slot is. A MovedError is an AskError."""
 
 UNANSWERED = (RedisConnectionError, RedisTimeoutError, OSError)
-
-
-class TwoSlots(RedisError):
-    """A transaction touches keys of two slots, which no cluster can execute: a fault of the program."""
 
 
 class ShardedRedis(Redis):
@@ -142,13 +138,13 @@ class ShardedPipeline(Pipeline):
 
     async def _bind(self, *commands: Sequence[Any]) -> None:
         """Find the server, unless a connection to it is held already, for what was watched."""
-        slots = {slot for command in commands if (slot := slot_of(command)) is not None}
+        slot = slot_of(*commands)
         if self.connection is None:
-            self._slot = next(iter(slots), None)
-            server = await self._client.topology.server(self._slot)
+            self._slot = slot
+            server = await self._client.topology.server(slot)
             self.connection_pool = server.connection_pool
-        if slots - {self._slot}:
-            raise TwoSlots(f"{sorted({str(command[0]) for command in commands})}: keys of two slots")
+        elif slot not in (None, self._slot):
+            raise TwoSlots("keys of another slot than those watched")
 
     async def _scatter(self, commands: Sequence[Any], raise_on_error: bool) -> list[Any]:
         shares: dict[Redis, list[int]] = {}
