@@ -60,37 +60,35 @@ def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyC
         cluster.close()
 
 
-@pytest.fixture
-def cluster_url(valkey_cluster: ValkeyCluster) -> str:
-    """URL of this process's cluster, emptied."""
-    asyncio.run(valkey_cluster.empty())
-    return valkey_cluster.url
+@pytest.fixture(scope="session")
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """URL of this process's server, as the last test left it."""
+    return str(request.getfixturevalue("valkey_cluster" if ON_CLUSTER else "redis_server").url)
 
 
 @pytest.fixture
-def redis_url(request: pytest.FixtureRequest) -> str:
+def redis_url(shared_url: str) -> str:
     """URL of this process's server, emptied."""
-    if ON_CLUSTER:
-        return str(request.getfixturevalue("cluster_url"))
-    server: EmbeddedServer = request.getfixturevalue("redis_server")
 
     async def empty() -> None:
-        async with open_client(server.url) as client:
-            await client.flushall()
+        async with open_client(shared_url) as client:
+            await empty_servers(client)
 
     asyncio.run(empty())
-    return server.url
+    return shared_url
 
 
 @pytest.fixture
-async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+async def redis(shared_url: str) -> AsyncIterator[Redis]:
     """A client of this process's server, emptied. Needs `@pytest.mark.anyio`."""
-    cluster = request.getfixturevalue("valkey_cluster") if ON_CLUSTER else None
-    url = cluster.url if cluster else request.getfixturevalue("redis_server").url
-    async with open_client(url) as client:
-        for server in await servers_of(client):
-            await server.flushall()
+    async with open_client(shared_url) as client:
+        await empty_servers(client)
         yield client
+
+
+async def empty_servers(redis: Redis) -> None:
+    for server in await servers_of(redis):
+        await server.flushall()
 
 
 @pytest.fixture

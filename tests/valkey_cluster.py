@@ -117,12 +117,6 @@ class ValkeyCluster:
                 await self.ask(member, "CLUSTER SETSLOT", slot, "NODE", target.node_id)
         return moved
 
-    async def empty(self) -> None:
-        for member in self.members:
-            if member.process.poll() is None:
-                with contextlib.suppress(RedisError):  # a replica has what its primary has
-                    await self.ask(member, "FLUSHALL")
-
     async def ask(self, member: Member, *command: Any) -> Any:
         async with open_client(member.url) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from app.storage.durable import DiskSync, require_durability
 from app.storage.embedded import EmbeddedServer
 from app.storage.keys import CLUSTERS, INDEX_DISK_MARK, ClusterKeys
 from app.storage.slots import TwoSlots
+from tests.conftest import empty_servers
 from tests.valkey_cluster import Member, ValkeyCluster
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +27,7 @@ SLOT = key_slot(b"east")
 async def sharded(valkey_cluster: ValkeyCluster) -> AsyncIterator[Redis]:
     """A client of the session's cluster, emptied."""
     async with open_client(valkey_cluster.url) as client:
-        for server in await servers_of(client):
-            await server.flushall()
+        await empty_servers(client)
         yield client
 
 
@@ -122,7 +122,11 @@ async def test_a_slot_on_its_way_serves_single_keys(
     script = "return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}"
     with pytest.raises(TryAgainError):
         await sharded.eval(script, 2, KEYS.cluster, moved)
-    waiting = asyncio.create_task(sharded.eval(script, 2, KEYS.cluster, moved))
+
+    async def wait() -> object:
+        return await sharded.eval(script, 2, KEYS.cluster, moved)
+
+    waiting = asyncio.create_task(wait())
     await valkey_cluster.migrate(SLOT, target)
     assert await waiting == [b"1", b"2"]
 

@@ -55,8 +55,8 @@ def test_keys_are_found_in_every_form_of_command() -> None:
         ("SCAN", 0, b"MATCH", "moeplace:{east}:*", b"COUNT", 10),
     ):
         assert slot_of(command) == here, command
-    for command in (("INFO",), ("COMMAND INFO", "WAITAOF"), ("CONFIG SET", "a", "b"), ("PING",)):
-        assert slot_of(command) is None, command
+    for keyless in (("INFO",), ("COMMAND INFO", "WAITAOF"), ("CONFIG SET", "a", "b"), ("PING",)):
+        assert slot_of(keyless) is None, keyless
 
 
 @pytest.mark.parametrize(
