@@ -120,7 +120,9 @@ class Folded:
 
 
 async def read_folded(redis: Redis, cluster_id: str) -> Folded:
+    """Once nothing comes any more, and `left` is 0, nothing changes either."""
     keys = ClusterKeys(cluster_id)
+    left = await redis.xlen(keys.telemetry)
     stored = cast("dict[bytes, bytes]", await redis.hgetall(keys.folded))
     totals = {name.decode(): int(value) for name, value in stored.items() if name != b"last_id"}
     windows, counts = {}, {}
@@ -129,7 +131,7 @@ async def read_folded(redis: Redis, cluster_id: str) -> Folded:
         buckets = [decode_bucket(value) for value in values.values()]
         counts[node_id] = np.sum([b.counts for b in buckets], axis=0).tolist()
         windows[node_id] = sum(b.windows for b in buckets)
-    return Folded(totals, windows, counts, await redis.xlen(keys.telemetry))
+    return Folded(totals, windows, counts, left)
 
 
 def require_counted_once(folded: Folded, senders: list[Sender]) -> None:

@@ -18,17 +18,9 @@ from app.box.children import ServiceProcess, started_service
 from app.box.failures import BoxFailed
 from app.box.observation import observe
 from app.demo.ledger import Ledger
-from app.demo.nodes import NodeProcess, started_node
-from app.demo.scenario import (
-    CLUSTER_ID,
-    MODEL_ID,
-    NODES,
-    PACE,
-    cluster_settings,
-    model_spec,
-    service_environment,
-)
-from app.demo.slices import NodeStart
+from app.demo.nodes import NodeProcess, started_nodes
+from app.demo.registration import register_cluster
+from app.demo.scenario import CLUSTER_ID, PACE, service_environment
 from app.demo.story import Outcome, Story
 from app.demo.summary import print_summary
 from app.demo.view import View, shown
@@ -65,23 +57,8 @@ async def run_demo(
         client = await stack.enter_async_context(
             ServiceClient(service.base_url, CLUSTER_ID, retry=retry, use_environment=False)
         )
-        await _register_cluster(client)
-        nodes = {
-            node.node_id: await stack.enter_async_context(
-                started_node(
-                    directory,
-                    NodeStart(
-                        base_url=service.base_url,
-                        node_id=node.node_id,
-                        domain=node.domain,
-                        seed=seed,
-                        slice_seconds=PACE.slice_seconds,
-                        tokens_per_second=PACE.tokens_per_second,
-                    ),
-                )
-            )
-            for node in NODES
-        }
+        await register_cluster(client, PACE)
+        nodes = await started_nodes(stack, directory, service.base_url, seed)
         watch = _Watch(service, nodes, client)
         with shown(console, watch.ledger, plain=plain, begun=begun) as view:
             left = max(_LEAST_SECONDS, seconds - _ENDING_SECONDS - (time.monotonic() - begun))
@@ -142,14 +119,6 @@ class _Watch:
                 if time.monotonic() - heard > _SILENCE_SECONDS:
                     raise BoxFailed(f"the service cannot be asked any more: {error}") from error
             await asyncio.sleep(_OBSERVE_SECONDS)
-
-
-async def _register_cluster(client: ServiceClient) -> None:
-    try:
-        await client.put("", cluster_settings(PACE))
-        await client.put(f"/models/{MODEL_ID}", model_spec())
-    except ServiceError as error:
-        raise BoxFailed(f"the service does not take the cluster or the model: {error}") from error
 
 
 async def _raise_failure(failed: Coroutine[Any, Any, BoxFailed]) -> None:

@@ -36,6 +36,10 @@ ALIVE_PART = 0.75
 """Of a lease, for which a worker counts as alive: the others have forgotten it when its leases run out, which
 it last renewed at most a quarter of their time ago."""
 
+SETTLED_PART = 0.25
+"""Of a lease, for which the same workers have to live before one gives clusters up to the others: one that
+missed a beat or is about to end would have them for a moment."""
+
 RELEASE_SECONDS = 1.0
 """What giving the leases up may take when the worker ends."""
 
@@ -64,6 +68,8 @@ class Worker:
         self._planner = SolverProcess("planner", warm_task)
         self._working: dict[str, _Work] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._alive: Sequence[str] = ()
+        self._alive_since = 0.0
 
     async def run(self) -> None:
         listening: list[asyncio.Task[None]] = []
@@ -98,13 +104,17 @@ class Worker:
     # --- leases
     async def _share(self, alive: Sequence[str]) -> None:
         """Take clusters that nobody has, up to this worker's share, or give some up where it has more."""
+        now = time.monotonic()
+        if alive != self._alive:
+            self._alive, self._alive_since = alive, now
         known = {name.decode() for name in cast("set[bytes]", await self._redis.smembers(CLUSTERS))}
         fair = share(self.worker_id, alive, len(known))
         held = len(self._working)
         if held < fair:
             await self._take(known - self._working.keys(), fair - held)
         leaving = sum(work.leaving.is_set() for work in self._working.values())
-        if held - leaving > fair:
+        settled = now - self._alive_since >= SETTLED_PART * self._settings.worker_lease_seconds
+        if held - leaving > fair and settled:
             self._leave(surrendered(held - leaving, fair))
 
     async def _take(self, candidates: Collection[str], count: int) -> None:
