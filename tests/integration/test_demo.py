@@ -73,8 +73,8 @@ def test_interrupt_ends_everything(tmp_path: Path, start: list[RunningCommand]) 
 def test_nodes_replay_on_a_service_that_runs(
     tmp_path: Path, start: list[RunningCommand], serve: Callable[..., Service]
 ) -> None:
-    """With --service the four nodes alone are started: they register, converge and post there until the command
-    is asked to end, which it does with status 0, leaving the service as it is."""
+    """With --service the four nodes alone are started: they register, converge and post until the command is
+    asked to end, which it does with status 0, leaving the service as it is."""
     paced = {"MOEPLACE_HEARTBEAT_INTERVAL_SECONDS": "1", "MOEPLACE_TELEMETRY_INTERVAL_SECONDS": "1"}
     service = serve(env=paced)
     demo = begin(start, tmp_path, "--service", service.base_url, "--plain")
