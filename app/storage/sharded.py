@@ -167,17 +167,28 @@ class ShardedPipeline(Pipeline):
                 replies[index] = reply
 
         await asyncio.gather(*(execute(server, share) for server, share in shares.items()))
-        for index, (command, options) in enumerate(commands):
-            if isinstance(replies[index], REDIRECTIONS):
-                try:
-                    replies[index] = await self._client.execute_command(*command, **options)
-                except (RedisError, OSError) as error:
-                    replies[index] = error
+        refused: dict[int | None, list[int]] = {}
+        for index, reply in enumerate(replies):
+            if isinstance(reply, REDIRECTIONS):
+                refused.setdefault(slot_of(commands[index][0]), []).append(index)
+        await asyncio.gather(*(self._repeat(commands, share, replies) for share in refused.values()))
         if raise_on_error:
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
         return replies
+
+    async def _repeat(self, commands: Sequence[Any], share: Sequence[int], replies: list[Any]) -> None:
+        """The commands of one slot, in their order. Once its server could not be had, the rest is not tried."""
+        failure: Exception | None = None
+        for index in share:
+            command, options = commands[index]
+            try:
+                replies[index] = failure or await self._client.execute_command(*command, **options)
+            except (*REDIRECTIONS, *UNANSWERED) as error:
+                replies[index] = failure = error
+            except RedisError as error:
+                replies[index] = error
 
 
 async def _asking(server: Redis, command: Sequence[Any], options: dict[str, Any]) -> Any:
