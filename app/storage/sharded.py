@@ -179,7 +179,7 @@ class ShardedPipeline(Pipeline):
         return replies
 
     async def _repeat(self, commands: Sequence[Any], share: Sequence[int], replies: list[Any]) -> None:
-        """The commands of one slot, in their order. Once its server could not be had, the rest is not tried."""
+        """The commands of one slot, in their order. Once its server cannot be had, the rest is not tried."""
         failure: Exception | None = None
         for index in share:
             command, options = commands[index]
