@@ -150,7 +150,7 @@ def test_workers_share_evenly_and_take_over(service: Service, cluster: ValkeyClu
 def test_a_dead_primary_is_replaced(service: Service, cluster: ValkeyCluster) -> None:
     """The primary of a cluster's keys is killed while telemetry flows. Its replica takes over, and the
     service goes on by itself. Replication is asynchronous: windows acknowledged in the last moment may be
-    lost, and nothing else may; none is counted twice. It comes last: the cluster is another one afterwards."""
+    lost, and nothing else may; none is counted twice. It comes last: the cluster is changed afterwards."""
     dying = asyncio.run(cluster.owner(key_slot(b"failing")))
     asyncio.run(cluster.replicate(dying))
     register(service.base_url, "failing")
