@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install tools demo test test-transformers lint types clean
+.PHONY: install tools demo test test-transformers lint types pictures clean
 
 install: $(STAMP)
 
@@ -18,9 +18,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
 
-# Programs that tests run and `make install` does not bring. Without them those tests are skipped, and fail where
-# CI is set. TOOLS are Debian packages.
-TOOLS := systemd
+# Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
+# set. TOOLS are Debian packages.
+TOOLS := chromium systemd
 
 tools: install
 	@missing=; for tool in $(TOOLS); do \
@@ -53,6 +53,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# docs/console*.png anew, from a fleet that runs for them.
+pictures: install tools
+	$(BIN)/python -m docs.pictures.console docs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -202,6 +202,16 @@ class ClusterKeys:
         return self._key("analysis")
 
     @property
+    def analysis_overview(self) -> str:
+        """HASH, one encoded document: the newest analysis without what is of one layer at one node."""
+        return self._key("analysis_overview")
+
+    @property
+    def analysis_layers(self) -> str:
+        """HASH "model_id/layer" -> packed activations of the layer, expert by expert and node by node."""
+        return self._key("analysis_layers")
+
+    @property
     def placement_status(self) -> str:
         """HASH, one encoded document: conditions and progress per node."""
         return self._key("placement_status")
