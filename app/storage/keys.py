@@ -7,13 +7,14 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; with the next ones the only keys that belong to no cluster."""
+"""SET of cluster ids; with the next ones the only keys that belong to no cluster. Each has a slot of its own:
+no transaction or script touches it together with another key."""
 
 WORKERS = "moeplace:workers"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
-DISK_MARK = "moeplace:disk_mark"
-"""Written to learn when all writes before it are on disk."""
+INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
+"""As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
 
 TOKENS_ISSUED = "moeplace:tokens_issued"
 """STRING, there since the first token was issued: from then on requests need one."""
@@ -38,6 +39,11 @@ class ClusterKeys:
     def cluster(self) -> str:
         """STRING, JSON `ClusterRecord`: uid, creation time, settings."""
         return self._key("cluster")
+
+    @property
+    def disk_mark(self) -> str:
+        """Written to learn when all writes before it, to the server that has it, are on disk."""
+        return self._key("disk_mark")
 
     @property
     def models(self) -> str:
