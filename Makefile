@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install tools demo test test-transformers lint types clean
+.PHONY: install tools demo test test-transformers lint types pictures clean
 
 install: $(STAMP)
 
@@ -18,10 +18,19 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
 
-# Programs that tests run and pip does not bring; tests of what is missing are skipped. On Debian and its like.
-tools:
-	command -v promtool >/dev/null || \
-		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus; }
+# Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
+# set. TOOLS are Debian packages.
+TOOLS := chromium prometheus systemd
+
+tools: install
+	@missing=; for tool in $(TOOLS); do \
+		dpkg-query --show --showformat '$${db:Status-Abbrev}' $$tool 2>/dev/null | grep -q '^ii' || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing; \
+	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check --group deploy
+	@test -x $(BIN)/helm || $(BIN)/python deploy/kubernetes/fetch_helm.py $(BIN)/helm
 
 demo: install
 	$(BIN)/moeplace demo
@@ -44,6 +53,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# docs/console*.png anew, from a fleet that runs for them.
+pictures: install tools
+	$(BIN)/python -m docs.pictures.console docs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from app.cli.metrics import page
-from tests.programs import program
+from tests.deploy.tools import program
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

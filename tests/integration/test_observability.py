@@ -21,7 +21,7 @@ from agent.retrying import RetryPolicy
 from agent.telemetry import LayerShape, Recorder
 from app.cli.metrics import page
 from tests.agent.experts import expert_file, listener, shelf_server, url_of
-from tests.programs import program
+from tests.deploy.tools import program
 from tests.service import Service
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,6 @@ from app.config import Settings
 from app.main import create_app
 from app.storage import workers
 from app.storage.client import CONNECTIONS
-from app.telemetry.contract import PATH as TELEMETRY
 
 pytestmark = pytest.mark.anyio
 
@@ -126,11 +125,11 @@ async def test_requests_are_counted_by_route_template(redis_url: str, redis: Red
         unrouted = await count(client, route="unrouted", status="4xx")
         for path in ("/readyz", "/no/such/route", "/no/other/route"):
             await client.get(path)
-        posted = TELEMETRY
-        before = await count(client, route=posted, method="POST", status="4xx")
-        await client.post("/v1/clusters/c/nodes/n/telemetry")
-        assert await count(client, route=posted, method="POST", status="4xx") == before + 1
         await client.request("BREW", "/pot")
+        plain = "/v1/clusters/{cluster_id}/nodes/{node_id}/telemetry"
+        posted = await count(client, route=plain, method="POST", status="4xx")
+        assert (await client.post("/v1/clusters/c/nodes/n/telemetry")).status_code == 415
+        assert await count(client, route=plain, method="POST", status="4xx") == posted + 1
         assert await count(client, route="/readyz", method="GET", status="2xx") == ready + 1
         assert await count(client, route="unrouted", status="4xx") == unrouted + 3
         assert await count(client, method="BREW") == 0
