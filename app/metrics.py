@@ -136,15 +136,15 @@ HTTP_IN_FLIGHT = Gauge(
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
 
 # --- who may ask
-AUTHENTICATION_FAILURES = Counter(
+AUTHENTICATION_FAILURES = _counter(
     "moeplace_authentication_failures_total",
     "Requests refused for their token, by reason: missing, malformed, unknown, expired.",
-    ["reason"],
+    reason=("missing", "malformed", "unknown", "expired"),
 )
-AUTHORIZATION_FAILURES = Counter(
+AUTHORIZATION_FAILURES = _counter(
     "moeplace_authorization_failures_total",
     "Requests refused since their token, which is valid, is not for them, by role.",
-    ["role"],
+    role=("OPERATOR", "READER", "NODE"),
 )
 
 # --- telemetry

@@ -31,6 +31,7 @@ format, and OpenMetrics where `Accept` asks for it.
 _SECTIONS = (
     ("moeplace_http_", "The HTTP edge"),
     ("moeplace_waiters", "The HTTP edge"),
+    ("moeplace_auth", "The HTTP edge"),
     ("moeplace_telemetry_", "Telemetry"),
     ("moeplace_cluster", "Clusters"),
     ("moeplace_node_", "Over the nodes of a cluster"),

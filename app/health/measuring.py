@@ -17,7 +17,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
 class MeasuringMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._paths: dict[object, str] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,7 +38,7 @@ class MeasuringMiddleware:
             HTTP_IN_FLIGHT.dec()
             seconds = time.perf_counter() - began
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
-            route = self._route_of(scope)
+            route = getattr(scope.get("route"), "path", UNROUTED)
             HTTP_REQUESTS.labels(method, route, f"{status // 100}xx").inc()
             if _waits(scope):
                 HTTP_LONG_POLL_DURATION.labels(route).observe(seconds)
@@ -48,20 +47,6 @@ class MeasuringMiddleware:
                 trace = trace_id()
                 if trace is not None:
                     exemplars.note(method, route, seconds, trace, time.time())
-
-    def _route_of(self, scope: Scope) -> str:
-        """FastAPI's routes say which they are; of Starlette's own only the endpoint is known."""
-        route = scope.get("route")
-        if route is not None:
-            return str(route.path)
-        if self._paths is None:
-            routes = scope["app"].routes if "app" in scope else []
-            self._paths = {
-                getattr(route, "endpoint", getattr(route, "app", None)): route.path
-                for route in routes
-                if hasattr(route, "path")
-            }
-        return self._paths.get(scope.get("endpoint"), UNROUTED)
 
 
 def _waits(scope: Scope) -> bool:

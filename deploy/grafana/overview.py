@@ -128,17 +128,22 @@ def page() -> Page:
         Query("sum(moeplace_http_requests_in_flight)", "in flight"),
     )
     page.graph(
+        "Refused for their token",
+        "No valid token, by reason; and valid ones that are not for what was asked, by role.",
+        PER_SECOND,
+        Query(rate("moeplace_authentication_failures_total", "reason"), "{{reason}}"),
+        Query(rate("moeplace_authorization_failures_total", "role"), "{{role}}"),
+    )
+    page.graph(
         "Share of errors",
         "Over the windows of the error budget; 0.1 % is what the objective allows.",
         RATIO,
         *(Query(f"moeplace:http_errors:ratio_rate{window}", window) for window in ("5m", "1h", "6h", "3d")),
-        span=12,
     )
     page.graph(
         "Share of slow requests",
         "Longer than 250 ms; 1 % is what the objective allows.",
         RATIO,
         *(Query(f"moeplace:http_slow:ratio_rate{window}", window) for window in ("5m", "1h", "6h", "3d")),
-        span=12,
     )
     return page

@@ -53,6 +53,8 @@ NEVER = {
     "moeplace_agent_assignment_failed",
     "moeplace_agent_sends_refused_total",
     "moeplace_agent_windows_dropped_total",
+    "moeplace_authentication_failures_total",
+    "moeplace_authorization_failures_total",
     "moeplace_cluster_nodes_failed",
     "moeplace_cluster_nodes_flapping",
     "moeplace_cluster_paused",
