@@ -300,7 +300,8 @@ PLACEMENT_OBJECTIVE = ClusterGauge(
 )
 PLACEMENT_GAP = ClusterGauge(
     "moeplace_placement_gap_ratio",
-    "Proven distance of the placement in force from the optimum, (objective - bound) / objective.",
+    "Proven distance of the placement in force from the optimum, (objective - bound) / objective, as of the "
+    "newest solve.",
 )
 PLACEMENT_MEAN_LATENCY = ClusterGauge(
     "moeplace_placement_mean_latency_seconds",

@@ -10,7 +10,14 @@ import structlog
 from redis.asyncio import Redis
 
 from app.instance.problem import BuiltProblem
-from app.metrics import COPIES_AVOIDED, SOLVER_DECISIONS, SOLVER_DURATION, SOLVER_FAILURES, SOLVER_RUNS
+from app.metrics import (
+    COPIES_AVOIDED,
+    PLACEMENT_GAP,
+    SOLVER_DECISIONS,
+    SOLVER_DURATION,
+    SOLVER_FAILURES,
+    SOLVER_RUNS,
+)
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence
@@ -158,6 +165,11 @@ async def solve_and_adopt(
                 COPIES_AVOIDED.inc(max(0, outcome.copies_avoided))
         except GenerationChanged as error:
             decision = Decision(False, f"not adopted: {error}")
+    solved = Solved(outcome, decision, generation, built)
+    if generation is None and request == OptimizationRequest():
+        # What stays in force, against what is known now; of what is adopted its evidence says.
+        kept = solved.result().objective_before
+        PLACEMENT_GAP.set(observation.cluster.cluster_id, gap_ratio(kept, result.lower_bound))
     SOLVER_DECISIONS.labels("kept" if generation is None else "adopted").inc()
     log.info(
         "solved",
@@ -170,7 +182,7 @@ async def solve_and_adopt(
         generation=generation,
         seconds=round(time.monotonic() - begun, 3),
     )
-    return Solved(outcome, decision, generation, built)
+    return solved
 
 
 def _count_failure(error: TaskError) -> None:

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.anyio
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 CLUSTER, STUCK = "edge", "stuck"
-EXPERTS, BYTES = 8, 20_000
-LAYERS = {0: LayerShape(EXPERTS, 2), 1: LayerShape(EXPERTS, 2)}
+EXPERTS, BYTES = 6, 20_000
+LAYERS = {0: LayerShape(EXPERTS, 2)}
 FILES = [expert_file(ExpertKey("m", layer, e), BYTES) for layer in LAYERS for e in range(EXPERTS)]
 RETRY = RetryPolicy(first_seconds=0.05, longest_seconds=0.5)
 ENVIRONMENT = {
@@ -45,7 +45,9 @@ SETTINGS = {
     "statistics_window_seconds": 4.0,
     "statistics_half_life_seconds": 1.0,
 }
-SECONDS = 60.0
+SECONDS = 120.0
+"""For each thing that is waited for, on a busy machine; together they take half a minute on a quiet one."""
+
 STALLED_SECONDS = 2
 """The alert of a stalled migration waits for minutes; here it begins after so many seconds."""
 
@@ -146,7 +148,7 @@ async def fleet(root: Path, service: Service, swap: asyncio.Event) -> AsyncItera
             values = {
                 "node_id": f"n{index}",
                 "service": {"url": service.base_url, "cluster": CLUSTER},
-                "devices": [{"device_id": "gpu-0", "memory": (9 + index) * BYTES}],
+                "devices": [{"device_id": "gpu-0", "memory": (4 + index) * BYTES}],
                 "data_dir": f"n{index}",
                 "latency": {"probe_interval_seconds": 0.5},
             }
@@ -231,6 +233,7 @@ def panels() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.timeout(400)
 async def test_what_operators_see(serve: Callable[..., Service], tmp_path: Path) -> None:
     """While a fleet is placed, moves and is placed anew, Prometheus takes every rule as it is deployed, and
     has at least one series for every query of every panel; every metric of the page was set, and was other
