@@ -22,6 +22,9 @@ FRAGMENTS: tuple[Fragment, ...] = (
 """What the plain routes are described by."""
 
 
+FAST = (*telemetry.routes, *placements.polled, *migration_plans.polled)
+"""Found before all others, and what they answer is compressed already where that is worth it."""
+
 PLAIN = (
     *nodes.routes,
     *telemetry.routes,

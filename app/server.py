@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from app.config import Settings
 from app.listening import BACKLOG
@@ -62,6 +63,17 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from app.main import create_app
 
     app = create_app(settings)
+    serve_application(app, listener, lambda: _drain(app), drain_seconds=settings.drain_seconds)
+
+
+def serve_application(
+    app: ASGIApp,
+    listener: socket.socket,
+    drain: Callable[[], None] = lambda: None,
+    *,
+    drain_seconds: float = 8.0,
+) -> None:
+    """Any ASGI application, on the server and the settings of ours."""
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -72,12 +84,12 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds - KILL_MARGIN_SECONDS)),
+        timeout_graceful_shutdown=max(1, int(drain_seconds - KILL_MARGIN_SECONDS)),
         timeout_keep_alive=75,
     )
-    DrainingServer(config, lambda: _drain(app)).run(sockets=[listener])
+    DrainingServer(config, drain).run(sockets=[listener])
 
 
 def _drain(app: Starlette) -> None:
     app.state.waiters.drain()
-    app.state.drain.begin()
+    app.state.admission.receiving.begin_to_drain()

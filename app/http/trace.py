@@ -3,7 +3,6 @@
 import re
 import secrets
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
@@ -28,12 +27,13 @@ class TraceMiddleware:
             return
         given = [value for name, value in scope["headers"] if name == b"traceparent"]
         trace, flags = _parse(given[0]) if len(given) == 1 else (None, "00")
-        trace = trace or secrets.token_hex(16)
-        traceparent = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
+        ids = secrets.token_hex(24)
+        trace = trace or ids[16:]
+        traceparent = (b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode())
 
         async def send_traced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["traceparent"] = traceparent
+                message["headers"] = [*message.get("headers", ()), traceparent]
             await send(message)
 
         tokens = bind_contextvars(trace_id=trace)

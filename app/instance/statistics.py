@@ -6,12 +6,10 @@ when rates are read: a bucket counts 2^(-age / half-life), its age measured from
 newest window, so that the same data give the same rates at any time of day.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -55,54 +53,37 @@ class Bucket:
     routes: Reservoir
 
     @classmethod
-    def of(cls, window: PackedWindow, model: ModelRecord, seed: int, span_us: int) -> "Bucket":
-        """The bucket of one window; raises ValueError or IndexError where the two do not fit.
+    def of(cls, windows: Sequence[tuple[PackedWindow, int]], model: ModelRecord, span_us: int) -> "Bucket":
+        """The bucket of windows that all ended in its span, each with the seed that names its stream entry;
+        its sample of routes is not cut yet.
 
-        `seed` names the stream entry. A block without counts in a window that has tokens was not observed
-        (its counts were refused); in a window without tokens all were, and idle.
+        Raises ValueError or IndexError where a window does not fit the model. A block without counts in a
+        window that has tokens was not observed (its counts were refused); in a window without tokens all
+        were, and idle.
         """
-        duration = window.end_us - window.start_us
         blocks = {block.layer: index for index, block in enumerate(model.blocks)}
         offset = np.zeros(len(blocks) + 1, np.int64)
         np.cumsum([block.experts for block in model.blocks], out=offset[1:])
         counts = np.zeros(offset[-1], np.int64)
-        observed = np.full(len(blocks), 0 if window.tokens else duration, np.int64)
-        for layer in window.layers:
-            index = _index(blocks, layer.layer)
-            layer.add_to(counts[offset[index] : offset[index + 1]])
-            observed[index] = duration
-        parts = [(_index(blocks, routes.layer), *routes.rows()) for routes in window.routes]
-        reservoir = Reservoir.empty(len(blocks))
-        if parts:
-            width = max(experts.shape[1] for _, experts, _ in parts)
-            rows = sum(len(experts) for _, experts, _ in parts)
-            experts = np.full((rows, width), NO_EXPERT, np.uint16)
-            at = 0
-            for index, sets, _ in parts:
-                if ((sets >= model.blocks[index].experts) & (sets != NO_EXPERT)).any():
-                    raise ValueError(f"a route of layer {model.blocks[index].layer} names an unknown expert")
-                experts[at : at + len(sets), : sets.shape[1]] = sets
-                at += len(sets)
-            reservoir = Reservoir.of(
-                len(blocks),
-                np.repeat(
-                    np.asarray([index for index, _, _ in parts], np.int32),
-                    [len(sets) for _, sets, _ in parts],
-                ),
-                experts,
-                np.concatenate([weights for _, _, weights in parts]),
-                uniforms(seed, rows),
-            )
+        observed = np.zeros(len(blocks), np.int64)
+        for window, _ in windows:
+            duration = window.end_us - window.start_us
+            if window.layers is None or not window.tokens:
+                observed += duration
+            else:
+                observed[[_index(blocks, layer) for layer in window.layers]] += duration
+            _add_counts(window, counts, blocks, offset)
+        first = windows[0][0]
         return cls(
-            model.digest,
-            window.end_us // span_us * span_us,
-            window.end_us,
-            1,
-            window.tokens,
-            duration,
+            first.model_digest,
+            first.end_us // span_us * span_us,
+            max(window.end_us for window, _ in windows),
+            len(windows),
+            sum(window.tokens for window, _ in windows),
+            sum(window.end_us - window.start_us for window, _ in windows),
             observed,
             counts,
-            reservoir,
+            _reservoir(windows, blocks, model),
         )
 
     @property
@@ -117,8 +98,55 @@ def _index(blocks: Mapping[int, int], layer: int) -> int:
     return index
 
 
-def merge_buckets(parts: list[Bucket]) -> Bucket:
-    """All windows of all parts, which are of one node, model, digest and span."""
+def _add_counts(window: PackedWindow, counts: Int64, blocks: Mapping[int, int], offset: Int64) -> None:
+    counted, experts = window.counted(), window.counted_experts()
+    if experts is not None:
+        counts[experts] += counted
+    elif window.layers is None:
+        counts += counted
+    else:
+        at = 0
+        for layer in window.layers:
+            index = _index(blocks, layer)
+            part = counts[offset[index] : offset[index + 1]]
+            part += counted[at : at + len(part)]
+            at += len(part)
+        if at != len(counted):
+            raise ValueError(f"{len(counted)} counts for {at} experts")
+
+
+def _reservoir(
+    windows: Sequence[tuple[PackedWindow, int]], blocks: Mapping[int, int], model: ModelRecord
+) -> Reservoir:
+    parts = [
+        (_index(blocks, routes.layer), *routes.rows()) for window, _ in windows for routes in window.routes
+    ]
+    if not parts:
+        return Reservoir.empty(len(blocks))
+    width = max(experts.shape[1] for _, experts, _ in parts)
+    experts = np.full((sum(len(sets) for _, sets, _ in parts), width), NO_EXPERT, np.uint16)
+    at = 0
+    for index, sets, _ in parts:
+        if ((sets >= model.blocks[index].experts) & (sets != NO_EXPERT)).any():
+            raise ValueError(f"a route of layer {model.blocks[index].layer} names an unknown expert")
+        experts[at : at + len(sets), : sets.shape[1]] = sets
+        at += len(sets)
+    return Reservoir.of(
+        len(blocks),
+        np.repeat(
+            np.asarray([index for index, _, _ in parts], np.int32), [len(sets) for _, sets, _ in parts]
+        ),
+        experts,
+        np.concatenate([weights for _, _, weights in parts]),
+        np.concatenate(
+            [uniforms(seed, sum(routes.length for routes in window.routes)) for window, seed in windows]
+        ),
+    )
+
+
+def merge_buckets(parts: list[Bucket], blocks_of_all: int = 0) -> Bucket:
+    """All windows of all parts, which are of one node, model, digest and span; `blocks_of_all` as for
+    `capacity_per_block`."""
     first = parts[0]
     blocks = len(first.observed_us)
     return Bucket(
@@ -130,78 +158,7 @@ def merge_buckets(parts: list[Bucket]) -> Bucket:
         sum(part.duration_us for part in parts),
         np.sum([part.observed_us for part in parts], axis=0),
         np.sum([part.counts for part in parts], axis=0),
-        merge([part.routes for part in parts], capacity_per_block(blocks)),
-    )
-
-
-class _StoredBucket(msgspec.Struct, array_like=True, frozen=True):
-    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    digest: str
-    start_us: int
-    newest_us: int
-    windows: int
-    tokens: int
-    duration_us: int
-    observed_us: bytes
-    counts: bytes
-    route_block: bytes
-    route_k: Annotated[int, msgspec.Meta(ge=1)]
-    route_experts: bytes
-    route_weight: bytes
-    route_priority: bytes
-    route_threshold: bytes
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_StoredBucket)
-
-
-def encode_bucket(bucket: Bucket) -> bytes:
-    """MessagePack, arrays packed little-endian."""
-    routes = bucket.routes
-    return _encoder.encode(
-        _StoredBucket(
-            1,
-            bucket.digest,
-            bucket.start_us,
-            bucket.newest_us,
-            bucket.windows,
-            bucket.tokens,
-            bucket.duration_us,
-            bucket.observed_us.astype("<i8").tobytes(),
-            bucket.counts.astype("<i8").tobytes(),
-            routes.block.astype("<i4").tobytes(),
-            routes.experts.shape[1],
-            routes.experts.astype("<u2").tobytes(),
-            routes.weight.astype("<f8").tobytes(),
-            routes.priority.astype("<f8").tobytes(),
-            routes.threshold.astype("<f8").tobytes(),
-        )
-    )
-
-
-def decode_bucket(stored: bytes) -> Bucket:
-    """Raises ValueError on bytes that `encode_bucket` did not write."""
-    try:
-        it = _decoder.decode(stored)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"not a bucket of statistics: {error}") from None
-    return Bucket(
-        it.digest,
-        it.start_us,
-        it.newest_us,
-        it.windows,
-        it.tokens,
-        it.duration_us,
-        np.frombuffer(it.observed_us, "<i8").astype(np.int64),
-        np.frombuffer(it.counts, "<i8").astype(np.int64),
-        Reservoir(
-            np.frombuffer(it.route_block, "<i4").astype(np.int32),
-            np.frombuffer(it.route_experts, "<u2").astype(np.uint16).reshape(-1, it.route_k),
-            np.frombuffer(it.route_weight, "<f8").astype(np.float64),
-            np.frombuffer(it.route_priority, "<f8").astype(np.float64),
-            np.frombuffer(it.route_threshold, "<f8").astype(np.float64),
-        ),
+        merge([part.routes for part in parts], capacity_per_block(blocks, blocks_of_all)),
     )
 
 

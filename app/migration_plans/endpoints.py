@@ -145,8 +145,9 @@ MOVES = f"{CLUSTER}/nodes/{{node_id}}/moves"
 REPORTS = f"{CLUSTER}/nodes/{{node_id}}/move_reports"
 REPORT = f"{CLUSTER}/migration_plans/{{plan_id}}/moves/{{move_id}}/report"
 
+polled = [Route(MOVES, get_moves, methods=["GET"])]
 routes = [
-    Route(MOVES, get_moves, methods=["GET"]),
+    *polled,
     Route(REPORTS, post_reports, methods=["POST"]),
     Route(REPORT, put_report, methods=["PUT"]),
 ]
