@@ -76,7 +76,10 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         # A redirect would name the host as this process sees it, and clients repeat no body behind it.
         redirect_slashes=False,
-        middleware=[Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False)],
+        middleware=[
+            Middleware(problem.UnexpectedErrorMiddleware),  # before Starlette's own gets to it
+            Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
+        ],
     )
     app.state.settings = settings
     app.state.waiters = waiters

@@ -17,7 +17,9 @@ class MeasuringMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         # Looking a series up costs more than counting in it.
-        self._requests = cache(lambda method, route, hundreds: HTTP_REQUESTS.labels(method, route, f"{hundreds}xx"))
+        self._requests = cache(
+            lambda method, route, hundreds: HTTP_REQUESTS.labels(method, route, f"{hundreds}xx")
+        )
         self._durations = cache(lambda *labels: HTTP_DURATION.labels(*labels))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -42,7 +42,7 @@ async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
     request = Request(scope, receive)
     try:
         response = await endpoint(request)
-    except Exception as error:  # noqa: BLE001 - raised again unless it is one to be answered
+    except Exception as error:
         answer = await answer_exception(request, error)
         if answer is None:
             raise

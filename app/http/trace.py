@@ -4,7 +4,7 @@ import re
 import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 _TRACEPARENT = re.compile(rb"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 
@@ -36,11 +36,8 @@ class TraceMiddleware:
                 message["headers"] = [*message.get("headers", ()), traceparent]
             await send(message)
 
-        tokens = bind_contextvars(trace_id=trace)
-        try:
-            await self._app(scope, receive, send_traced)
-        finally:
-            reset_contextvars(**tokens)
+        bind_contextvars(trace_id=trace)  # of this request's task, which ends with it
+        await self._app(scope, receive, send_traced)
 
 
 def _parse(value: bytes) -> tuple[str | None, str]:

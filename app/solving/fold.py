@@ -349,12 +349,12 @@ def _fold_batch(
         before = known.get(name, {}).get(start)
         bucket = merge_buckets([fresh] if before is None else [fresh, before.bucket()], blocks)
         buckets.setdefault(name, {})[start] = Kept.of(bucket)
-    for entry_id, error in left_out:
+    for entry_id, reason in left_out:
         log.warning(
             "a window in the stream is left out",
             cluster_id=cluster_id,
             entry=entry_id.decode(),
-            reason=str(error),
+            reason=str(reason),
         )
     return _Folded(buckets, windows, len(left_out), tokens, activations, size, newest)
 

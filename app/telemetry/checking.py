@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -150,8 +151,7 @@ class _Refused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
+class _Counts(msgspec.Struct, frozen=True):
     """As in `PackedWindow`, not narrowed yet."""
 
     layers: list[int] | None

@@ -10,7 +10,6 @@ are packed here, all at once, which is cheap enough for windows of up to `MAX_JS
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -48,8 +47,7 @@ class Malformed(ValueError):
     """Not a value of the format at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """layers and routes: without those that could not be decoded; `places` are their indexes in the body, or
     None where nothing is missing."""
 
@@ -116,7 +114,9 @@ def _must_be_packed(form: Format) -> str:
 def _decode_listed(body: bytes, large: bool) -> Decoded | None:
     """The window with its counts packed; None where something about it is not as usual."""
     try:
-        window: ListedWindow = _DECODERS[Format.JSON, LargeListedWindow if large else ListedWindow].decode(body)
+        window: ListedWindow = _DECODERS[Format.JSON, LargeListedWindow if large else ListedWindow].decode(
+            body
+        )
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     if len(window.layers) + len(window.routes) > MAX_PARTS:

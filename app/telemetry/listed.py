@@ -5,6 +5,7 @@ as SWAR), done here for all numbers of a window at once.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -67,11 +68,11 @@ def _pack(inner: Sequence[bytes]) -> list[bytes] | None:
     last = np.cumsum([len(it) + 1 for it in inner]) + len(_ZEROS)
     after = (np.searchsorted(ends, last) + 1) * COUNT.itemsize
     cuts = [0, *after.tolist()]
-    return [packed[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [packed[start:end] for start, end in pairwise(cuts)]
 
 
 def _number(words: npt.NDArray[np.void], digits: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """What the last `digits` (0..8) of each word's eight characters say, the first of them in the low byte."""
+    """What the last `digits` (0..8) of each word's eight characters say; the first is in the low byte."""
     numbers = words.view("<u8") & _DIGITS.take(digits)
     for factor, shift, mask in _STEPS:
         numbers *= factor

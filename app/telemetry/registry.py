@@ -33,8 +33,8 @@ class _Model(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """order: its layers' numbers; count_bytes: of each one's packed counts; offset: of each one's first expert
-    among all of the model's."""
+    """order: its layers' numbers; count_bytes: of each one's packed counts; offset: of each one's first
+    expert among all of the model's."""
 
     digest: str
     layers: Mapping[int, LayerShape]

@@ -1,9 +1,9 @@
 """Windows into the cluster's stream: each at most once, and only if all it was judged by still holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
 from redis.asyncio.client import Pipeline
 
 from app.storage.keys import ClusterKeys
@@ -61,8 +61,7 @@ return outcomes
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """One window on its way. `revision` is that of what it was judged by."""
 
     keys: ClusterKeys

@@ -71,7 +71,10 @@ def _compare(form: str, body: bytes, media_type: str, against: str, seconds: flo
     keys = ClusterKeys(fleet.CLUSTER)
     with servers.valkey() as redis:
         for turn in range(rounds):
-            with servers.api(redis.url) as api, emptied(redis.url, keys.telemetry, keys.telemetry_bytes) as total:
+            with (
+                servers.api(redis.url) as api,
+                emptied(redis.url, keys.telemetry, keys.telemetry_bytes) as total,
+            ):
                 asyncio.run(fleet.register(api.url, NODES))
                 first = fleet.SEQUENCE + turn * 10_000_000
                 ours.append(_loaded(api, body, media_type, first, seconds))
@@ -93,9 +96,7 @@ def _compare(form: str, body: bytes, media_type: str, against: str, seconds: flo
     )
 
 
-def _loaded(
-    server: servers.Running, body: bytes, media_type: str, first: int, seconds: float
-) -> Measured:
+def _loaded(server: servers.Running, body: bytes, media_type: str, first: int, seconds: float) -> Measured:
     """After a moment of warming."""
 
     def load(first: int, seconds: float) -> wrk.Load:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -157,7 +157,7 @@ def plain(redis_url: str) -> ASGIApp:
     return Starlette(routes=[Route("/304", not_modified), Route("/200", found)], lifespan=lifespan)
 
 
-APPLICATIONS = {"bare": Bare, "validated": validated, "plain": plain}
+APPLICATIONS: dict[str, Callable[[str], ASGIApp]] = {"bare": Bare, "validated": validated, "plain": plain}
 
 
 def main() -> None:

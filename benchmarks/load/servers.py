@@ -84,7 +84,10 @@ def free_port() -> int:
 @contextlib.contextmanager
 def _running(command: list[str], url: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
     process = subprocess.Popen(
-        command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
     )
     try:
         yield Running(process, url)

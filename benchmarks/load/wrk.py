@@ -115,9 +115,7 @@ def get(url: str, path: str, *, seconds: float, connections: int, headers: Mappi
 
 
 def _lines(headers: Mapping[str, str] | None) -> str:
-    return "".join(
-        f"{name}: {value}\\r\\n".replace('"', '\\"') for name, value in (headers or {}).items()
-    )
+    return "".join(f"{name}: {value}\\r\\n".replace('"', '\\"') for name, value in (headers or {}).items())
 
 
 def _run(url: str, script: str, seconds: float, connections: int) -> Load:
@@ -126,6 +124,16 @@ def _run(url: str, script: str, seconds: float, connections: int) -> Load:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script + _DONE)
         file.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s", "-s", file.name, url]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:.0f}s",
+            "--timeout",
+            "10s",
+            "-s",
+            file.name,
+            url,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.strip().splitlines()[-1]))

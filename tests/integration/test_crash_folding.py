@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.instance.statistics import decode_bucket
+from app.instance.bucket_encoding import decode_bucket
 from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer
 from app.storage.keys import ClusterKeys
