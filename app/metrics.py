@@ -165,7 +165,7 @@ BUILD_INFO = Gauge(
 
 class Tally:
     """What the busiest code counts, in numbers of its own that reach the values above a few times a second
-    and before they are shown: raising a value that processes share costs more than much of what is counted."""
+    and before they are shown: to raise a value that processes share costs more than what is counted."""
 
     def __init__(self) -> None:
         self._counted: defaultdict[Counter | Gauge, float] = defaultdict(float)

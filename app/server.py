@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from app.config import Settings
+from app.connections import GuardedProtocol, descriptors_for
 from app.listening import BACKLOG
 
 NOTICE_SECONDS = 0.5
@@ -55,6 +57,11 @@ class DrainingServer(uvicorn.Server):
                 self._drain()
             if time.monotonic() - self._asked_at >= NOTICE_SECONDS:
                 self.should_exit = True
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, GuardedProtocol):
+                    connection.look(now)
         return await super().on_tick(counter)
 
 
@@ -63,7 +70,13 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from app.main import create_app
 
     app = create_app(settings)
-    serve_application(app, listener, lambda: _drain(app), drain_seconds=settings.drain_seconds)
+    serve_application(
+        app,
+        listener,
+        lambda: _drain(app),
+        drain_seconds=settings.drain_seconds,
+        max_connections=settings.max_connections,
+    )
 
 
 def serve_application(
@@ -72,12 +85,15 @@ def serve_application(
     drain: Callable[[], None] = lambda: None,
     *,
     drain_seconds: float = 8.0,
+    max_connections: int | None = None,
 ) -> None:
-    """Any ASGI application, on the server and the settings of ours."""
+    """Any ASGI application, on the server and the settings of ours; without `max_connections` its connections
+    are not guarded."""
+    guarded = max_connections and partial(GuardedProtocol, max_connections=descriptors_for(max_connections))
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=guarded or "httptools",  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="on",
         backlog=BACKLOG,

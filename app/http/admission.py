@@ -1,6 +1,8 @@
 """What one process takes on at once. More is refused before it costs anything, and may come again soon:
 beyond what a process can do, everything that waits only makes everybody's answer later."""
 
+from typing import NoReturn
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,18 +34,26 @@ class Admission:
 
     @property
     def busy(self) -> int:
-        """Requests being worked on."""
-        return self._requests - self._waiters.count
+        """Requests being worked on: those that wait for a change or for their bodies keep nobody waiting."""
+        return self._requests - self._waiters.count - self.receiving.waiting
 
     def enter(self) -> None:
         """Raises `Unavailable` where there are too many."""
         if self.busy >= self._max_requests:
-            REFUSED.labels("requests").inc()
-            raise Unavailable(
-                f"this process has {self._max_requests} requests to answer already",
-                retry_after_seconds=RETRY_SECONDS,
-            )
+            self._refuse_request()
         self._requests += 1
+
+    def resume(self) -> None:
+        """Called when a body has come at last; raises `Unavailable` where too many came at once."""
+        if self.busy > self._max_requests:
+            self._refuse_request()
+
+    def _refuse_request(self) -> NoReturn:
+        REFUSED.labels("requests").inc()
+        raise Unavailable(
+            f"this process has {self._max_requests} requests to answer already",
+            retry_after_seconds=RETRY_SECONDS,
+        )
 
     def hold(self, scope: Scope, number: int) -> None:
         """Account for bytes of a body that are kept until the request is answered, or with a negative number

@@ -25,6 +25,10 @@ IDLE_SECONDS = 15.0
 BODY_SECONDS = 60.0
 """A body that is read as a whole must be here within this time."""
 
+SLOWEST_BYTES_PER_SECOND = 4096
+"""A body that is read as a whole must come at this rate after `IDLE_SECONDS`: what has come of it takes room
+from others."""
+
 STREAM_IDLE_SECONDS = 120.0
 """The same as `IDLE_SECONDS`, for streams: their clients wait for the next window."""
 
@@ -154,13 +158,13 @@ class _Sent:
         self._idle_seconds = idle_seconds
         self._whole_seconds = whole_seconds
         self._clock = asyncio.get_running_loop().time
-        self._ends = self._clock() + whole_seconds
+        self._began = self._clock()
         self._more = True
 
     async def next(self) -> bytes | None:
         """The next chunk, not empty; None at the end."""
         while self._more:
-            until = min(self._clock() + self._idle_seconds, self._ends)
+            until = min(self._clock() + self._idle_seconds, self._due())
             try:
                 message = await self._receiving.next(self._request.receive, until)
             except TimeoutError:
@@ -177,9 +181,21 @@ class _Sent:
                 return chunk
         return None
 
+    def _due(self) -> float:
+        """When the whole must be here."""
+        if self._whole_seconds == math.inf:
+            return math.inf
+        received: int = self._request.scope.get(RECEIVED_BYTES, 0)
+        allowed = IDLE_SECONDS + received / SLOWEST_BYTES_PER_SECOND
+        return self._began + min(self._whole_seconds, allowed)
+
     def _late(self) -> RequestTimedOut:
-        if self._clock() >= self._ends:
-            return RequestTimedOut(f"the body did not come within {self._whole_seconds:g} s")
+        now = self._clock()
+        if now >= self._due():
+            return RequestTimedOut(
+                f"the body did not come within {now - self._began:.0f} s: it must at "
+                f"{SLOWEST_BYTES_PER_SECOND} bytes/s and within {self._whole_seconds:g} s"
+            )
         return RequestTimedOut(f"nothing of the body came for {self._idle_seconds:g} s")
 
 
@@ -212,6 +228,8 @@ async def read_body(request: Request, settings: Settings, *, inflated_limit: int
         if size > limit:
             raise _too_large(limit)
         parts.append(chunk)
+    if sending.admission:
+        sending.admission.resume()
     sent = parts[0] if len(parts) == 1 else b"".join(parts)
     if isinstance(inflater, _Identity):
         return sent

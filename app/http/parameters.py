@@ -28,6 +28,12 @@ def header(request: Request, name: bytes) -> str | None:
     return None
 
 
+def headers(request: Request, name: bytes) -> str | None:
+    """All headers of that name (in small letters), joined as lists are; None where there is none."""
+    given = [value for known, value in request.scope["headers"] if known == name]
+    return b",".join(given).decode("latin-1") if given else None
+
+
 def path_id(request: Request, name: str) -> str:
     """For plain routes: the id in the path, judged as FastAPI does in the others."""
     value: str = request.path_params[name]

@@ -31,6 +31,10 @@ class Receiving:
         self._look: asyncio.TimerHandle | None = None
         self._ends: float | None = None
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waits)
+
     def begin_to_drain(self) -> None:
         """From now on, wait no longer than a moment for anybody, a stream of telemetry included."""
         self._ends = asyncio.get_running_loop().time() + DRAINED_SECONDS

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.instance.reservoir import Reservoir
-from app.instance.statistics import Bucket
+from app.instance.statistics import Bucket, Integers
 from app.telemetry.packed import NO_EXPERT
 
 _SMALL_NO_EXPERT = 255
+_NONE = np.zeros(0, np.int64)
 
 
 class _Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -53,10 +54,12 @@ _decoder = msgspec.msgpack.Decoder(_Stored)
 
 def encode_bucket(bucket: Bucket) -> bytes:
     routes, observed, counts = bucket.routes, bucket.observed_us, bucket.counts
-    blocks = len(observed)
-    low = counts.astype("<u2")
-    high = counts >> 16
-    high_at = np.flatnonzero(high)
+    high: Integers = _NONE
+    high_at = _NONE
+    if counts.max(initial=0) >> 16:
+        high = counts >> 16
+        high_at = np.flatnonzero(high)
+        high = high[high_at]
     return _encoder.encode(
         _Stored(
             2,
@@ -67,10 +70,10 @@ def encode_bucket(bucket: Bucket) -> bytes:
             bucket.tokens,
             bucket.duration_us,
             (observed[:1] if (observed == observed[0]).all() else observed).astype("<i8").tobytes(),
-            low.tobytes(),
+            counts.astype("<u2").tobytes(),
             high_at.astype("<u4").tobytes(),
-            high[high_at].astype("<u8").tobytes(),
-            np.bincount(routes.block, minlength=blocks).astype("<u2").tobytes(),
+            high.astype("<u8").tobytes(),
+            np.bincount(routes.block, minlength=len(observed)).astype("<u2").tobytes(),
             routes.experts.shape[1],
             padded := bool((routes.experts == NO_EXPERT).any()),
             _packed_ids(routes.experts, padded),
@@ -88,9 +91,10 @@ def decode_bucket(stored: bytes) -> Bucket:
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a bucket of statistics: {error}") from None
     rows = np.frombuffer(it.rows, "<u2")
-    observed = np.frombuffer(it.observed_us, "<i8")
-    counts = np.frombuffer(it.low, "<u2").astype(np.int64)
-    counts[np.frombuffer(it.high_at, "<u4")] += np.frombuffer(it.high, "<u8").astype(np.int64) << 16
+    observed = np.frombuffer(it.observed_us, "<i8").astype(np.int64)
+    counts: Integers = np.frombuffer(it.low, "<u2").astype(np.int64 if it.high_at else np.uint32)
+    if it.high_at:
+        counts[np.frombuffer(it.high_at, "<u4")] += np.frombuffer(it.high, "<u8").astype(np.int64) << 16
     priority = np.frombuffer(it.priority, "<f4").astype(np.float32, copy=False)
     return Bucket(
         it.digest,
@@ -99,7 +103,7 @@ def decode_bucket(stored: bytes) -> Bucket:
         it.windows,
         it.tokens,
         it.duration_us,
-        np.broadcast_to(observed, len(rows)).astype(np.int64),
+        np.full(len(rows), observed[0]) if len(observed) == 1 else observed,
         counts,
         Reservoir(
             np.repeat(np.arange(len(rows), dtype=np.int32), rows),
@@ -109,11 +113,14 @@ def decode_bucket(stored: bytes) -> Bucket:
             else np.ones(len(priority), np.float32),
             priority,
             np.frombuffer(it.threshold, "<f4").astype(np.float32, copy=False),
+            ordered=True,
         ),
     )
 
 
 def _packed_ids(experts: npt.NDArray[np.uint16], padded: bool) -> bytes:
+    if not experts.size:
+        return b""
     largest = int(experts.max(initial=0, where=experts != NO_EXPERT))
     if largest < _SMALL_NO_EXPERT or (largest == _SMALL_NO_EXPERT and not padded):
         return experts.astype(np.uint8).tobytes()  # the low half of what pads is what pads here

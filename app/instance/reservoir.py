@@ -43,7 +43,7 @@ def capacity_per_block(blocks: int, blocks_of_all: int = 0) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Reservoir:
-    """n kept routes of B blocks, in order of block and then of falling priority.
+    """n kept routes of B blocks; where `ordered`, by block and then by falling priority.
 
     block int32[n]; experts uint16[n, K], `NO_EXPERT` pads; weight, priority float32[n]; threshold float32[B].
     Priorities are rounded when they are drawn, so that they are the same in memory and where they are stored.
@@ -54,15 +54,17 @@ class Reservoir:
     weight: npt.NDArray[np.float32]
     priority: npt.NDArray[np.float32]
     threshold: npt.NDArray[np.float32]
+    ordered: bool = False
 
     @classmethod
-    def empty(cls, blocks: int, threshold: npt.NDArray[np.float32] | None = None) -> "Reservoir":
+    def empty(cls, blocks: int) -> "Reservoir":
         return cls(
             np.zeros(0, np.int32),
             np.zeros((0, 1), np.uint16),
             np.zeros(0, np.float32),
             np.zeros(0, np.float32),
-            np.zeros(blocks, np.float32) if threshold is None else threshold,
+            np.zeros(blocks, np.float32),
+            ordered=True,
         )
 
     @classmethod
@@ -87,33 +89,41 @@ class Reservoir:
         return np.maximum(self.weight, self.threshold[self.block]).astype(np.float64)
 
 
+def joined(parts: Sequence[Reservoir]) -> Reservoir:
+    """All that the parts kept, in no order: to be merged with others, or alone, before it is used."""
+    width = max(part.experts.shape[1] for part in parts)
+    return Reservoir(
+        np.concatenate([part.block for part in parts]),
+        np.concatenate([widened(part.experts, width) for part in parts]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.priority for part in parts]),
+        np.max([part.threshold for part in parts], axis=0),
+    )
+
+
 def merge(parts: Sequence[Reservoir], capacity: int) -> Reservoir:
     """The sample of all items of all parts together, `capacity` per block. Commutative and associative.
 
     The (m+1)-th highest priority of all items is the highest of the parts' thresholds and of the kept items
     beyond the m-th: whatever a part dropped lies at or below its threshold. O(n log n).
     """
-    some = [part for part in parts if len(part.block)]
-    if not some:
-        return Reservoir.empty(len(parts[0].threshold), np.max([part.threshold for part in parts], axis=0))
-    width = max(part.experts.shape[1] for part in some)
-    block = np.concatenate([part.block for part in some])
-    experts = np.concatenate([_widened(part.experts, width) for part in some])
-    weight = np.concatenate([part.weight for part in some])
-    priority = np.concatenate([part.priority for part in some])
-    threshold = np.max(np.stack([part.threshold for part in parts]), axis=0)
-
-    order = np.lexsort((-priority, block))
-    block, experts, weight, priority = block[order], experts[order], weight[order], priority[order]
+    every = parts[0] if len(parts) == 1 else joined(parts)
+    threshold = every.threshold.copy()
+    order = np.flatnonzero(every.priority > threshold[every.block])
+    # Priorities are positive, so their bits are in their order: one key sorts by block and falling priority.
+    falling = np.uint64(0xFFFF_FFFF) - every.priority[order].view(np.uint32)
+    order = order[np.argsort(every.block[order].astype(np.uint64) << np.uint64(32) | falling)]
+    block, priority = every.block[order], every.priority[order]
     first = np.searchsorted(block, np.arange(len(threshold)))
-    rank = np.arange(len(block)) - first[block]
-    beyond = rank == capacity
+    beyond = np.arange(len(block)) - first[block] == capacity
     threshold[block[beyond]] = np.maximum(threshold[block[beyond]], priority[beyond])
     kept = priority > threshold[block]
-    return Reservoir(block[kept], experts[kept], weight[kept], priority[kept], threshold)
+    order = order[kept]
+    return Reservoir(block[kept], every.experts[order], every.weight[order], priority[kept], threshold, True)
 
 
-def _widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint16]:
+def widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint16]:
+    """With columns of `NO_EXPERT` up to `width`."""
     if experts.shape[1] == width:
         return experts
     wide = np.full((len(experts), width), NO_EXPERT, np.uint16)

@@ -21,11 +21,11 @@ from app.instance.statistics import (
     BUCKETS_PER_WINDOW,
     MICROSECONDS,
     Bucket,
+    Layout,
     NodeModel,
     Statistics,
     bucket_us,
     combine,
-    merge_buckets,
 )
 from app.metrics import TELEMETRY_FOLD_LAG, TELEMETRY_FOLDED, TELEMETRY_STREAM_BYTES
 from app.models.schemas import ModelRecord
@@ -338,17 +338,18 @@ def _fold_batch(
     buckets: dict[NodeModel, dict[int, Kept]] = {}
     newest: dict[NodeModel, int] = {}
     blocks = _blocks_of_all(known, parts, models)
+    layouts = {model_id: Layout.of(model) for model_id, model in models.items()}
     for (name, start), windows_of in parts.items():
-        fresh = _bucket(windows_of, models[name[1]], span_us, left_out)
-        if fresh is None:
-            continue
-        windows += fresh.windows
-        tokens += fresh.tokens
-        activations += fresh.activations
-        newest[name] = max(fresh.newest_us, newest.get(name, 0))
         before = known.get(name, {}).get(start)
-        bucket = merge_buckets([fresh] if before is None else [fresh, before.bucket()], blocks)
-        buckets.setdefault(name, {})[start] = Kept.of(bucket)
+        folding = _Folding(layouts[name[1]], span_us, before)
+        folding.add(windows_of, left_out)
+        if folding.bucket is None:
+            continue
+        windows += folding.windows
+        tokens += folding.tokens
+        activations += folding.activations
+        newest[name] = max(folding.bucket.newest_us, newest.get(name, 0))
+        buckets.setdefault(name, {})[start] = Kept.of(folding.bucket.trimmed(blocks))
     for entry_id, reason in left_out:
         log.warning(
             "a window in the stream is left out",
@@ -369,22 +370,38 @@ def _require_registered(
         raise ValueError(f"model {window.model_id!r} is no longer registered with these blocks")
 
 
-def _bucket(
-    windows: list[tuple[bytes, Window]],
-    model: ModelRecord,
-    span_us: int,
-    left_out: list[tuple[bytes, Exception]],
-) -> Bucket | None:
-    """All windows in one; those that do not fit the model are left out."""
-    try:
-        return Bucket.of([window for _, window in windows], model, span_us)
-    except (ValueError, IndexError, OverflowError) as error:
-        if len(windows) == 1:
-            left_out.append((windows[0][0], error))
-            return None
-    one_by_one = (_bucket([window], model, span_us, left_out) for window in windows)
-    found = [bucket for bucket in one_by_one if bucket is not None]
-    return merge_buckets(found) if found else None
+class _Folding:
+    """One bucket and the windows that go into it."""
+
+    def __init__(self, layout: Layout, span_us: int, before: Kept | None) -> None:
+        self._layout = layout
+        self._span_us = span_us
+        self._before = before
+        self.bucket: Bucket | None = None
+        """As it is now; None while nothing was added."""
+        self.windows = self.tokens = self.activations = 0
+        """What was added."""
+
+    def add(self, windows: list[tuple[bytes, Window]], left_out: list[tuple[bytes, Exception]]) -> None:
+        """All windows but those that do not fit the model."""
+        try:
+            self._add_all([window for _, window in windows])
+        except (ValueError, IndexError, OverflowError) as error:
+            if len(windows) == 1:
+                left_out.append((windows[0][0], error))
+                return
+            for window in windows:
+                self.add([window], left_out)
+
+    def _add_all(self, windows: list[Window]) -> None:
+        # A window that does not fit may have been added in part: what was there is decoded anew each time.
+        stored = Kept.of(self.bucket) if self.bucket is not None else self._before
+        before = None if stored is None else stored.bucket()
+        bucket = Bucket.of(windows, self._layout, self._span_us, before)
+        self.bucket = bucket
+        self.windows += len(windows)
+        self.tokens += sum(window.tokens for window, _ in windows)
+        self.activations += sum(int(window.counted().sum()) for window, _ in windows)
 
 
 def _blocks_of_all(

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
+from app.metrics import REFUSED
 from app.telemetry.store import Append, Outcome, queue_appends
 
 QUEUED_WINDOWS = 4096
@@ -39,6 +40,7 @@ class GroupCommit:
         """
         size = len(window.packed)
         if len(self._queue) >= QUEUED_WINDOWS or self._queued_bytes + size > QUEUED_BYTES:
+            REFUSED.labels("commits").inc()
             raise Unavailable("too many windows wait for Redis", retry_after_seconds=1)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((window, future))

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from app.config import Settings
 from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailable
-from app.metrics import TALLY, TELEMETRY_WINDOWS
+from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
 from app.storage.keys import ClusterKeys
 from app.telemetry.account import Account
 from app.telemetry.checking import check
@@ -174,6 +174,7 @@ def _explained(
     outcome: Outcome, instance_uid: str, sequence_number: int, faults: Faults, found: Faults
 ) -> Outcome:
     if outcome is Outcome.FULL:
+        REFUSED.labels("unfolded").inc()
         raise Unavailable("the cluster's worker does not keep up with its telemetry", retry_after_seconds=5)
     if outcome is Outcome.UNKNOWN_INSTANCE:
         faults.add(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 from app.storage.embedded import find_server
@@ -56,7 +57,7 @@ def api(redis_url: str, **settings: str) -> Iterator[Running]:
         command += ["--log-level", "error"]
         environment = {"PROMETHEUS_MULTIPROC_DIR": metrics, **settings}
         with _running(command, f"http://127.0.0.1:{port}", environment) as running:
-            _until(lambda: _listens(port), running)
+            _until(lambda: _answers(port), running)
             yield running
 
 
@@ -72,7 +73,7 @@ def reference(name: str, redis_url: str) -> Iterator[Running]:
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.load.reference", name, redis_url, str(port)]
     with _running(command, f"http://127.0.0.1:{port}") as running:
-        _until(lambda: _listens(port), running)
+        _until(lambda: _answers(port), running)
         yield running
 
 
@@ -100,8 +101,10 @@ def _running(command: list[str], url: str, environment: dict[str, str] | None = 
             process.wait()
 
 
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+def _answers(port: int) -> bool:
+    """Anything: the socket listens before the application has started."""
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=2)
         return True
     return False
 

@@ -62,8 +62,8 @@ end
 """
 
 _GET = """
-local text = "GET %(path)s HTTP/1.1\\r\\nHost: load\\r\\n%(extra)s\\r\\n"
-request = function() return text end
+wrk.path = "%(path)s"
+%(headers)s
 """
 
 _DONE = """
@@ -111,7 +111,8 @@ def post(
 
 
 def get(url: str, path: str, *, seconds: float, connections: int, headers: Mapping[str, str]) -> Load:
-    return _run(url, _GET % {"path": path, "extra": _lines(headers)}, seconds, connections)
+    lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
+    return _run(url, _GET % {"path": path, "headers": "\n".join(lines)}, seconds, connections)
 
 
 def _lines(headers: Mapping[str, str] | None) -> str:

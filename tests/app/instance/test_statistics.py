@@ -12,9 +12,9 @@ from app.instance.bucket_encoding import decode_bucket, encode_bucket
 from app.instance.statistics import (
     BUCKETS_PER_WINDOW,
     Bucket,
+    Layout,
     bucket_us,
     combine,
-    merge_buckets,
 )
 from app.telemetry.packed import VERSION, PackedRoutes, PackedWindow
 from tests.app.telemetry.cluster import model, packed
@@ -40,7 +40,7 @@ def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **route
 
 
 def bucket(*windows: PackedWindow) -> Bucket:
-    return merge_buckets([Bucket.of([(w, seed)], MODEL, SPAN) for seed, w in enumerate(windows)])
+    return Bucket.of([(w, seed) for seed, w in enumerate(windows)], Layout.of(MODEL), SPAN).trimmed()
 
 
 counts = st.fixed_dictionaries(

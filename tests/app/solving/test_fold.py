@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterSettings
-from app.instance.statistics import Bucket, bucket_us, merge_buckets
+from app.instance.statistics import Bucket, Layout, bucket_us
 from app.solving import fold as fold_module
 from app.solving.fold import FoldMoved, TelemetryFold
 from app.storage.fenced import fenced
@@ -81,13 +81,13 @@ def naive(
 ) -> dict[tuple[str, str], list[Bucket]]:
     """All windows at once: bucket by bucket, without those that are too old."""
     span = bucket_us(SETTINGS)
-    parts: dict[tuple[str, str, int], list[Bucket]] = {}
+    parts: dict[tuple[str, str, int], list[tuple[PackedWindow, int]]] = {}
     for entry_id, window in zip(ids, windows, strict=True):
-        bucket = Bucket.of([(window, fold_module._seed(entry_id))], MODELS[window.model_id], span)
-        parts.setdefault((window.node_id, window.model_id, bucket.start_us), []).append(bucket)
+        seeded = (window, fold_module._seed(entry_id))
+        parts.setdefault((window.node_id, window.model_id, window.end_us // span * span), []).append(seeded)
     found: dict[tuple[str, str], list[Bucket]] = {}
     for (node_id, model_id, _), several in sorted(parts.items()):
-        bucket = merge_buckets(several)
+        bucket = Bucket.of(several, Layout.of(MODELS[model_id]), span).trimmed()
         if bucket.newest_us > START + newest * 1e6 - 1200e6:
             found.setdefault((node_id, model_id), []).append(bucket)
     return found
@@ -282,6 +282,6 @@ async def test_rates_follow_from_the_windows(redis: Redis) -> None:
     traffic = found.traffic["n1", "moe"]
     assert found.until_us == window.end_us
     assert traffic.tokens_per_second == pytest.approx(window.tokens / 10)
-    counted = Bucket.of([(window, 0)], MODELS["moe"], 1).counts
+    counted = Bucket.of([(window, 0)], Layout.of(MODELS["moe"]), 1).counts
     assert traffic.activations_per_second == pytest.approx(counted / 10)
     assert traffic.route_weight.sum() == pytest.approx(window.routes[0].rows()[1].sum())
