@@ -8,8 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
@@ -86,12 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.admission = admission
     problem.install(app)
     include_routes(app)
-    app.add_route("/", _to_docs, include_in_schema=False)
     return app
-
-
-async def _to_docs(_: Request) -> RedirectResponse:
-    return RedirectResponse("docs")
 
 
 @contextlib.asynccontextmanager
