@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psutil
 from redis.asyncio import Redis
@@ -24,8 +24,6 @@ from benchmarks.load import fleet, servers
 
 SETTINGS = ClusterSettings()
 BACKLOG_WINDOWS = 8_000
-STATE_SECONDS = 600
-"""Traffic of this long fills the state; what a whole window of time takes follows from the buckets."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +159,11 @@ async def state(nodes: int, sampled: int) -> State:
             return State(nodes, sampled, buckets, used, used // nodes)
 
 
-def measure(nodes: int) -> tuple[list[Fold], list[State]]:
-    folds = [asyncio.run(fold_rate(n, sampled)) for n, sampled in ((1, 0), (64, 0), (nodes, 0), (64, 64))]
-    return folds, [asyncio.run(state(nodes, sampled)) for sampled in (0, 64)]
+def rates(nodes: int) -> list[Fold]:
+    """Of one node, of some, of many, and of some that send routes."""
+    return [asyncio.run(fold_rate(n, sampled)) for n, sampled in ((1, 0), (64, 0), (nodes, 0), (64, 64))]
 
 
-__all__ = ["Fold", "State", "measure", "replace"]
+def states(nodes: int) -> list[State]:
+    """Without and with samples of routes that are full."""
+    return [asyncio.run(state(nodes, sampled)) for sampled in (0, 64)]

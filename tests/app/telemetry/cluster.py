@@ -165,6 +165,6 @@ def dense(kept: PackedWindow) -> dict[int, list[int]]:
     at = dict(zip(shape, accumulate(shape.values(), initial=0), strict=False))
     experts = kept.counted_experts()
     if experts is None:
-        experts = np.concatenate([np.arange(shape[layer]) + at[layer] for layer in layers])
+        experts = np.concatenate([np.zeros(0, np.int64)] + [np.arange(shape[it]) + at[it] for it in layers])
     of_all[experts] = kept.counted()
     return {layer: of_all[at[layer] : at[layer] + shape[layer]].tolist() for layer in layers}
