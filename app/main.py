@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from app import metrics
+from app.access.mode import authentication
+from app.audit.middleware import AuditMiddleware
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
@@ -77,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(problem.UnexpectedErrorMiddleware),  # before Starlette's own gets to it
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
+            Middleware(AuditMiddleware),
         ],
     )
     app.state.settings = settings
@@ -105,6 +108,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.durable:
             await require_durability(redis)
         app.state.disk = DiskSync(redis)
+        app.state.authentication = asked = authentication(settings, redis)
+        app.state.waiters.observe(asked.told)
         app.state.intake = intake = Intake(redis, settings)
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:

@@ -11,36 +11,38 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.http.problem import answer_exception
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
+Door = Callable[[Scope], Awaitable[None]]
+"""Lets a request in, or raises."""
 
 
 class FastRoutesMiddleware:
     """Calls the endpoint of the first of `routes` that matches, or goes on.
 
-    routes: of functions, with parameters that match one segment of the path each.
+    routes: of functions, with parameters that match one segment of the path each; with a method and its door.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[tuple[Route, str, Door]]) -> None:
         self._app = app
-        self._routes: defaultdict[str, list[tuple[re.Pattern[str], Route, Endpoint]]] = defaultdict(list)
-        for route in routes:
-            for method in route.methods or ():
-                self._routes[method].append((route.path_regex, route, route.endpoint))
+        self._routes: defaultdict[str, list[tuple[re.Pattern[str], Route, Door]]] = defaultdict(list)
+        for route, method, door in routes:
+            self._routes[method].append((route.path_regex, route, door))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for pattern, route, endpoint in self._routes.get(scope["method"], ()):
+            for pattern, route, door in self._routes.get(scope["method"], ()):
                 match = pattern.match(scope["path"])
                 if match is not None:
                     scope["route"] = route
                     scope["path_params"] = match.groupdict()
-                    await _answer(endpoint, scope, receive, send)
+                    await _answer(route.endpoint, door, scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
 
-async def _answer(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(endpoint: Endpoint, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope, receive)
     try:
+        await door(scope)
         response = await endpoint(request)
     except Exception as error:
         answer = await answer_exception(request, error)
