@@ -87,7 +87,7 @@ def open_tab(browser: Browser) -> Callable[..., object]:
 
 @pytest.fixture
 def serve_api(redis_url: str) -> Iterator[Callable[..., str]]:
-    """Serve the API alone, without a worker, on an emptied real server: `serve_api(**settings)` is its URL."""
+    """Serve the API alone, without a worker, on an emptied server; `serve_api(**settings)` is its URL."""
     started: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def serve(**settings: Any) -> str:
