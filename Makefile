@@ -18,16 +18,19 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
 
-# Debian packages that tests drive. Without them those tests skip, and fail where CI is set.
-TOOLS := chromium
+# Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
+# set. TOOLS are Debian packages.
+TOOLS := chromium systemd
 
-tools:
+tools: install
 	@missing=; for tool in $(TOOLS); do \
 		dpkg-query --show --showformat '$${db:Status-Abbrev}' $$tool 2>/dev/null | grep -q '^ii' || missing="$$missing $$tool"; \
 	done; \
 	if [ -n "$$missing" ]; then \
-		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $$missing; \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing; \
 	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check --group deploy
+	@test -x $(BIN)/helm || $(BIN)/python deploy/kubernetes/fetch_helm.py $(BIN)/helm
 
 demo: install
 	$(BIN)/moeplace demo

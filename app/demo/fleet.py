@@ -8,21 +8,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.client import ServiceClient, ServiceError
+from agent.client import ServiceClient
 from agent.retrying import RetryPolicy
 from app.box.children import ServiceProcess, started_service
-from app.box.failures import BoxFailed
-from app.demo.nodes import NodeProcess, started_node
-from app.demo.scenario import (
-    CLUSTER_ID,
-    MODEL_ID,
-    NODES,
-    PACE,
-    cluster_settings,
-    model_spec,
-    service_environment,
-)
-from app.demo.slices import NodeStart
+from app.demo.nodes import NodeProcess, started_nodes
+from app.demo.registration import register_cluster
+from app.demo.scenario import CLUSTER_ID, PACE, service_environment
 
 
 class DemoFleet(NamedTuple):
@@ -43,29 +34,6 @@ async def started_fleet(directory: Path, *, port: int, seed: int) -> AsyncIterat
         client = await stack.enter_async_context(
             ServiceClient(service.base_url, CLUSTER_ID, retry=retry, use_environment=False)
         )
-        await _register_cluster(client)
-        nodes = {
-            node.node_id: await stack.enter_async_context(
-                started_node(
-                    directory,
-                    NodeStart(
-                        base_url=service.base_url,
-                        node_id=node.node_id,
-                        domain=node.domain,
-                        seed=seed,
-                        slice_seconds=PACE.slice_seconds,
-                        tokens_per_second=PACE.tokens_per_second,
-                    ),
-                )
-            )
-            for node in NODES
-        }
+        await register_cluster(client, PACE)
+        nodes = await started_nodes(stack, directory, service.base_url, seed)
         yield DemoFleet(service, client, nodes)
-
-
-async def _register_cluster(client: ServiceClient) -> None:
-    try:
-        await client.put("", cluster_settings(PACE))
-        await client.put(f"/models/{MODEL_ID}", model_spec())
-    except ServiceError as error:
-        raise BoxFailed(f"the service does not take the cluster or the model: {error}") from error
