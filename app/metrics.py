@@ -6,9 +6,13 @@ never its path; a cluster's id (at most `max_clusters`), never that of an expert
 What differs from node to node is told as a statistic over the nodes.
 """
 
+import asyncio
 import math
 import os
 import platform
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
@@ -21,6 +25,8 @@ MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 MAX_CLUSTERS_SHOWN = 10_000
 """Clusters of which one process of several ever shows gauges: their common files only grow."""
+
+FLUSH_SECONDS = 0.2
 
 # A second series for each one, saying when it began: process start times tell the same.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -132,6 +138,13 @@ HTTP_LONG_POLL_DURATION = Histogram(
 )
 HTTP_IN_FLIGHT = Gauge(
     "moeplace_http_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum"
+)
+REFUSED = _counter(
+    "moeplace_refused_total",
+    "Requests and connections refused because of what is waiting already, by what there is too much of: "
+    "requests, bytes, connections, waiters, commits (windows that wait for Redis) or unfolded (windows that "
+    "wait for the worker).",
+    reason=("requests", "bytes", "connections", "waiters", "commits", "unfolded"),
 )
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
 
@@ -420,6 +433,49 @@ BUILD_INFO = Gauge(
     ["version", "python"],
     multiprocess_mode="max",
 )
+
+
+class Tally:
+    """What the busiest code counts, in numbers of its own that reach the values above a few times a second
+    and before they are shown: to raise a value that processes share costs more than what is counted."""
+
+    def __init__(self) -> None:
+        self._counted: defaultdict[Counter | Gauge, float] = defaultdict(float)
+        self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
+        self._flush: asyncio.TimerHandle | None = None
+
+    def count(self, counter: Counter | Gauge, number: float = 1.0) -> None:
+        self._counted[counter] += number
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def observe(self, histogram: Histogram, value: float) -> None:
+        self._observed[histogram].append(value)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        for counter, number in self._counted.items():
+            counter.inc(number)
+        self._counted.clear()
+        for histogram, values in self._observed.items():
+            _observe_all(histogram, values)
+        self._observed.clear()
+
+
+def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """As `observe` for each, which raises two shared values every time."""
+    buckets = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
+    for index, number in buckets.items():
+        histogram._buckets[index].inc(number)
+    histogram._sum.inc(sum(values))
+
+
+TALLY = Tally()
+"""Of this process."""
 
 
 def announce_build() -> None:

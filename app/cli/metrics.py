@@ -32,6 +32,7 @@ _SECTIONS = (
     ("moeplace_http_", "The HTTP edge"),
     ("moeplace_waiters", "The HTTP edge"),
     ("moeplace_auth", "The HTTP edge"),
+    ("moeplace_refused_", "The HTTP edge"),
     ("moeplace_telemetry_", "Telemetry"),
     ("moeplace_cluster", "Clusters"),
     ("moeplace_node_", "Over the nodes of a cluster"),

@@ -14,6 +14,7 @@ from app.errors import FieldError, Unavailable
 from app.exposition import OPENMETRICS, exposition
 from app.http.openapi import problem
 from app.http.state import probing_redis_of, waiters_of
+from app.metrics import TALLY
 from app.schema import Schema
 from app.storage import workers
 
@@ -85,6 +86,7 @@ async def readyz(request: Request) -> Readiness:
 async def metrics(request: Request) -> Response:
     """Metrics of all processes of this service, in Prometheus' text format; as OpenMetrics, with exemplars
     that name traces, where `Accept` asks for it."""
+    TALLY.flush()  # here, since only the event loop counts
     text, content_type = await run_in_threadpool(exposition, request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
 

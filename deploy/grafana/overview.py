@@ -133,17 +133,27 @@ def page() -> Page:
         PER_SECOND,
         Query(rate("moeplace_authentication_failures_total", "reason"), "{{reason}}"),
         Query(rate("moeplace_authorization_failures_total", "role"), "{{role}}"),
+        span=12,
+    )
+    page.graph(
+        "Refused for what is waiting already",
+        "By what there is too much of; telemetry waits for Redis (commits) or for the worker (unfolded).",
+        PER_SECOND,
+        Query(rate("moeplace_refused_total", "reason"), "{{reason}}"),
+        span=12,
     )
     page.graph(
         "Share of errors",
         "Over the windows of the error budget; 0.1 % is what the objective allows.",
         RATIO,
         *(Query(f"moeplace:http_errors:ratio_rate{window}", window) for window in ("5m", "1h", "6h", "3d")),
+        span=12,
     )
     page.graph(
         "Share of slow requests",
         "Longer than 250 ms; 1 % is what the objective allows.",
         RATIO,
         *(Query(f"moeplace:http_slow:ratio_rate{window}", window) for window in ("5m", "1h", "6h", "3d")),
+        span=12,
     )
     return page
