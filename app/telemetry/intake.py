@@ -11,10 +11,10 @@ from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailab
 from app.metrics import TELEMETRY_WINDOWS
 from app.storage.keys import ClusterKeys
 from app.telemetry.checking import check
-from app.telemetry.commit import GroupCommit
 from app.telemetry.decoding import Decoded, Format, Malformed, decode
 from app.telemetry.faults import Faults
 from app.telemetry.framing import Framing
+from app.telemetry.lanes import CommitLanes
 from app.telemetry.packed import pack
 from app.telemetry.registry import Registry
 from app.telemetry.schemas import TelemetryAnswer
@@ -35,7 +35,7 @@ class Intake:
         self._redis = redis
         self._settings = settings
         self._registry = Registry(redis)
-        self._commit = GroupCommit(redis)
+        self._commit = CommitLanes(redis)
 
     async def stop(self) -> None:
         await self._commit.drain()
