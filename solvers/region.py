@@ -1,0 +1,190 @@
+"""`certified` on a large fleet: bounds area by area, then best responses of all nodes (*ours*).
+
+Where a fleet has so many nodes that a climb on the dual of the whole is not affordable, the areas of
+`solvers.areas` are climbed one by one. Their bounds add up to one of the whole; their relaxed placements,
+rounded, are the search's first placement; the nodes of the whole fleet respond to it and to each other by
+`solvers.fleet`, with true costs, also across areas. What is pooled for the bound is never taken for the
+truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from solvers.areas import AreaProblems, areas
+from solvers.ascent import Ascent
+from solvers.baselines import fill_by_popularity
+from solvers.cell_calls import CellCalls
+from solvers.coverage import make_feasible
+from solvers.fleet import MOST_NODES, FleetResponse
+from solvers.objective import total_cost
+from solvers.packing import packable_bytes
+from solvers.problem import Coupling, Float64, Int64, PlacementProblem, UInt8
+from solvers.singles import single_calls
+from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.traffic import Traffic, compile_traffic
+
+_MANY_CALLS = 60_000_000  # N^2 E, of which a step of the climb looks at every one
+_SIDE_BY_SIDE = 2  # areas, each with its arrays
+_NEAR = 0.06  # relative; servers of an area this alike in latency are one level of its bound
+_STEPS = 90  # of the climb of an area at most
+_LOOK_EVERY = 15  # steps between two looks at what the climb gains
+_FLAT = 2e-3  # relative gain of the bound in that many steps: the climb has ended
+_CLIMB_SHARE = 0.55  # of the time
+_SWEEPS = 8  # of all nodes at most, per start
+_BETTER = 1.0 - 1e-12  # relative; less is rounding
+
+
+class Regional(NamedTuple):
+    """A feasible placement uint8[N, E], and a lower bound on the cost of any."""
+
+    holds: UInt8
+    bound: float
+
+
+class _Area(NamedTuple):
+    """What the climb of one area has found: its bound, and the relaxed rows float64[A, E] of its nodes."""
+
+    members: Int64
+    bound: float
+    held: Float64
+
+
+def is_large(problem: PlacementProblem) -> bool:
+    """Whether a fleet is solved by areas: N^2 E above 60 million, 64 nodes on the shape of DeepSeek-V3."""
+    return problem.nodes**2 * problem.experts > _MANY_CALLS and problem.nodes <= MOST_NODES
+
+
+def region_bound(problem: PlacementProblem, stopping: Stopping, seconds: float | None) -> float:
+    """A lower bound on J + M / H of every feasible placement, from climbs that take about so many seconds, or
+    go on until they gain little. Each area climbs a step at least."""
+    return sum(area.bound for area in _climbs(problem, stopping, seconds))
+
+
+def solve_region(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    generator: np.random.Generator,
+    start: UInt8 | None,
+    seconds: float | None,
+    stopping: Stopping,
+    report: Callable[[str, UInt8], None],
+) -> Regional:
+    """A feasible placement of a large fleet and a bound.
+
+    From the relaxed placements of the areas, and before them from `start` and from what is in force, where
+    there is any, sweeps of best responses. Anytime; raises `Uncoverable`. A climb of an area of A nodes costs
+    O(A^2 E) a step, a sweep O(N (B E_b^2 + neighbours' routes)): both linear in the number of nodes. Memory
+    O(N E + R K).
+    """
+    search = _Search(problem, traffic, generator, stopping, report)
+    for name, given in (("start", start), ("current", problem.current)):
+        if given is not None and given.any() and not (search.holds is not None and stopping()):
+            search.descend(name, make_feasible(problem, traffic, given))
+    climbing = seconds if seconds is None else _CLIMB_SHARE * seconds
+    rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
+    bound, room = 0.0, packable_bytes(problem)
+    for area in _climbs(problem, stopping, climbing):
+        bound += area.bound
+        for node, held in zip(area.members.tolist(), area.held, strict=True):
+            rounded[node] = _rounded(problem, held, int(room[node]))
+            if not stopping():
+                continue
+            fill_by_popularity(problem, traffic, node, rounded)
+    if search.holds is None or not stopping():
+        search.descend("relaxed", make_feasible(problem, traffic, rounded))
+    assert search.holds is not None
+    return Regional(search.holds, bound)
+
+
+class _Search:
+    """The best placement so far."""
+
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        generator: np.random.Generator,
+        stopping: Stopping,
+        report: Callable[[str, UInt8], None],
+    ) -> None:
+        self._problem, self._traffic = problem, traffic
+        self._generator, self._stopping, self._report = generator, stopping, report
+        self._response: FleetResponse | None = None
+        self.holds: UInt8 | None = None
+        self.cost = np.inf
+
+    def descend(self, name: str, holds: UInt8) -> None:
+        """Sweeps from a feasible placement until no node moves; takes it where it is the best."""
+        if self._response is None:
+            self._response = FleetResponse(self._problem, self._traffic, holds)
+        else:
+            self._response.take(holds)
+        response = self._response
+        for _ in range(_SWEEPS):
+            moved = 0
+            for node in self._generator.permutation(self._problem.nodes).tolist():
+                if self._stopping():
+                    break
+                moved += response.respond(node)
+            if self._stopping() or not moved:
+                break
+            response.refresh()
+        holds = response.holds
+        cost = total_cost(self._problem, holds)
+        if self.holds is None or cost < self.cost * _BETTER:
+            self.holds, self.cost = holds, cost
+            self._report(name, holds)
+
+
+def _climbs(problem: PlacementProblem, stopping: Stopping, seconds: float | None) -> Iterator[_Area]:
+    """All areas, climbed side by side, the time shared out among those that are left."""
+    made = AreaProblems(problem)
+    parts = areas(problem)
+    ends = None if seconds is None else time.monotonic() + seconds
+    left = len(parts)
+
+    def climb(members: Int64) -> _Area:
+        nonlocal left
+        limit: Stopping = never
+        if ends is not None:
+            limit = MaxRuntime(max(0.0, ends - time.monotonic()) * min(_SIDE_BY_SIDE, left) / left)
+        area = made.of(members)
+        found = _climb(area, FirstOf((stopping, limit)))
+        left -= 1
+        return _Area(members, found.best.bound, found.held[: len(members)])
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="area") as threads:
+        yield from threads.map(climb, parts)
+
+
+def _climb(area: PlacementProblem, stopping: Stopping) -> Ascent:
+    traffic = compile_traffic(area)
+    if area.coupling is Coupling.SUM:
+        traffic = single_calls(area, traffic.activity)
+    nothing = np.zeros((area.nodes, area.experts), np.uint8)
+    ascent = Ascent(area, traffic, nothing, np.inf, calls=CellCalls(area, traffic, _NEAR))
+    before = 0.0
+    for step in range(_STEPS):
+        if ascent.done or (step > 0 and stopping()):
+            break
+        ascent.step()
+        if step % _LOOK_EVERY == _LOOK_EVERY - 1:
+            if step > 2 * _LOOK_EVERY and ascent.best.bound - before < _FLAT * ascent.best.bound:
+                break
+            before = ascent.best.bound
+    return ascent
+
+
+def _rounded(problem: PlacementProblem, held: Float64, room: int) -> UInt8:
+    """uint8[E]: what is held most float64[E], while it fits in so many bytes."""
+    order = np.argsort(-held, kind="stable")
+    within = np.cumsum(problem.column_bytes[order]) <= room
+    row = np.zeros(problem.experts, np.uint8)
+    row[order[within & (held[order] > 0.0)]] = 1
+    return row
