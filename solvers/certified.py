@@ -27,7 +27,7 @@ from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, sample
 
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
-_CERTAIN = 1e-9  # relative gap at which there is nothing left to find
+_CERTAIN = 1e-9  # relative gap at which there is nothing left to find, whatever the goal
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
@@ -254,7 +254,12 @@ def certified(
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
     climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
     steps = _FIRST_CLIMB
-    while not (ascent.done or climbing()) and search.work < _CLIMB_SHARE * effort:
+    goal = max(params.goal_gap, _CERTAIN)
+
+    def reached() -> bool:
+        return search.cost - ascent.best.bound <= goal * abs(search.cost)
+
+    while not (ascent.done or climbing() or reached()) and search.work < _CLIMB_SHARE * effort:
         before = ascent.best.bound
         search.climb(ascent, steps, climbing)
         if sweeps:
@@ -267,12 +272,7 @@ def certified(
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
     idle = 0
-    while (
-        idle < params.patience
-        and search.work < effort
-        and not stopping()
-        and search.cost - ascent.best.bound > _CERTAIN * abs(search.cost)
-    ):
+    while idle < params.patience and search.work < effort and not (stopping() or reached()):
         if generator.random() < _ROUND_SHARE:
             search.climb(ascent, _FIRST_CLIMB // 8, stopping)
             better = search.round(ascent, middle=False)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+DEFAULT_ALGORITHM = "certified"
+"""Of `solvers.solve`, which not everyone who names it wants to load."""
+
 
 class ParamsError(ValueError):
     """A parameter that is unknown or out of range; one line that names it."""
@@ -16,13 +19,15 @@ class ParamsError(ValueError):
 class BoundParams:
     """The lower bound: `bound_steps` steps at most (0 = no bound), in at most `bound_share` of the time
     limit, which the algorithm leaves free for it. Without a limit the algorithm's own time counts instead,
-    and never less than 1 s.
+    and never less than 1 s. At a relative gap of `goal_gap` it is good enough.
     """
 
     bound_share: float = 0.3
     bound_steps: int = 400
+    goal_gap: float = 0.0
 
     def __post_init__(self) -> None:
+        _check("goal_gap", self.goal_gap, float, 0.0, 1.0)
         _check("bound_share", self.bound_share, float, 0.0, 0.9)
         _check("bound_steps", self.bound_steps, int, 0, 1_000_000)
 
@@ -124,12 +129,13 @@ class ExactParams(BoundParams):
 class CertifiedParams(BoundParams):
     """Search with a certificate.
 
-    effort: work of the search, in units of about ten milliseconds of one core, a tenth of it when a start is
-    given; patience: rounds of ruin and repair without an improvement after which the search ends;
-    exact_limit, eps: as for `sgd`.
+    goal_gap: relative gap at which the search ends too; effort: work of the search, in units of about ten
+    milliseconds of one core, a tenth of it when a start is given; patience: rounds of ruin and repair without
+    an improvement after which the search ends; exact_limit, eps: as for `sgd`.
     """
 
     bound_share: float = 0.1
+    goal_gap: float = 0.001
     effort: int = 1000
     patience: int = 60
     exact_limit: int = 10

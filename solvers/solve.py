@@ -22,6 +22,7 @@ from solvers.greedy import greedy
 from solvers.maxconv import maxconv
 from solvers.objective import checked_holds, total_cost
 from solvers.params import (
+    DEFAULT_ALGORITHM,
     BaselineParams,
     BoundParams,
     CertifiedParams,
@@ -40,7 +41,6 @@ from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 
-DEFAULT_ALGORITHM = "sgd"
 OPTIMALITY_TOLERANCE = 1e-6  # relative gap at which the bound certifies the placement as optimal
 _LEAST_BOUND_SECONDS = 1.0
 
@@ -295,7 +295,7 @@ def solve(
     bound = min(max(bounds), objective) if bounds else None
     tell("bound", objective, bound)
     gap = gap_ratio(objective, bound)
-    if settings.bound_steps and (gap is None or gap > OPTIMALITY_TOLERANCE):
+    if settings.bound_steps and (gap is None or gap > max(settings.goal_gap, OPTIMALITY_TOLERANCE)):
         if time_limit_seconds is None:
             used = time.monotonic() - began
             bounding = max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share))

@@ -28,7 +28,7 @@ EXAMPLES = {
     "now": {},
     "what if": {
         "validate_only": True,
-        "algorithm": "sgd",
+        "algorithm": "certified",
         "time_limit_seconds": 10.0,
         "overrides": {"remove_nodes": ["node-b"], "capacity_bytes": {"node-a": 8000000000}},
     },
