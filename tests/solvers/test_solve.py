@@ -399,10 +399,22 @@ def test_progress_and_random_orders() -> None:
         ({"time_limit_seconds": -1.0}, ValueError, "time_limit_seconds: is -1.0"),
         ({"time_limit_seconds": float("nan")}, ValueError, "time_limit_seconds: is nan"),
         ({"params": {"round": 1}}, ParamsError, "'round': unknown parameter, expected one of bound_share"),
-        ({"algorithm": "sgd", "params": {"rounds": 0}}, ParamsError, "rounds: is 0, expected a whole number in 1"),
-        ({"algorithm": "sgd", "params": {"rounds": 1.5}}, ParamsError, "rounds: is 1.5, expected a whole number"),
+        (
+            {"algorithm": "sgd", "params": {"rounds": 0}},
+            ParamsError,
+            "rounds: is 0, expected a whole number in 1",
+        ),
+        (
+            {"algorithm": "sgd", "params": {"rounds": 1.5}},
+            ParamsError,
+            "rounds: is 1.5, expected a whole number",
+        ),
         ({"params": {"eps": "small"}}, ParamsError, "eps: is 'small', expected a number"),
-        ({"algorithm": "sgd", "params": {"order": "best"}}, ParamsError, "order: is 'best', expected capacity, index or random"),
+        (
+            {"algorithm": "sgd", "params": {"order": "best"}},
+            ParamsError,
+            "order: is 'best', expected capacity, index or random",
+        ),
         ({"params": {"exact_limit": 30}}, ParamsError, "exact_limit: is 30"),
         (
             {"algorithm": "uniform", "params": SgdParams()},
