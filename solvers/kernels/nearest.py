@@ -119,3 +119,23 @@ def two_nearest(
                             break
             costs[e, n], others[e, n] = best, second
             hosts[e, n], seconds[e, n] = host, other
+
+
+@compiled
+def first_in_order(held_by: UInt8, order: Int32, columns: Int64, everywhere: int, found: Int32) -> None:
+    """found[i]: positions in `order` int32[T] of the first that hold the expert columns[i], -1 where there
+    are no more; who stands at position `everywhere` (-1: nobody) holds all.
+
+    held_by uint8[E, N], columns int64[C], found int32[C, most]. O(T) a column at most.
+    """
+    most = found.shape[1]
+    for i in range(columns.shape[0]):
+        number = 0
+        for position in range(order.shape[0]):
+            if number == most:
+                break
+            if position == everywhere or held_by[columns[i], order[position]] != 0:
+                found[i, number] = position
+                number += 1
+        for rest in range(number, most):
+            found[i, rest] = -1
