@@ -36,6 +36,7 @@ _STEPS = 90  # of the climb of an area at most
 _LOOK_EVERY = 15  # steps between two looks at what the climb gains
 _FLAT = 2e-3  # relative gain of the bound in that many steps: the climb has ended
 _CLIMB_SHARE = 0.55  # of the time
+_KNOWN_SHARE = 0.4  # of the time, for sweeps from placements that are known
 _SWEEPS = 8  # of all nodes at most, per start
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
 
@@ -82,22 +83,25 @@ def solve_region(
     O(A^2 E) a step, a sweep O(N (B E_b^2 + neighbours' routes)): both linear in the number of nodes. Memory
     O(N E + R K).
     """
-    search = _Search(problem, traffic, generator, stopping, report)
-    for name, given in (("start", start), ("current", problem.current)):
-        if given is not None and given.any() and not (search.holds is not None and stopping()):
-            search.descend(name, make_feasible(problem, traffic, given))
-    climbing = seconds if seconds is None else _CLIMB_SHARE * seconds
+    search = _Search(problem, traffic, generator, report)
+    known = [("start", start)]
+    if start is None or problem.current is None or (problem.current != start).any():
+        known.append(("current", problem.current))
+    early = stopping if seconds is None else FirstOf((stopping, MaxRuntime(_KNOWN_SHARE * seconds)))
+    for name, given in known:
+        if given is not None and given.any() and not (search.holds is not None and early()):
+            search.descend(name, make_feasible(problem, traffic, given), early)
+    climbing = None if seconds is None else _CLIMB_SHARE * seconds
     rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
     bound, room = 0.0, packable_bytes(problem)
     for area in _climbs(problem, stopping, climbing):
         bound += area.bound
         for node, held in zip(area.members.tolist(), area.held, strict=True):
             rounded[node] = _rounded(problem, held, int(room[node]))
-            if not stopping():
-                continue
-            fill_by_popularity(problem, traffic, node, rounded)
+            if search.holds is None and stopping():
+                fill_by_popularity(problem, traffic, node, rounded)
     if search.holds is None or not stopping():
-        search.descend("relaxed", make_feasible(problem, traffic, rounded))
+        search.descend("relaxed", make_feasible(problem, traffic, rounded), stopping)
     assert search.holds is not None
     return Regional(search.holds, bound)
 
@@ -110,16 +114,15 @@ class _Search:
         problem: PlacementProblem,
         traffic: Traffic,
         generator: np.random.Generator,
-        stopping: Stopping,
         report: Callable[[str, UInt8], None],
     ) -> None:
         self._problem, self._traffic = problem, traffic
-        self._generator, self._stopping, self._report = generator, stopping, report
+        self._generator, self._report = generator, report
         self._response: FleetResponse | None = None
         self.holds: UInt8 | None = None
         self.cost = np.inf
 
-    def descend(self, name: str, holds: UInt8) -> None:
+    def descend(self, name: str, holds: UInt8, stopping: Stopping) -> None:
         """Sweeps from a feasible placement until no node moves; takes it where it is the best."""
         if self._response is None:
             self._response = FleetResponse(self._problem, self._traffic, holds)
@@ -129,10 +132,10 @@ class _Search:
         for _ in range(_SWEEPS):
             moved = 0
             for node in self._generator.permutation(self._problem.nodes).tolist():
-                if self._stopping():
+                if stopping():
                     break
                 moved += response.respond(node)
-            if self._stopping() or not moved:
+            if stopping() or not moved:
                 break
             response.refresh()
         holds = response.holds

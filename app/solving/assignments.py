@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from app.instance.fleet import ExpertAddress, Fleet
@@ -19,6 +20,8 @@ from app.storage.documents import EncodedDocument, encode_document
 from solvers.holders import first_holders
 from solvers.packing import pack
 from solvers.problem import Float64, Int64, PlacementProblem, UInt8
+
+Bool = npt.NDArray[np.bool_]
 
 MAX_TARGETS = 4
 """Places named for one expert; the origin is among them where it is one of the nearest."""
@@ -48,7 +51,7 @@ def assignment_contents(tables: Tables) -> dict[str, bytes]:
     """node_id -> JSON of devices, targets, routes and what to evict, for every node. O(N^2 log N), and per
     node and expert as much as there are nodes nearer than its last target."""
     held_by: UInt8 = np.ascontiguousarray(tables.serving.T)
-    serves: UInt8 = tables.serving.any(axis=1).astype(np.uint8)
+    serves: Bool = np.any(tables.serving, axis=1)
     return {
         node_id: orjson.dumps(
             {
@@ -199,12 +202,12 @@ def _routes(tables: Tables, held_by: UInt8, order: Sequence[int], row: int) -> d
     return {"targets": targets, "routes": routes}
 
 
-def _by_latency(tables: Tables, serves: UInt8, row: int) -> list[int]:
+def _by_latency(tables: Tables, serves: Bool, row: int) -> list[int]:
     """Rows of the nodes that serve anything and can be reached, nearest first, and ORIGIN_ROW among them,
     after nodes as near."""
     latency: Float64 = tables.problem.latency_seconds[row]
     origin = float(tables.problem.origin_latency_seconds[row])
-    able = (serves == 1) & np.isfinite(latency)
+    able = serves & np.isfinite(latency)
     able[row] = False
     others = np.flatnonzero(able)
     ranked: list[int] = others[np.argsort(latency[others], kind="stable")].tolist()
