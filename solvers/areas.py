@@ -10,8 +10,9 @@ nearest node, which holds everything: that is less yet. Coverage is dropped. So 
 problem is at most the area's part of the cost of every placement, and the areas' bounds add up to one of the
 whole.
 
-Under `colocated` a route costs its slowest call at least, so the area's problem is that of `slowest`; a pool
-that counted as a host where none of its nodes is could, without an origin, cost more than the truth.
+Under `colocated` a host of a route is in a pool at least as near, too. Without an origin, though, a host may
+cost more than single calls, so that a pool, which may be a host where none of its nodes is, could cost more
+than the truth; `slowest`, which no route costs less than, stands in.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class AreaProblems:
         place = np.zeros(problem.nodes, np.int32)
         place[members] = np.arange(own)
         coupling = problem.coupling
-        if coupling is Coupling.COLOCATED:
+        if coupling is Coupling.COLOCATED and not problem.has_origin:
             coupling = Coupling.SLOWEST
         current, pins, ingress = problem.current, problem.pins, problem.ingress_bytes_per_second
         extra = (nodes - own, problem.experts)

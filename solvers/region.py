@@ -20,7 +20,7 @@ from solvers.areas import AreaProblems, areas
 from solvers.ascent import Ascent
 from solvers.baselines import fill_by_popularity
 from solvers.cell_calls import CellCalls
-from solvers.coverage import make_feasible
+from solvers.coverage import allowance, make_feasible
 from solvers.fleet import MOST_NODES, FleetResponse
 from solvers.objective import total_cost
 from solvers.packing import packable_bytes
@@ -38,6 +38,7 @@ _FLAT = 2e-3  # relative gain of the bound in that many steps: the climb has end
 _CLIMB_SHARE = 0.55  # of the time
 _KNOWN_SHARE = 0.4  # of the time, for sweeps from placements that are known
 _SWEEPS = 8  # of all nodes at most, per start
+_SOME_SHARE, _SOME_BLOCKS = 0.5, 0.3  # of the ruins are of some blocks alone, of so many of them
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
 
 
@@ -64,7 +65,7 @@ def is_large(problem: PlacementProblem) -> bool:
 def region_bound(problem: PlacementProblem, stopping: Stopping, seconds: float | None) -> float:
     """A lower bound on J + M / H of every feasible placement, from climbs that take about so many seconds, or
     go on until they gain little. Each area climbs a step at least."""
-    return sum(area.bound for area in _climbs(problem, stopping, seconds))
+    return sum(area.bound for area in _climbs(problem, areas(problem), stopping, seconds))
 
 
 def solve_region(
@@ -75,11 +76,16 @@ def solve_region(
     seconds: float | None,
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
+    *,
+    patience: int,
+    goal_gap: float,
 ) -> Regional:
     """A feasible placement of a large fleet and a bound.
 
     From the relaxed placements of the areas, and before them from `start` and from what is in force, where
-    there is any, sweeps of best responses. Anytime; raises `Uncoverable`. A climb of an area of A nodes costs
+    there is any, sweeps of best responses; then one area after another is emptied, of all or some blocks,
+    and its nodes respond anew, until `patience` of them in a row have found nothing or the relative gap is
+    `goal_gap`. Anytime; raises `Uncoverable`. A climb of an area of A nodes costs
     O(A^2 E) a step, a sweep O(N (B E_b^2 + neighbours' routes)): both linear in the number of nodes. Memory
     O(N E + R K).
     """
@@ -92,9 +98,10 @@ def solve_region(
         if given is not None and given.any() and not (search.holds is not None and early()):
             search.descend(name, make_feasible(problem, traffic, given), early)
     climbing = None if seconds is None else _CLIMB_SHARE * seconds
+    parts = areas(problem)
     rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
     bound, room = 0.0, packable_bytes(problem)
-    for area in _climbs(problem, stopping, climbing):
+    for area in _climbs(problem, parts, stopping, climbing):
         bound += area.bound
         for node, held in zip(area.members.tolist(), area.held, strict=True):
             rounded[node] = _rounded(problem, held, int(room[node]))
@@ -103,6 +110,9 @@ def solve_region(
     if search.holds is None or not stopping():
         search.descend("relaxed", make_feasible(problem, traffic, rounded), stopping)
     assert search.holds is not None
+    idle = 0
+    while idle < patience and not stopping() and search.cost - bound > goal_gap * abs(search.cost):
+        idle = 0 if search.ruin(parts[int(generator.integers(len(parts)))], stopping) else idle + 1
     return Regional(search.holds, bound)
 
 
@@ -118,37 +128,67 @@ class _Search:
     ) -> None:
         self._problem, self._traffic = problem, traffic
         self._generator, self._report = generator, report
+        self._pinned = (allowance(problem) == 1).astype(np.uint8)
         self._response: FleetResponse | None = None
         self.holds: UInt8 | None = None
         self.cost = np.inf
 
     def descend(self, name: str, holds: UInt8, stopping: Stopping) -> None:
         """Sweeps from a feasible placement until no node moves; takes it where it is the best."""
+        response = self._respond(holds)
+        for _ in range(_SWEEPS):
+            if not self._sweep(response, np.arange(self._problem.nodes), stopping) or stopping():
+                break
+            response.refresh()
+        self._take(name, response.holds)
+
+    def ruin(self, members: Int64, stopping: Stopping) -> bool:
+        """Empties the nodes `members` of the best placement, of all blocks or of some, and has them respond
+        anew; True where that is better."""
+        assert self.holds is not None
+        problem = self._problem
+        emptied = np.ones(problem.experts, np.bool_)
+        if self._generator.random() < _SOME_SHARE:
+            chosen = self._generator.random(problem.blocks) < _SOME_BLOCKS
+            emptied = chosen[problem.column_block]
+        ruined = self.holds.copy()
+        part = np.ix_(members, emptied)
+        ruined[part] = self._pinned[part]
+        response = self._respond(make_feasible(problem, self._traffic, ruined))
+        for _ in range(_SWEEPS):
+            if not self._sweep(response, members, stopping) or stopping():
+                break
+        return self._take("repair", response.holds)
+
+    def _respond(self, holds: UInt8) -> FleetResponse:
         if self._response is None:
             self._response = FleetResponse(self._problem, self._traffic, holds)
         else:
             self._response.take(holds)
-        response = self._response
-        for _ in range(_SWEEPS):
-            moved = 0
-            for node in self._generator.permutation(self._problem.nodes).tolist():
-                if stopping():
-                    break
-                moved += response.respond(node)
-            if stopping() or not moved:
+        return self._response
+
+    def _sweep(self, response: FleetResponse, nodes: Int64, stopping: Stopping) -> bool:
+        moved = False
+        for node in self._generator.permutation(nodes).tolist():
+            if stopping():
                 break
-            response.refresh()
-        holds = response.holds
+            moved |= response.respond(node)
+        return moved
+
+    def _take(self, name: str, holds: UInt8) -> bool:
         cost = total_cost(self._problem, holds)
-        if self.holds is None or cost < self.cost * _BETTER:
-            self.holds, self.cost = holds, cost
-            self._report(name, holds)
+        if self.holds is not None and not cost < self.cost * _BETTER:
+            return False
+        self.holds, self.cost = holds, cost
+        self._report(name, holds)
+        return True
 
 
-def _climbs(problem: PlacementProblem, stopping: Stopping, seconds: float | None) -> Iterator[_Area]:
+def _climbs(
+    problem: PlacementProblem, parts: list[Int64], stopping: Stopping, seconds: float | None
+) -> Iterator[_Area]:
     """All areas, climbed side by side, the time shared out among those that are left."""
     made = AreaProblems(problem)
-    parts = areas(problem)
     ends = None if seconds is None else time.monotonic() + seconds
     left = len(parts)
 
@@ -171,7 +211,8 @@ def _climb(area: PlacementProblem, stopping: Stopping) -> Ascent:
     if area.coupling is Coupling.SUM:
         traffic = single_calls(area, traffic.activity)
     nothing = np.zeros((area.nodes, area.experts), np.uint8)
-    ascent = Ascent(area, traffic, nothing, np.inf, calls=CellCalls(area, traffic, _NEAR))
+    calls = None if area.coupling is Coupling.COLOCATED else CellCalls(area, traffic, _NEAR)
+    ascent = Ascent(area, traffic, nothing, np.inf, calls=calls)
     before = 0.0
     for step in range(_STEPS):
         if ascent.done or (step > 0 and stopping()):

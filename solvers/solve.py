@@ -92,7 +92,15 @@ def _sgd(task: Task) -> UInt8:
 def _certified(task: Task) -> UInt8:
     if is_large(task.problem):
         regional = solve_region(
-            task.problem, task.traffic, task.generator, task.start, task.seconds, task.stopping, task.report
+            task.problem,
+            task.traffic,
+            task.generator,
+            task.start,
+            task.seconds,
+            task.stopping,
+            task.report,
+            patience=task.params.patience,
+            goal_gap=task.params.goal_gap,
         )
         task.certify(regional.bound)
         return regional.holds

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +44,11 @@ class Row:
     gap_ratio: float | None
     kept_ratio: float | None
     peak_gigabytes: float
+
+    @property
+    def key(self) -> tuple[int, float, str, str]:
+        """What a row is of."""
+        return self.nodes, self.memory, self.coupling, self.solve
 
 
 def _solved(
@@ -94,7 +97,7 @@ def markdown(rows: list[Row]) -> str:
     lines = [
         "# Regions",
         "",
-        f"Made by `{shlex.join(['python', '-m', 'benchmarks.region', *sys.argv[1:]])}`: {BLOCKS} blocks of "
+        f"Made by `python -m benchmarks.region`: {BLOCKS} blocks of "
         f"{EXPERTS} experts, top-{WIDTH}, from {TRACE}'s routing; sites of 25 nodes. Memory is the median "
         "node's, in parts of all experts. Read the ratios.",
         "",
@@ -134,27 +137,41 @@ def main() -> None:
     if not traces:
         raise SystemExit(f"no traces of {TRACE} under {SHARED}: MOEPLACE_TRACES says where they are")
     warm()
-    rows: list[Row] = []
+    kept = given.out.with_suffix(".json")
+    rows = [Row(**row) for row in json.loads(kept.read_text())] if kept.exists() else []
     for nodes in given.sizes:
         share = nodes / 1000
         problem = region_problem(traces[0], nodes, given.coupling, memory=given.memory)
         console.print(f"{nodes} nodes, {problem.routes:,} routes")
-        first, placed = _solved(
-            "certified, cold", problem, given.memory, "certified", max(5.0, given.seconds * share)
-        )
-        found = [first, *(_solved(name, problem, given.memory, name, None)[0] for name in BASELINES)]
-        moved = drifted(problem, placed)
+
+        def measured(
+            name: str,
+            algorithm: str,
+            limit: float | None = None,
+            start: Placement | None = None,
+            problem: PlacementProblem = problem,
+        ) -> Placement:
+            row, placed = _solved(name, problem, given.memory, algorithm, limit, start)
+            console.print(f"  {name}: {row.seconds:.1f} s, {row.milliseconds:.3f} ms, gap {row.gap_ratio}")
+            rows[:] = [*(other for other in rows if other.key != row.key), row]
+            _write(rows, given.out)
+            return placed
+
+        placed = measured("certified, cold", "certified", max(5.0, given.seconds * share))
         brief = max(3.0, given.brief * share)
-        found.append(_solved("certified, warm, drifted", moved, given.memory, "certified", brief, placed)[0])
-        for row in found:
-            console.print(
-                f"  {row.solve}: {row.seconds:.1f} s, {row.milliseconds:.3f} ms, gap {row.gap_ratio}"
-            )
-        rows.extend(found)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
-    given.out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        moved = drifted(problem, placed)
+        measured("certified, warm, drifted", "certified", brief, placed, moved)
+        for name in BASELINES:
+            measured(name, name)
     print(markdown(rows))
+
+
+def _write(rows: list[Row], out: Path) -> None:
+    """Rows that were measured before stay, unless they are measured again."""
+    rows.sort(key=lambda row: (row.coupling, row.memory, row.nodes))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":
