@@ -7,11 +7,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 from starlette_compress import CompressMiddleware
 
 from app import metrics
+from app.access.mode import authentication
+from app.audit.middleware import AuditMiddleware
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
             Middleware(HeadMiddleware),
             Middleware(DrainMiddleware, drain=drain),
+            Middleware(AuditMiddleware),
             *([Middleware(DurableMiddleware)] if settings.durable else []),
         ],
     )
@@ -63,12 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.drain = drain
     problem.install(app)
     include_routes(app)
-    app.add_route("/", _to_docs, include_in_schema=False)
     return app
-
-
-async def _to_docs(_: Request) -> RedirectResponse:
-    return RedirectResponse("docs")
 
 
 @contextlib.asynccontextmanager
@@ -89,6 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.durable:
             await require_durability(redis)
         app.state.disk = DiskSync(redis)
+        app.state.authentication = asked = authentication(settings, redis)
+        app.state.waiters.observe(asked.told)
         app.state.intake = intake = Intake(redis, settings)
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:

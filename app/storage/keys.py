@@ -7,13 +7,21 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; with the next two the only keys that belong to no cluster."""
+"""SET of cluster ids; with the next ones the only keys that belong to no cluster. Each has a slot of its own:
+no transaction or script touches it together with another key."""
 
 WORKERS = "moeplace:workers"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
-DISK_MARK = "moeplace:disk_mark"
-"""Written to learn when all writes before it are on disk."""
+INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
+"""As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
+
+TOKENS_ISSUED = "moeplace:tokens_issued"
+"""STRING, there since the first token was issued: from then on requests need one."""
+
+EVERYWHERE = ":all"
+"""In place of a cluster's id, which it cannot be: what belongs to all clusters and is kept as that of one is,
+tokens and the record of what operators did."""
 
 WAKE_PATTERN = "moeplace:*:wake"
 """Pattern of the channels on which changes are announced, one channel a cluster (`ClusterKeys.wake`)."""
@@ -31,6 +39,11 @@ class ClusterKeys:
     def cluster(self) -> str:
         """STRING, JSON `ClusterRecord`: uid, creation time, settings."""
         return self._key("cluster")
+
+    @property
+    def disk_mark(self) -> str:
+        """Written to learn when all writes before it, to the server that has it, are on disk."""
+        return self._key("disk_mark")
 
     @property
     def models(self) -> str:
@@ -196,9 +209,35 @@ class ClusterKeys:
         return self._key("analysis")
 
     @property
+    def analysis_overview(self) -> str:
+        """HASH, one encoded document: the newest analysis without what is of one layer at one node."""
+        return self._key("analysis_overview")
+
+    @property
+    def analysis_layers(self) -> str:
+        """HASH "model_id/layer" -> packed activations of the layer, expert by expert and node by node."""
+        return self._key("analysis_layers")
+
+    @property
     def placement_status(self) -> str:
         """HASH, one encoded document: conditions and progress per node."""
         return self._key("placement_status")
+
+    # --- who may ask, and who did
+    @property
+    def tokens(self) -> str:
+        """HASH token_id -> JSON `TokenRecord`: never the token, only its digest."""
+        return self._key("tokens")
+
+    @property
+    def tokens_used(self) -> str:
+        """HASH token_id -> when it was last seen, seconds since the epoch, to a few minutes."""
+        return self._key("tokens_used")
+
+    @property
+    def audit(self) -> str:
+        """STREAM of what operators did, bounded; field `e` holds a JSON `AuditEntry` without its id."""
+        return self._key("audit")
 
     @property
     def wake(self) -> str:
