@@ -166,7 +166,7 @@ def _routes(tables: Tables, held_by: UInt8, order: Sequence[int], row: int) -> d
     named[-1] = False  # where -1 stands for nobody
     if origin is not None:
         named[origin] = True
-    lists = _target_lists(np.where(slots < 0, -1, (np.cumsum(named) - 1)[slots]), int(named.sum()))
+    places: Int64 = np.where(slots < 0, -1, (np.cumsum(named) - 1)[slots])
     cuts = np.searchsorted(elsewhere, fleet.block_offset)
     routes = []
     for block in np.flatnonzero(np.diff(cuts)).tolist():
@@ -177,7 +177,7 @@ def _routes(tables: Tables, held_by: UInt8, order: Sequence[int], row: int) -> d
                 "model_id": model_id,
                 "layer": layer,
                 "experts": elsewhere[here] - fleet.block_offset[block],
-                "targets": lists[here],
+                "targets": _lists(places[here]),
             }
         )
     targets = []
@@ -216,10 +216,9 @@ def _by_latency(tables: Tables, serves: Bool, row: int) -> list[int]:
     return ranked
 
 
-def _target_lists(slots: Int64, targets: int) -> list[list[int]]:
-    """The rows of slots int64[C, MAX_TARGETS], indices below `targets` and then -1, as lists; equal lists are
-    one."""
-    code = (slots + 1) @ (targets + 1) ** np.arange(MAX_TARGETS, dtype=np.int64)
-    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-    different = [[int(t) for t in slots[index] if t >= 0] for index in first.tolist()]
-    return [different[index] for index in inverse.tolist()]
+def _lists(places: Int64) -> Int64 | list[list[int]]:
+    """The rows of places int64[C, MAX_TARGETS] without what is -1, which comes last."""
+    if (places >= 0).all():
+        return places
+    rows: list[list[int]] = places.tolist()
+    return [row if row[-1] >= 0 else [place for place in row if place >= 0] for row in rows]
