@@ -155,21 +155,23 @@ async def test_expired_tokens_make_room(app: FastAPI, redis: Redis, monkeypatch:
 
 
 async def test_a_known_token_costs_redis_nothing(app: FastAPI, redis: Redis) -> None:
-    """A hundred requests with one token ask Redis for it once, and say once that it was used."""
+    """Once seen, a hundred requests with it ask Redis for nothing; that it was used is on record."""
     token = await issue(app, "east", READER)
     scope: Scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token['token']}".encode())]}
     servers = await servers_of(redis)
+    # The announcement of the token itself may come after it was looked at first.
+    async with asyncio.timeout(10):
+        while not app.state.authentication._known:
+            await app.state.authentication.who(scope)
+            await asyncio.sleep(0.05)
     for server in servers:
         await server.config_resetstat()
     principals = [await app.state.authentication.who(scope) for _ in range(100)]
     [principal] = set(principals)
     assert (principal.token_id, principal.role) == (token["token_id"], Role.READER)
-    statistics = [await server.info("commandstats") for server in servers]
-    calls = {
-        name: sum(each.get(f"cmdstat_{name}", {"calls": 0})["calls"] for each in statistics)
-        for name in ("hget", "hset")
-    }
-    assert calls == {"hget": 2, "hset": 1}
+    for server in servers:
+        statistics = await server.info("commandstats")
+        assert not {"cmdstat_hget", "cmdstat_hset", "cmdstat_exists"} & set(statistics)
     async with client_of(app, OPERATOR) as operator:
         [listed] = (await operator.get("/v1/clusters/east/tokens")).json()["tokens"]
     assert abs(datetime.fromisoformat(listed["last_used_at"]).timestamp() - time.time()) < 60
