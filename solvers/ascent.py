@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from solvers.bounds import Dual, Relaxation, cheapest_calls
+from solvers.cell_calls import CellCalls
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
@@ -16,6 +17,7 @@ from solvers.traffic import Traffic
 # True: with replicas required
 _PRIMAL_WEIGHT = {False: 0.2, True: 0.5}  # of the first steps: their length on theta against that on x
 _HOSTING_WEIGHT = 1.0  # the first of `colocated`
+_CELLS_WEIGHT, _CELLS_BALANCE, _CELLS_RUN = 2.0, 0.3, 20  # the same with the multipliers of cells
 _BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes both go as far
 _FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
 _LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
@@ -65,14 +67,16 @@ class Ascent:
         holds: UInt8,
         objective: float,
         hosting: bool | None = None,
+        calls: CellCalls | None = None,
     ) -> None:
-        """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable."""
+        """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable. `calls`:
+        the multipliers to climb with, in place of those the ascent would choose."""
         self._problem = problem
         self._objective = objective
         self._relaxation = Relaxation(problem)
         if hosting is None:
             hosting = not hosts_are_too_many(problem, traffic)
-        self._parts = _parts(problem, traffic, hosting)
+        self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting)
         self._constant = self._fixed(traffic)
         self._covers = problem.min_replicas > 0
         most = np.zeros((problem.experts, problem.nodes))
@@ -92,6 +96,9 @@ class Ascent:
         if problem.coupling is Coupling.COLOCATED:
             self._weight = _HOSTING_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN[self._covers]
+        self._balance = _BALANCE[self._covers]
+        if calls is not None:
+            self._weight, self._balance, self._run = _CELLS_WEIGHT, _CELLS_BALANCE, _CELLS_RUN
         cheapest = cheapest_calls(problem)
         self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
         self.held: Float64 = self._x  # of the relaxation: whole where it is sure
@@ -196,7 +203,7 @@ class Ascent:
         if self._covers:
             far += float(((price - self._from[1]) ** 2 / self._replica_metric).sum())
         if near > 0.0 and far > 0.0:
-            self._weight = float(np.sqrt(self._weight * _BALANCE[self._covers] * np.sqrt(far / near)))
+            self._weight = float(np.sqrt(self._weight * self._balance * np.sqrt(far / near)))
         self._run = int(self._run * _LONGER[self._covers])
         self._begin()
 
@@ -210,7 +217,7 @@ def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
 
 def _parts(
     problem: PlacementProblem, traffic: Traffic, hosting: bool
-) -> list[SlowestCalls | Hosting | SingleCalls]:
+) -> list[CellCalls | SlowestCalls | Hosting | SingleCalls]:
     level = levels(problem)
     if problem.coupling is Coupling.SUM:
         return [SingleCalls(traffic.activity, level.order, level.gap)]
@@ -232,7 +239,9 @@ def _parts(
             extra[n] = (1.0 - _ALONE_SHARE) * others
     hosted, called = split(level, alone)
     hosted[:, -1] += extra
-    parts: list[SlowestCalls | Hosting | SingleCalls] = [Hosting(problem, traffic, level.order, hosted)]
+    parts: list[CellCalls | SlowestCalls | Hosting | SingleCalls] = [
+        Hosting(problem, traffic, level.order, hosted)
+    ]
     if called.any():
         parts.append(SlowestCalls(problem, traffic, level.order, called))
     return parts
