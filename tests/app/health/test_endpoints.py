@@ -158,9 +158,10 @@ async def test_metrics_are_valid_and_in_base_units(redis_url: str) -> None:
     assert build.labels["version"]
 
 
-async def test_root_leads_to_the_documentation(redis_url: str) -> None:
-    """Whoever opens the address in a browser finds the API's pages."""
+async def test_root_is_the_console(redis_url: str) -> None:
+    """Whoever opens the address in a browser finds a page, which leads to the contract."""
     async with running(redis_url) as (_, client):
         answer = await client.get("/", follow_redirects=True)
     assert answer.status_code == 200
-    assert "swagger" in answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "openapi.json" in answer.text
