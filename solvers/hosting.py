@@ -35,24 +35,25 @@ class Hosting:
         self._from = (self._alpha.copy(), self._potential.copy(), self._earned)
 
     def most(self, earned: Float64) -> None:
-        """Adds to earned float64[E, N] what replicas could earn at most."""
+        """As `SlowestCalls.most`."""
         most_earned(self._traffic.activity, self._order, self._gap, earned)
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
         before, past = self._earned, self._potential
-        self._potential = past - length * held
+        server = np.ascontiguousarray(held.T)  # the kernel runs over the servers of an expert
+        self._potential = past - length * server
         self._potentials += self._potential
-        constant, moved = self._host(held, length)
-        earned += self._earned
+        constant, moved = self._host(server, length)
+        earned += self._earned.T
         return constant, moved + max(0.0, float(((self._earned - before) * (self._potential - past)).sum()))
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
         self._potential = self._potentials / steps
         self._alpha = self._alphas / np.float32(steps)
-        constant, _ = self._host(held, 0.0)
-        earned += self._earned
+        constant, _ = self._host(np.ascontiguousarray(held.T), 0.0)
+        earned += self._earned.T
         alpha, potential, before = self._from
         routes = self._traffic
         far = kernel.apart(routes.node, routes.rate, self._gap, self._alpha, alpha) / _PACE

@@ -48,7 +48,7 @@ _LEAST_BOUND_SECONDS = 1.0
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
     `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the climb that
-    the bound goes on with. `stopping` is either
+    the bound goes on with, None where it is as good as was asked for. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -59,7 +59,7 @@ class Task:
     stopping: Stopping
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
-    climbed: Callable[[Ascent], None]
+    climbed: Callable[[Ascent | None], None]
     interrupted: Stopping
     seconds: float | None
 
@@ -100,7 +100,7 @@ def _certified(task: Task) -> UInt8:
         task.report,
     )
     task.certify(found.ascent.best.bound)
-    task.climbed(found.ascent)
+    task.climbed(None if found.reached else found.ascent)
     return found.holds
 
 
@@ -258,7 +258,7 @@ def solve(
             tell(step, total_cost(problem, holds), None)
 
     bounds: list[float] = []
-    climbs: list[Ascent] = []
+    climbs: list[Ascent | None] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
@@ -289,7 +289,8 @@ def solve(
     bound = min(max(bounds), objective) if bounds else None
     tell("bound", objective, bound)
     gap = gap_ratio(objective, bound)
-    if settings.bound_steps and (gap is None or gap > OPTIMALITY_TOLERANCE):
+    settled = bool(climbs) and climbs[-1] is None
+    if settings.bound_steps and not settled and (gap is None or gap > OPTIMALITY_TOLERANCE):
         if time_limit_seconds is None:
             used = time.monotonic() - began
             bounding: Stopping = MaxRuntime(max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share)))

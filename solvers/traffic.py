@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.kernels import routes as kernel
-from solvers.problem import Float64, Int32, Int64, PlacementProblem
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,12 @@ def compile_traffic(problem: PlacementProblem) -> Traffic:
         rate=rate[:count],
         activity=activity,
     )
+
+
+def calls_are_single(problem: PlacementProblem, traffic: Traffic) -> bool:
+    """Whether every call counts by itself, so that the activity says all: under `sum`, and where routes have
+    one expert."""
+    return problem.coupling is Coupling.SUM or traffic.experts.shape[1] <= 1
 
 
 def sample(traffic: Traffic, most: int) -> Traffic:

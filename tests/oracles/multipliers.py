@@ -64,37 +64,19 @@ def moved(alpha: float, step: float) -> np.float32:
 
 
 class SlowestTwin:
-    """`solvers.slowest_calls.SlowestCalls`; group int64[N, N] of the levels."""
+    """`solvers.slowest_calls.SlowestCalls`."""
 
-    def __init__(
-        self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64, group: Int64
-    ) -> None:
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
         self._problem, self._traffic = problem, traffic
-        self._order, self._gap, self._group = order.tolist(), gap.tolist(), group.tolist()
-        self.potential = np.zeros((problem.nodes, problem.experts, int(group.max()) + 1))
-        self.alpha = np.zeros((problem.nodes, problem.experts, problem.nodes), np.float32)
-
-    def _levels(self, n: int) -> Iterator[tuple[int, int, float, bool]]:
-        """Index, group and gap of the levels of node n, and whether they share their group."""
-        real = [i for i, gap in enumerate(self._gap[n]) if gap > 0.0]
-        for i in real:
-            g = self._group[n][i]
-            yield i, g, self._gap[n][i], sum(self._group[n][j] == g for j in real) > 1
+        self._order, self._gap = order.tolist(), gap.tolist()
+        self.potential = np.zeros((problem.nodes, problem.experts, problem.nodes))
 
     def step(self, held: Float64, length: float) -> Earnings:
-        """Potentials raised by the mean lack of their levels, then what they come to."""
+        """Potentials raised by the lack of their levels, then what they come to."""
         for n in range(self._problem.nodes):
             for e in range(self._problem.experts):
-                left = lacks(held[e, self._order[n]].tolist())
-                slope = np.zeros(self.potential.shape[2])
-                weight = np.zeros(self.potential.shape[2])
-                for i, g, gap, shared in self._levels(n):
-                    if shared:
-                        self.alpha[n, e, i] = moved(float(self.alpha[n, e, i]), PACE * length * left[i])
-                    slope[g] += gap * left[i] * (float(self.alpha[n, e, i]) if shared else 1.0)
-                    weight[g] += gap
-                slope[weight > 0] /= weight[weight > 0]
-                self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * slope)
+                left = np.array(lacks(held[e, self._order[n]].tolist()))
+                self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * left)
         return self.earnings(held)
 
     def earnings(self, held: Float64) -> Earnings:
@@ -102,16 +84,17 @@ class SlowestTwin:
         offset = self._problem.block_offset.tolist()
         found = Earnings(0.0, np.zeros(held.shape))
         for _, b, n, rate, columns in routes(self._problem, self._traffic):
-            for i, g, gap, shared in self._levels(n):
-                block = self.potential[n, offset[b] : offset[b + 1], g]
+            for i, gap in enumerate(self._gap[n]):
+                if gap <= 0.0:
+                    continue
+                block = self.potential[n, offset[b] : offset[b + 1], i]
                 highest = max(0.0, float(block.max()))
-                powers = [power(float(self.potential[n, e, g]) - highest) for e in columns]
+                powers = [power(float(self.potential[n, e, i]) - highest) for e in columns]
                 theta = softmax(powers, power(-highest))
                 assert min(theta) >= 0.0
                 assert sum(theta) <= 1.0 + 1e-12
                 for e, part in zip(columns, theta, strict=True):
-                    pay = rate * gap * part * (float(self.alpha[n, e, i]) if shared else 1.0)
-                    found.charge(pay, e, self._order[n][: i + 1])
+                    found.charge(rate * gap * part, e, self._order[n][: i + 1])
         return found
 
 
