@@ -51,6 +51,11 @@ def split(levels: Levels, lowest: Float64) -> tuple[Float64, Float64]:
     return below, levels.gap - below
 
 
+def edges(gap: Float64) -> Float64:
+    """How far each level begins and ends beyond the nearest server, in seconds: float64[N, N + 1]."""
+    return np.concatenate((np.zeros((len(gap), 1)), np.cumsum(gap, axis=1)), axis=1)
+
+
 def places(chosen: Bools) -> tuple[Int64, int]:
     """Numbers for the chosen levels bool[N, N] of every node, int64[N, N], -1 for the others, and how many
     numbers there are. O(N^2)."""

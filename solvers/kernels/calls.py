@@ -9,7 +9,7 @@ float32[N, L, E], what servers hold or earn float64[N, E].
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float32, Float64, Int32, Int64
+from solvers.problem import Float64, Int32, Int64
 
 _LEAST_EXPONENT = -600  # e to the power of it is still a normal number
 _PER_WHOLE = 16
@@ -205,28 +205,30 @@ def single(
     activity: Float64,
     held: Float64,
     order: Int64,
-    gap: Float64,
-    place: Int64,
-    length: float,
-    alpha: Float32,
-    alphas: Float32,
+    edge: Float64,
+    pace: Float64,
+    reach: Float64,
+    reaches: Float64,
     earned: Float64,
     told: Float64,
 ) -> None:
-    """The same for single calls, for the columns of the blocks of `block_offset`: alpha[n, place[n, i], e] in
-    0..1 of every level with a gap moves by length * (1 - what the servers up to there hold of e) and is added
-    to alphas.
+    """One step of the multipliers of single calls, for the columns of the blocks of `block_offset`.
 
-    activity float64[N, E], held and earned float64[N, E]. Adds to earned what replicas earn; told[0] = sum of
-    activity * gap * alpha, told[1] = sum of activity * gap * (what alpha moved)^2. O(N^2 E).
+    reach[n, e] in edge[n, 0]..edge[n, N] is how far a call pays: it has a multiplier of 1 at the levels below
+    it, of 0 at those above, and in between at the one it is within. It becomes the u that is best for
+    multipliers against held, less (u - reach)^2 / (2 pace[n]): where the lack of the level, 1 - what the
+    servers up to there hold, times pace leads from where it was. It is added to reaches.
+
+    activity, reach, reaches float64[N, E], held and earned float64[N, E]; order int64[N, N]; edge
+    float64[N, N + 1], the latencies in order; pace float64[N]. Adds to earned what replicas earn; told[0] =
+    sum of activity * (reach - edge[n, 0]), told[1] = sum of activity * (what reach moved)^2 / pace. O(N^2 E).
     """
     nodes = order.shape[0]
     most = 0
     for b in range(block_offset.shape[0] - 1):
         most = max(most, block_offset[b + 1] - block_offset[b])
     left_of = np.empty(most)
-    gained_of = np.empty(most)
-    moved_of = np.empty(most)
+    next_of = np.empty(most)
     told[0] = 0.0
     told[1] = 0.0
     for b in range(block_offset.shape[0] - 1):
@@ -234,54 +236,34 @@ def single(
         high = block_offset[b + 1]
         size = high - low
         left = left_of[:size]
-        gained = gained_of[:size]
-        moved = moved_of[:size]
+        after = next_of[:size]
         for n in range(nodes):
             rate = activity[n, low:high]
+            here = reach[n, low:high]
+            total = reaches[n, low:high]
+            step = pace[n]
+            nearest = edge[n, 0]
             for e in range(size):
                 left[e] = 1.0
-                gained[e] = 0.0
-                moved[e] = 0.0
+                after[e] = nearest
             for i in range(nodes):
                 there = held[order[n, i], low:high]
+                upper = edge[n, i + 1]
                 for e in range(size):
                     left[e] -= there[e]
-                step = gap[n, i]
-                if step > 0.0:
-                    paid = alpha[n, place[n, i], low:high]
-                    total = alphas[n, place[n, i], low:high]
-                    for e in range(size):
-                        old = paid[e]
-                        paid[e] = min(1.0, max(0.0, old + length * left[e]))
-                        total[e] += paid[e]
-                        moved[e] += step * (paid[e] - old) * (paid[e] - old)
-            some = False
-            for i in range(nodes - 1, -1, -1):
-                step = gap[n, i]
-                if step > 0.0:
-                    some = True
-                    paid = alpha[n, place[n, i], low:high]
-                    for e in range(size):
-                        gained[e] += step * rate[e] * paid[e]
-                if some:
-                    there = earned[order[n, i], low:high]
-                    for e in range(size):
-                        there[e] += gained[e]
+                    after[e] = max(after[e], min(upper, here[e] + step * left[e]))
+            moved = 0.0
+            paid = 0.0
             for e in range(size):
-                told[0] += gained[e]
-                told[1] += rate[e] * moved[e]
-
-
-@compiled
-def single_apart(activity: Float64, gap: Float64, place: Int64, one: Float32, other: Float32) -> float:
-    """Sum of activity * gap * (one - other)^2, float32[N, L, E] both."""
-    total = 0.0
-    for n in range(one.shape[0]):
-        for i in range(gap.shape[1]):
-            if gap[n, i] > 0.0:
-                j = place[n, i]
-                part = 0.0
-                for e in range(one.shape[2]):
-                    part += activity[n, e] * (one[n, j, e] - other[n, j, e]) ** 2
-                total += gap[n, i] * part
-    return total
+                moved += rate[e] * (after[e] - here[e]) * (after[e] - here[e])
+                here[e] = after[e]
+                total[e] += after[e]
+                paid += rate[e] * (after[e] - nearest)
+            told[0] += paid
+            if step > 0.0:
+                told[1] += moved / step
+            for i in range(nodes):
+                there = earned[order[n, i], low:high]
+                lower = edge[n, i]
+                for e in range(size):
+                    there[e] += rate[e] * max(0.0, after[e] - lower)

@@ -51,27 +51,26 @@ def _pair(kind: str, seed: int) -> tuple[Any, Any, tuple[int, int]]:
 
 
 def _potentials(part: Any) -> list[npt.NDArray[Any]]:
-    found = [getattr(part, name, None) for name in ("_potential", "_alpha")]
+    found = [getattr(part, name, None) for name in ("_potential", "_reach")]
     return [array for array in found if array is not None and array.size]
 
 
 def _mirror(part: Any, twin: Any) -> None:
     """Gives the twin, whose arrays go by node, expert and server, the multipliers of the part."""
-    if isinstance(part, Hosting):
-        twin.potential, twin.alpha = part._potential.copy(), part._alpha.copy()
+    if isinstance(part, SlowestCalls):
+        for n, i in np.argwhere(part._place >= 0):
+            twin.potential[n, :, i] = part._potential[n, part._place[n, i]]
         return
-    mine, theirs = (
-        (part._potential, twin.potential) if isinstance(part, SlowestCalls) else (part._alpha, twin.alpha)
-    )
-    for n, i in np.argwhere(part._place >= 0):
-        theirs[n, :, i] = mine[n, part._place[n, i]]
+    twin.reach = part._reach.copy()
+    if isinstance(part, Hosting):
+        twin.potential = part._potential.copy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_are_their_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step for step, against what is held inside 0..1 or outside, near or far from their bounds, parts have
     the constant, the earnings and the potentials of loops over routes, levels and experts, in which theta is
-    >= 0 with a sum of at most 1 and alpha in 0..1; and so has a restart, at the mean potentials."""
+    >= 0 with a sum of at most 1; and so has a restart, at the mean potentials."""
     for seed in SEEDS:
         monkeypatch.setattr(chunks, "_LEAST_WORK", 0 if seed % 2 else 10**9)
         part, twin, shape = _pair(kind, seed)
@@ -94,8 +93,8 @@ def test_parts_are_their_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         earned = np.zeros(shape)
         constant, far = part.restart(held, len(lengths), earned)
         for total, mine in zip(sums, _potentials(part), strict=True):
-            kept = mine != 0.0  # alpha of a level without a gap is nobody's
-            np.testing.assert_allclose(mine[kept], total[kept] / len(lengths), rtol=1e-5, atol=1e-5)
+            kept = mine != 0.0  # where nobody calls there are no potentials
+            np.testing.assert_allclose(mine[kept], total[kept] / len(lengths), rtol=1e-9, atol=1e-9)
         _mirror(part, twin)
         want = twin.step(held.T, 0.0) if kind == "single" else twin.earnings(held.T)
         assert constant == pytest.approx(want.constant, rel=close, abs=1e-12)
@@ -143,3 +142,29 @@ def test_merged_levels_are_never_dearer() -> None:
             np.testing.assert_allclose(reach[:, : near - 1], whole[:, : near - 1], rtol=1e-12)
             origin = np.isfinite(problem.origin_latency_seconds)
             np.testing.assert_allclose(reach[origin, -1], whole[origin, -1], rtol=1e-12)
+
+
+def _worth(reach: Any, begin: Any, left: Any, pace: float, before: float) -> Any:
+    """What multipliers up to each `reach` give, less the squared way there by twice the pace."""
+    within = np.clip(np.atleast_1d(reach)[:, None] - begin[:-1], 0.0, np.diff(begin))
+    return within @ left - (reach - before) ** 2 / (2.0 * max(pace, 1e-300))
+
+
+def test_calls_pay_as_far_as_is_best() -> None:
+    """Against any fractions held, a step takes how far calls pay to the maximum of what that gives less the
+    squared way there by twice the pace: no point of a fine grid is better."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        nodes = int(rng.integers(1, 6))
+        gap = rng.exponential(1.0, (nodes, nodes)) * rng.integers(0, 2, (nodes, nodes))
+        order = np.array([rng.permutation(nodes) for _ in range(nodes)])
+        part = SingleCalls(np.ones((nodes, 1)), np.array([0, 1]), order, gap)
+        held, length = rng.random((nodes, 1)), float(rng.exponential(2.0))
+        part._reach = rng.random((nodes, 1)) * gap.sum(axis=1)[:, None]
+        before = part._reach[:, 0].copy()
+        part.step(held, length, np.zeros((nodes, 1)))
+        for n in range(nodes):
+            begin = np.concatenate(([0.0], np.cumsum(gap[n])))
+            known = (begin, 1.0 - np.cumsum(held[order[n], 0]), 0.25 * length * begin[-1], before[n])
+            found = _worth(part._reach[n], *known)[0]
+            assert found >= _worth(np.linspace(0.0, begin[-1], 500), *known).max() - 1e-9
