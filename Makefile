@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install demo test test-transformers lint types clean
+.PHONY: install tools demo test test-transformers lint types pictures clean
 
 install: $(STAMP)
 
@@ -17,6 +17,20 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -c 'from solvers.warm import warm; warm()'
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
 	touch $(STAMP)
+
+# Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
+# set. TOOLS are Debian packages.
+TOOLS := chromium systemd
+
+tools: install
+	@missing=; for tool in $(TOOLS); do \
+		dpkg-query --show --showformat '$${db:Status-Abbrev}' $$tool 2>/dev/null | grep -q '^ii' || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing; \
+	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check --group deploy
+	@test -x $(BIN)/helm || $(BIN)/python deploy/kubernetes/fetch_helm.py $(BIN)/helm
 
 demo: install
 	$(BIN)/moeplace demo
@@ -39,6 +53,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# docs/console*.png anew, from a fleet that runs for them.
+pictures: install tools
+	$(BIN)/python -m docs.pictures.console docs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,8 +20,8 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(
         None,
-        description="External Redis or Valkey (redis://, rediss://, valkey://, valkeys://, unix://). "
-        "None starts the embedded server.",
+        description="External Redis or Valkey (redis://, rediss://, valkey://, valkeys://, unix://), or a "
+        "cluster of them (redis+cluster://HOST:PORT,HOST:PORT and so on). None starts the embedded server.",
     )
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("moeplace"),

@@ -7,8 +7,6 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 from starlette_compress import CompressMiddleware
 
 from app import metrics
@@ -63,12 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.drain = drain
     problem.install(app)
     include_routes(app)
-    app.add_route("/", _to_docs, include_in_schema=False)
     return app
-
-
-async def _to_docs(_: Request) -> RedirectResponse:
-    return RedirectResponse("docs")
 
 
 @contextlib.asynccontextmanager

@@ -4,10 +4,12 @@ from fastapi import FastAPI
 
 from app.analysis import endpoints as analysis
 from app.clusters import endpoints as clusters
+from app.console import endpoints as console
 from app.health import endpoints as health
 from app.http.openapi import Fragment, describe
 from app.migration_plans import endpoints as migration_plans
 from app.models import endpoints as models
+from app.network import endpoints as network
 from app.nodes import endpoints as nodes
 from app.optimizations import endpoints as optimizations
 from app.placements import endpoints as placements
@@ -27,6 +29,7 @@ PLAIN = (
     *telemetry.routes,
     *placements.routes,
     *migration_plans.routes,
+    *console.routes,
 )
 """Looked up first, in this order: they are called most."""
 
@@ -35,8 +38,10 @@ ROUTERS = (
     clusters.router,
     models.router,
     nodes.router,
+    network.router,
     placements.router,
     optimizations.router,
+    optimizations.algorithms_router,
     migration_plans.router,
     analysis.router,
 )

@@ -27,6 +27,7 @@ from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, calls_are_single, sample
 
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
+_CERTAIN = 1e-9  # relative gap at which there is nothing left to find, whatever the goal
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
@@ -56,12 +57,10 @@ _RUINS = (  # (share of the nodes, blocks); 0 nodes = two of them, 0 blocks = al
 
 
 class Certified(NamedTuple):
-    """A feasible placement uint8[N, E], the climb of the dual beside it, and whether they are as near to each
-    other as was asked for."""
+    """A feasible placement uint8[N, E] and the climb of the dual beside it."""
 
     holds: UInt8
     ascent: Ascent
-    reached: bool
 
 
 class _Affordable(BestResponse):
@@ -258,7 +257,7 @@ def certified(
     sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
-    goal = params.goal(single)
+    goal = max(params.goal_gap, _CERTAIN)
     sweeps = search.affords_sweeps(effort)
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
@@ -306,4 +305,4 @@ def certified(
             better = search.ruin(ascent)
         ascent.aim(search.cost)
         idle = 0 if better else idle + 1
-    return Certified(search.holds, ascent, reached())
+    return Certified(search.holds, ascent)

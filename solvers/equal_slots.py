@@ -16,11 +16,11 @@ import numpy as np
 from solvers.coverage import allowance
 from solvers.feasibility import shortfalls
 from solvers.objective import total_cost
-from solvers.params import BoundParams
+from solvers.params import DEFAULT_ALGORITHM, BoundParams
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
-from solvers.solve import DEFAULT_ALGORITHM, OPTIMALITY_TOLERANCE, solve
+from solvers.solve import OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import Stopping, never
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-_CERTAIN = 1e-9  # relative gap at which there is nothing left to find
+DEFAULT_ALGORITHM = "certified"
+"""Of `solvers.solve`, which not everyone who names it wants to load."""
 
 
 class ParamsError(ValueError):
@@ -18,13 +19,15 @@ class ParamsError(ValueError):
 class BoundParams:
     """The lower bound: `bound_steps` steps at most (0 = no bound), in at most `bound_share` of the time
     limit, which the algorithm leaves free for it. Without a limit the algorithm's own time counts instead,
-    and never less than 1 s.
+    and never less than 1 s. At a relative gap of `goal_gap` it is good enough.
     """
 
     bound_share: float = 0.3
     bound_steps: int = 400
+    goal_gap: float = 0.0
 
     def __post_init__(self) -> None:
+        _check("goal_gap", self.goal_gap, float, 0.0, 1.0)
         _check("bound_share", self.bound_share, float, 0.0, 0.9)
         _check("bound_steps", self.bound_steps, int, 0, 1_000_000)
 
@@ -126,29 +129,20 @@ class ExactParams(BoundParams):
 class CertifiedParams(BoundParams):
     """Search with a certificate.
 
-    goal_gap: the certified gap at which the search ends; by default 0.001 where every call counts by itself,
-    under `sum` and for routes of one expert, else 0.01; 0 for the best that effort, patience and time allow;
-    effort: work of the search, in units of about ten milliseconds of one core, a tenth of it when a start is
-    given; patience: rounds of ruin and repair without an improvement after which the search ends;
-    exact_limit, eps: as for `sgd`.
+    goal_gap: relative gap at which the search ends too; effort: work of the search, in units of about ten
+    milliseconds of one core, a tenth of it when a start is given; patience: rounds of ruin and repair without
+    an improvement after which the search ends; exact_limit, eps: as for `sgd`.
     """
 
     bound_share: float = 0.1
-    goal_gap: float | None = None
+    goal_gap: float = 0.001
     effort: int = 1000
     patience: int = 60
     exact_limit: int = 10
     eps: float = 0.01
 
-    def goal(self, single: bool) -> float:
-        """The gap at which the search ends; `single`: every call counts by itself."""
-        asked = (0.001 if single else 0.01) if self.goal_gap is None else self.goal_gap
-        return max(asked, _CERTAIN)
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.goal_gap is not None:
-            _check("goal_gap", self.goal_gap, float, 0.0, 1.0)
         _check("effort", self.effort, int, 0, 1_000_000_000)
         _check("patience", self.patience, int, 0, 1_000_000_000)
         _check("exact_limit", self.exact_limit, int, 0, 20)

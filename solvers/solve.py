@@ -22,6 +22,7 @@ from solvers.greedy import greedy
 from solvers.maxconv import maxconv
 from solvers.objective import checked_holds, total_cost
 from solvers.params import (
+    DEFAULT_ALGORITHM,
     BaselineParams,
     BoundParams,
     CertifiedParams,
@@ -39,7 +40,6 @@ from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 
-DEFAULT_ALGORITHM = "sgd"
 OPTIMALITY_TOLERANCE = 1e-6  # relative gap at which the bound certifies the placement as optimal
 _LEAST_BOUND_SECONDS = 1.0
 
@@ -48,7 +48,7 @@ _LEAST_BOUND_SECONDS = 1.0
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
     `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the climb that
-    the bound goes on with, None where it is as good as was asked for. `stopping` is either
+    the bound goes on with. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -59,7 +59,7 @@ class Task:
     stopping: Stopping
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
-    climbed: Callable[[Ascent | None], None]
+    climbed: Callable[[Ascent], None]
     interrupted: Stopping
     seconds: float | None
 
@@ -100,7 +100,7 @@ def _certified(task: Task) -> UInt8:
         task.report,
     )
     task.certify(found.ascent.best.bound)
-    task.climbed(None if found.reached else found.ascent)
+    task.climbed(found.ascent)
     return found.holds
 
 
@@ -258,7 +258,7 @@ def solve(
             tell(step, total_cost(problem, holds), None)
 
     bounds: list[float] = []
-    climbs: list[Ascent | None] = []
+    climbs: list[Ascent] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
@@ -289,8 +289,7 @@ def solve(
     bound = min(max(bounds), objective) if bounds else None
     tell("bound", objective, bound)
     gap = gap_ratio(objective, bound)
-    settled = bool(climbs) and climbs[-1] is None
-    if settings.bound_steps and not settled and (gap is None or gap > OPTIMALITY_TOLERANCE):
+    if settings.bound_steps and (gap is None or gap > max(settings.goal_gap, OPTIMALITY_TOLERANCE)):
         if time_limit_seconds is None:
             used = time.monotonic() - began
             bounding: Stopping = MaxRuntime(max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share)))

@@ -1,6 +1,7 @@
 """Real servers and processes for tests: one Valkey per test process, and `moeplace serve` on demand.
 
-MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another server than the bundled one.
+MOEPLACE_TEST_SERVER=/path/to/redis-server runs the whole suite on another server than the bundled one;
+MOEPLACE_TEST_CLUSTER=1 gives the tests a Valkey Cluster where they would have a single server.
 """
 
 import asyncio
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from app.storage.client import open_client
+from app.storage.client import open_client, servers_of
 from app.storage.embedded import EmbeddedServer
 from tests.service import Service, start_service
+from tests.valkey_cluster import ValkeyCluster
 
 _CONFIGURED = os.environ.get("MOEPLACE_TEST_SERVER")
 TEST_SERVER = Path(_CONFIGURED) if _CONFIGURED else None
+ON_CLUSTER = bool(os.environ.get("MOEPLACE_TEST_CLUSTER"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,24 +49,46 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
         server.close()
 
 
+@pytest.fixture(scope="session")
+def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """Three primaries that share the slots. Whoever breaks one starts a cluster of its own."""
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), primaries=3, binary=TEST_SERVER)
+    try:
+        asyncio.run(cluster.join())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """URL of this process's server, as the last test left it."""
+    return str(request.getfixturevalue("valkey_cluster" if ON_CLUSTER else "redis_server").url)
+
+
 @pytest.fixture
-def redis_url(redis_server: EmbeddedServer) -> str:
+def redis_url(shared_url: str) -> str:
     """URL of this process's server, emptied."""
 
     async def empty() -> None:
-        async with open_client(redis_server.url) as client:
-            await client.flushall()
+        async with open_client(shared_url) as client:
+            await empty_servers(client)
 
     asyncio.run(empty())
-    return redis_server.url
+    return shared_url
 
 
 @pytest.fixture
-async def redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
+async def redis(shared_url: str) -> AsyncIterator[Redis]:
     """A client of this process's server, emptied. Needs `@pytest.mark.anyio`."""
-    async with open_client(redis_server.url) as client:
-        await client.flushall()
+    async with open_client(shared_url) as client:
+        await empty_servers(client)
         yield client
+
+
+async def empty_servers(redis: Redis) -> None:
+    for server in await servers_of(redis):
+        await server.flushall()
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ class ExpertFetcher:
             raise
         finally:
             if download.partial is not None:
-                download.partial.close()
+                await asyncio.shield(asyncio.to_thread(download.partial.close))
 
     async def _until_whole(self, download: _Download, sources: Callable[[], Sequence[Source]]) -> None:
         reasons: dict[str, str] = {}

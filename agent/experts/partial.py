@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class PartialFile:
         self.path = path
         self._file = path.open("a+b", buffering=0)
         self._hash = hashlib.sha256()
+        self._in_use = threading.Lock()
         self.size = 0
         self._file.seek(0)
         while chunk := self._file.read(READ_BYTES):
@@ -25,17 +27,21 @@ class PartialFile:
             self.size += len(chunk)
 
     def append(self, parts: Sequence[bytes]) -> None:
-        """Raises OSError, after which the file's end is that of before."""
+        """Raises OSError, after which the file's end is that of before. A fetch that is given up does not
+        wait for the thread that writes: what comes after `close` is dropped."""
         data = b"".join(parts)
         view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError:
-            self._file.truncate(self.size)
-            raise
-        self._hash.update(data)
-        self.size += len(data)
+        with self._in_use:
+            if self._file.closed:
+                return
+            try:
+                while view:
+                    view = view[self._file.write(view) :]
+            except OSError:
+                self._file.truncate(self.size)
+                raise
+            self._hash.update(data)
+            self.size += len(data)
 
     def restart(self) -> None:
         """Forget everything that has arrived."""
@@ -48,4 +54,6 @@ class PartialFile:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        self._file.close()
+        """Waits for an `append` under way."""
+        with self._in_use:
+            self._file.close()

@@ -1,18 +1,21 @@
 """/v1/clusters/{cluster_id}/analysis"""
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.analysis import service
-from app.analysis.schemas import Analysis
+from app.analysis.schemas import Analysis, AnalysisOverview, LayerActivations
 from app.http import conditional
+from app.http.answers import version_of
 from app.http.openapi import IF_NONE_MATCH, document_answers, problems
-from app.http.parameters import ClusterId
+from app.http.parameters import ClusterId, ModelId
 from app.http.state import redis_of
 from app.schema import ID_PATTERN
+from app.storage.documents import encode_document
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/analysis", tags=["analysis"])
 
@@ -38,3 +41,41 @@ async def get_analysis(
     wanted = service.Filter(node_id, model_id, layer)
     document = await service.read_analysis(redis_of(request), cluster_id, wanted)
     return conditional.respond(request, document)
+
+
+@router.get(
+    "/overview",
+    summary="See how the fleet does, in short",
+    description="The analysis without what is of one layer at one node: figures of each node over all "
+    "layers, and of each layer over all nodes.",
+    operation_id="get_analysis_overview",
+    response_class=Response,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses={**document_answers(AnalysisOverview, "The newest analysis."), **problems(404)},
+)
+async def get_overview(request: Request, cluster_id: ClusterId) -> Response:
+    return conditional.respond(request, await service.read_overview(redis_of(request), cluster_id))
+
+
+@router.get(
+    "/layers/{model_id}/{layer}",
+    summary="See a layer, expert by expert and node by node",
+    description="What each node's tokens activate, what it holds, and what it is to hold. Of a fleet too "
+    "large to be looked at in full each time, layers are looked at in turn: see `created_at`.",
+    operation_id="get_layer_activations",
+    response_class=Response,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses={**document_answers(LayerActivations, "The newest look at the layer."), **problems(404)},
+)
+async def get_layer(
+    request: Request, cluster_id: ClusterId, model_id: ModelId, layer: Annotated[int, Path(ge=0, le=9_999)]
+) -> Response:
+    uid, stored = await service.read_layer(redis_of(request), cluster_id, model_id, layer)
+    # Known by what is stored, which takes far less time than making the answer of it.
+    version = version_of(stored, uid)
+    if conditional.has_version(request, version):
+        return conditional.not_modified(request, version)
+    body = await asyncio.to_thread(service.layer_json, stored)
+    digest = version.rpartition(".")[2]
+    document = await asyncio.to_thread(encode_document, body, uid=uid, generation=0, digest=digest)
+    return conditional.represent(request, document)

@@ -28,7 +28,22 @@ class LayerAnalysis(Schema):
     top_experts: list[TopExpert]
 
 
-class NodeAnalysis(Schema):
+class LayerFigures(Schema):
+    """One layer in the whole fleet, over the activations of all nodes' tokens in it."""
+
+    model_id: Identifier
+    layer: Layer
+    experts: int
+    activations_per_second: float
+    local_hit_ratio: float | None
+    peer_ratio: float | None
+    origin_ratio: float | None
+    unserved_ratio: float | None
+    latency_seconds: Annotated[float | None, Field(description="Mean per token, under the coupling.")]
+    copies: Annotated[int, Field(description="Experts that live nodes hold, replicas counted each.")]
+
+
+class NodeFigures(Schema):
     node_id: Identifier
     live: bool
     capacity_bytes: int
@@ -40,10 +55,13 @@ class NodeAnalysis(Schema):
     unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
     mean_latency_seconds: Annotated[float | None, Field(description="Per token, over all MoE layers.")]
     served_per_second: Annotated[float, Field(description="Activations this node serves, for all nodes.")]
+
+
+class NodeAnalysis(NodeFigures):
     layers: list[LayerAnalysis]
 
 
-class Analysis(Schema):
+class FleetFigures(Schema):
     cluster_uid: str
     generation: int | None
     created_at: Timestamp
@@ -57,4 +75,41 @@ class Analysis(Schema):
     balancedness: Annotated[
         float | None, Field(description="Mean over maximum of served_per_second of the live nodes.")
     ]
+
+
+class Analysis(FleetFigures):
     nodes: list[NodeAnalysis]
+
+
+class AnalysisOverview(FleetFigures):
+    """The same without what is of one layer at one node: small enough to be read every few seconds."""
+
+    nodes: list[NodeFigures]
+    layers: list[LayerFigures]
+
+
+class NodeActivations(Schema):
+    """One node in one layer."""
+
+    node_id: Identifier
+    live: bool
+    activations_per_second: float
+    shares: Annotated[
+        list[float],
+        Field(description="Of each expert, in the node's activations of the layer; empty where it has none."),
+    ]
+    held: Annotated[list[ExpertId], Field(description="What it is known to hold now.")]
+    desired: Annotated[list[ExpertId], Field(description="What the generation in force gives it.")]
+
+
+class LayerActivations(Schema):
+    """One layer, expert by expert and node by node: what a heat map shows."""
+
+    cluster_uid: str
+    generation: int | None
+    created_at: Timestamp
+    telemetry_until: Timestamp | None
+    model_id: Identifier
+    layer: Layer
+    experts: int
+    nodes: list[NodeActivations]

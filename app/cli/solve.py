@@ -18,10 +18,10 @@ from rich.console import Console
 
 from solvers.equal_slots import most_equal_slots, solve_equal_slots
 from solvers.files import load_problem, save_placement
-from solvers.params import ParamsError
+from solvers.params import DEFAULT_ALGORITHM, ParamsError
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import Progress, SolveResult, SolveStatus
-from solvers.solve import ALGORITHMS, DEFAULT_ALGORITHM, solve
+from solvers.solve import ALGORITHMS, solve
 
 EXIT_INFEASIBLE = 1
 EXIT_MALFORMED = 2

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from app.schema import MAX_EXACT, BytesPerSecond, HttpUrl, Identifier, Schema, Seconds, Timestamp
+from solvers.params import DEFAULT_ALGORITHM
 from solvers.problem import Coupling
 
 
@@ -28,9 +29,13 @@ class ClusterSettings(Schema):
         Seconds, Field(description="Between two nodes that have neither configured nor measured it.")
     ] = 0.01
     automatic: Annotated[bool, Field(description="Recompute on the interval and on events.")] = True
-    algorithm: Annotated[str, Field(min_length=1, max_length=64)] = "sgd"
+    algorithm: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_ALGORITHM
     optimization_interval_seconds: Annotated[float, Field(ge=0.5, le=86_400)] = 300.0
     time_limit_seconds: Annotated[float, Field(ge=0.1, le=600)] = 30.0
+    goal_gap_ratio: Annotated[
+        float,
+        Field(ge=0, le=1, description="A placement proven to be this close to the optimum is good enough."),
+    ] = 0.01
     horizon_seconds: Annotated[
         float, Field(gt=0, le=1e7, description="How long statistics are expected to hold.")
     ] = 600.0

@@ -10,6 +10,7 @@ from redis.asyncio.client import Pipeline
 from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.errors import Conflict, NotFound
 from app.storage import topics
+from app.storage.client import server_of
 from app.storage.keys import CLUSTERS, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 
@@ -110,10 +111,7 @@ async def read_members(redis: Redis, cluster_id: str) -> tuple[list[str], list[s
 async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: float) -> bool:
     """Forget all of the cluster; False where there is none, `Conflict` while one of its nodes lives."""
     keys = ClusterKeys(cluster_id)
-    kept = {getattr(keys, name) for name in KEPT}
-    # Neither ids nor braces have a meaning in patterns.
-    pattern = f"moeplace:{{{cluster_id}}}:*"
-    found = {key.decode() async for key in redis.scan_iter(match=pattern, count=1000)} - kept
+    found = await _stored_keys(redis, keys)
 
     async def decide(pipe: Pipeline) -> tuple[bool, Queue]:
         if not await pipe.exists(keys.cluster):
@@ -133,3 +131,16 @@ async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: flo
     if deleted:
         await redis.srem(CLUSTERS, cluster_id)
     return deleted
+
+
+async def _stored_keys(redis: Redis, keys: ClusterKeys) -> set[str]:
+    """What is to be forgotten with the cluster."""
+    kept = {getattr(keys, name) for name in KEPT}
+    # Neither ids nor braces have a meaning in patterns.
+    pattern = f"moeplace:{{{keys.cluster_id}}}:*"
+    while True:
+        server = await server_of(redis, keys.cluster)
+        found = {key.decode() async for key in server.scan_iter(match=pattern, count=1000)}
+        if await server_of(redis, keys.cluster) is server:
+            # Otherwise they moved to another server meanwhile, and some may have been seen on neither.
+            return found - kept

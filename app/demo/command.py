@@ -10,6 +10,7 @@ from rich.console import Console
 
 from app.box.failures import BoxFailed
 from app.box.signals import until_signalled
+from app.demo.replay import replay
 from app.demo.run import run_demo
 
 
@@ -28,6 +29,14 @@ def demo_command(
     seed: Annotated[int, typer.Option(min=0, help="Order in which recorded requests are replayed.")] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
+    service: Annotated[
+        str | None,
+        typer.Option(
+            "--service",
+            metavar="URL",
+            help="Only start the nodes, on a service that runs already, and replay until ended.",
+        ),
+    ] = None,
 ) -> None:
     """Watch the service place the experts of a small model on four nodes.
 
@@ -36,6 +45,9 @@ def demo_command(
     """
     console = Console()
     try:
+        if service is not None:
+            _, status = asyncio.run(until_signalled(console, replay(console, service, seed=seed)))
+            raise typer.Exit(0 if status else 1)
         outcome, status = asyncio.run(
             until_signalled(
                 console, run_demo(console, keep=keep, seconds=seconds, seed=seed, port=port, plain=plain)

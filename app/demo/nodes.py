@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from app.box.children import LineProcess, started_lines
+from app.demo.scenario import NODES, PACE
 from app.demo.slices import Instruction, NodeStart, Slice
 
 
@@ -31,3 +32,21 @@ async def started_node(directory: Path, start: NodeStart) -> AsyncIterator[NodeP
     log = directory / f"{start.node_id}.log"
     async with started_lines(f"node {start.node_id}", "app.demo.node", log, start) as lines:
         yield NodeProcess(lines)
+
+
+async def started_nodes(
+    stack: contextlib.AsyncExitStack, directory: Path, base_url: str, seed: int
+) -> dict[str, NodeProcess]:
+    """All of the demo's nodes, which end with the stack."""
+    nodes = {}
+    for node in NODES:
+        start = NodeStart(
+            base_url=base_url,
+            node_id=node.node_id,
+            domain=node.domain,
+            seed=seed,
+            slice_seconds=PACE.slice_seconds,
+            tokens_per_second=PACE.tokens_per_second,
+        )
+        nodes[node.node_id] = await stack.enter_async_context(started_node(directory, start))
+    return nodes

@@ -12,23 +12,12 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from agent.client import ServiceClient, ServiceError
-from agent.retrying import RetryPolicy
-from app.box.children import ServiceProcess, started_service
+from agent.client import ServiceError
 from app.box.failures import BoxFailed
 from app.box.observation import observe
+from app.demo.fleet import DemoFleet, started_fleet
 from app.demo.ledger import Ledger
-from app.demo.nodes import NodeProcess, started_node
-from app.demo.scenario import (
-    CLUSTER_ID,
-    MODEL_ID,
-    NODES,
-    PACE,
-    cluster_settings,
-    model_spec,
-    service_environment,
-)
-from app.demo.slices import NodeStart
+from app.demo.scenario import CLUSTER_ID, PACE
 from app.demo.story import Outcome, Story
 from app.demo.summary import print_summary
 from app.demo.view import View, shown
@@ -60,29 +49,9 @@ async def run_demo(
             )
         )
         console.print("starting the service, with a server and data of its own")
-        service = await stack.enter_async_context(started_service(directory, port, service_environment(PACE)))
-        retry = RetryPolicy(first_seconds=0.1, longest_seconds=1.0, timeout_seconds=5.0)
-        client = await stack.enter_async_context(
-            ServiceClient(service.base_url, CLUSTER_ID, retry=retry, use_environment=False)
-        )
-        await _register_cluster(client)
-        nodes = {
-            node.node_id: await stack.enter_async_context(
-                started_node(
-                    directory,
-                    NodeStart(
-                        base_url=service.base_url,
-                        node_id=node.node_id,
-                        domain=node.domain,
-                        seed=seed,
-                        slice_seconds=PACE.slice_seconds,
-                        tokens_per_second=PACE.tokens_per_second,
-                    ),
-                )
-            )
-            for node in NODES
-        }
-        watch = _Watch(service, nodes, client)
+        fleet = await stack.enter_async_context(started_fleet(directory, port=port, seed=seed))
+        nodes = fleet.nodes
+        watch = _Watch(fleet)
         with shown(console, watch.ledger, plain=plain, begun=begun) as view:
             left = max(_LEAST_SECONDS, seconds - _ENDING_SECONDS - (time.monotonic() - begun))
             story = Story(
@@ -95,7 +64,7 @@ async def run_demo(
             outcome = await watch.until(story.run(), view)
         print_summary(console, outcome)
         if keep:
-            _print_urls(console, service.base_url)
+            _print_urls(console, fleet.service.base_url)
             await watch.until(asyncio.Event().wait(), None)
         return outcome
 
@@ -103,11 +72,9 @@ async def run_demo(
 class _Watch:
     """Listens to nodes and service while something else goes on, and notices when one of them fails."""
 
-    def __init__(self, service: ServiceProcess, nodes: dict[str, NodeProcess], client: ServiceClient) -> None:
+    def __init__(self, fleet: DemoFleet) -> None:
         self.ledger = Ledger()
-        self._service = service
-        self._nodes = nodes
-        self._client = client
+        self._service, self._client, self._nodes = fleet
 
     async def until(self, work: Coroutine[Any, Any, _Result], view: View | None) -> _Result:
         """The result of `work`; raises what ends it early."""
@@ -144,14 +111,6 @@ class _Watch:
             await asyncio.sleep(_OBSERVE_SECONDS)
 
 
-async def _register_cluster(client: ServiceClient) -> None:
-    try:
-        await client.put("", cluster_settings(PACE))
-        await client.put(f"/models/{MODEL_ID}", model_spec())
-    except ServiceError as error:
-        raise BoxFailed(f"the service does not take the cluster or the model: {error}") from error
-
-
 async def _raise_failure(failed: Coroutine[Any, Any, BoxFailed]) -> None:
     raise await failed
 
@@ -165,6 +124,7 @@ async def _refresh(view: View) -> None:
 def _print_urls(console: Console, base_url: str) -> None:
     cluster = f"{base_url}/v1/clusters/{CLUSTER_ID}"
     for what, url in (
+        ("The console", f"{base_url}/"),
         ("The API's pages", f"{base_url}/docs"),
         ("The placement in force", f"{cluster}/placement"),
         ("How far it is carried out", f"{cluster}/placement/status"),

@@ -107,7 +107,7 @@ def cluster_settings(scenario: Scenario, origin_calls_url: str, *, automatic: bo
     """`automatic`: the service places by itself, from telemetry of the last seconds."""
     return {
         "automatic": automatic,
-        "algorithm": "sgd",
+        "algorithm": "certified",
         "coupling": COUPLING.value,
         "origin": {
             "base_url": origin_calls_url,

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Unavailable
 from app.http.problem import respond
 from app.storage.durable import DiskSync, NotOnDisk
+from app.storage.keys import INDEX_DISK_MARK, ClusterKeys
 
 WRITES = frozenset({"PUT", "POST", "DELETE"})
 
@@ -28,7 +29,7 @@ class DurableMiddleware:
             nonlocal failed
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 try:
-                    await disk.wait()
+                    await disk.wait(*_marks(scope, message["status"]))
                 except (NotOnDisk, RedisError, OSError, TimeoutError):
                     failed = True
                     problem = Unavailable(
@@ -41,3 +42,9 @@ class DurableMiddleware:
                 await send(message)
 
         await self._app(scope, receive, send_once_on_disk)
+
+
+def _marks(scope: Scope, status: int) -> list[str]:
+    """Of the servers written to: the cluster's own, and that of the index where a cluster came or went."""
+    marks = [ClusterKeys(scope["path_params"]["cluster_id"]).disk_mark]
+    return marks if status == 200 else [*marks, INDEX_DISK_MARK]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
+from app.instance.latency import origin_latency, peer_latency
 from app.instance.reservoir import uniforms
 from app.instance.statistics import Statistics, Traffic
 from app.nodes.schemas import NodeStatusRecord
@@ -84,8 +85,8 @@ def build_problem(
         capacity_bytes=np.asarray(
             [sum(device.memory_bytes for device in spec.devices) for spec in specs], np.int64
         ),
-        latency_seconds=_latency(fleet, settings, statuses),
-        origin_latency_seconds=_origin_latency(fleet, settings, statuses),
+        latency_seconds=peer_latency(fleet, settings, statuses).seconds,
+        origin_latency_seconds=origin_latency(fleet, settings, statuses),
         route_node=nodes,
         route_block=blocks,
         route_experts=experts,
@@ -128,40 +129,6 @@ def _halves(problem: PlacementProblem, even: Float64) -> tuple[PlacementProblem,
             )
         )
     return halves[0], halves[1]
-
-
-def _latency(fleet: Fleet, settings: ClusterSettings, statuses: Mapping[str, NodeStatusRecord]) -> Float64:
-    """float64[N, N]: measured, or else specified, or else the cluster's default."""
-    count = len(fleet.nodes)
-    latency = np.full((count, count), settings.default_latency_seconds)
-    for row, node in enumerate(fleet.nodes):
-        status = statuses.get(node.node_id)
-        measured = status.latency if status is not None else None
-        for source in (node.spec.latency, measured):
-            if source is None:
-                continue
-            for peer, seconds in source.peers_seconds.items():
-                column = fleet.rows.get(peer)
-                if column is not None:
-                    latency[row, column] = seconds
-        local = measured.local_seconds if measured is not None else 0.0
-        latency[row, row] = local or node.spec.latency.local_seconds
-    return latency
-
-
-def _origin_latency(
-    fleet: Fleet, settings: ClusterSettings, statuses: Mapping[str, NodeStatusRecord]
-) -> Float64:
-    """float64[N]; inf everywhere without an origin."""
-    latency = np.full(len(fleet.nodes), np.inf)
-    if settings.origin is not None:
-        for row, node in enumerate(fleet.nodes):
-            status = statuses.get(node.node_id)
-            latency[row] = settings.origin.latency_seconds
-            for source in (node.spec.latency, status.latency if status is not None else None):
-                if source is not None and source.origin_seconds is not None:
-                    latency[row] = source.origin_seconds
-    return latency
 
 
 def _traffic(

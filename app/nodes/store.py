@@ -4,10 +4,11 @@ Heartbeats of a thousand nodes share hashes, so writes compare the one field the
 instead of watching a key that others change all the time.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -16,6 +17,9 @@ from app.storage import topics
 from app.storage.keys import ClusterKeys
 
 MAX_NODES = 1024
+
+DECODED_AT_ONCE = 16
+"""Nodes decoded on the event loop; each may tell the latency to all others."""
 
 # KEYS nodes, revision, cluster, node_status, node_leases, holdings, holdings_versions, telemetry_seen,
 #      telemetry_instances
@@ -135,7 +139,14 @@ async def read_nodes(redis: Redis, cluster_id: str, node_ids: Sequence[str]) -> 
         pipe.hmget(keys.holdings_versions, list(node_ids))
         for node_id in node_ids:
             pipe.scard(keys.holdings(node_id))
-        records, statuses, leases, versions, *counts = await pipe.execute()
+        answers = await pipe.execute()
+    if len(node_ids) > DECODED_AT_ONCE:
+        return await asyncio.to_thread(_decode, answers)
+    return _decode(answers)
+
+
+def _decode(answers: list[Any]) -> list[StoredNode]:
+    records, statuses, leases, versions, *counts = answers
     return [
         StoredNode(
             record=NodeRecord.model_validate_json(record),

@@ -1,5 +1,6 @@
 """/v1/clusters/{cluster_id}/optimizations"""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -17,10 +18,11 @@ from app.http.parameters import BeforeRecord, ClusterId, PageSize, RecordId
 from app.http.state import redis_of, waiters_of
 from app.http.waiting import wait_until
 from app.optimizations import service, store
-from app.optimizations.schemas import OptimizationList, OptimizationRecord, OptimizationRequest
+from app.optimizations.schemas import AlgorithmList, OptimizationList, OptimizationRecord, OptimizationRequest
 from app.storage import topics
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/optimizations", tags=["optimizations"])
+algorithms_router = APIRouter(prefix="/v1/algorithms", tags=["optimizations"])
 
 LOCATION = {"Location": {"description": "Where to ask how it went.", "schema": {"type": "string"}}}
 APPLIED = {"Preference-Applied": {"description": "wait=N", "schema": {"type": "string"}}}
@@ -28,7 +30,7 @@ EXAMPLES = {
     "now": {},
     "what if": {
         "validate_only": True,
-        "algorithm": "sgd",
+        "algorithm": "certified",
         "time_limit_seconds": 10.0,
         "overrides": {"remove_nodes": ["node-b"], "capacity_bytes": {"node-a": 8000000000}},
     },
@@ -133,3 +135,14 @@ async def get_optimization(request: Request, cluster_id: ClusterId, optimization
 )
 async def cancel_optimization(request: Request, cluster_id: ClusterId, optimization_id: RecordId) -> Response:
     return json_answer(await service.cancel(redis_of(request), cluster_id, optimization_id))
+
+
+@algorithms_router.get(
+    "",
+    summary="List the algorithms that placements can be computed with",
+    operation_id="list_algorithms",
+    response_class=Response,
+    responses={200: answer(AlgorithmList, "All of them."), **problems()},
+)
+async def list_algorithms() -> Response:
+    return json_answer(await asyncio.to_thread(service.list_algorithms))

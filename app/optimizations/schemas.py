@@ -72,4 +72,14 @@ class OptimizationList(Schema):
     next_before: Annotated[str | None, Field(description="`before` of the next page; null: the last.")]
 
 
+class AlgorithmDescription(Schema):
+    name: str
+    summary: str
+    certifies: Annotated[bool, Field(description="It finds a lower bound of its own.")]
+
+
+class AlgorithmList(Schema):
+    algorithms: list[AlgorithmDescription]
+
+
 MAX_RETAINED = 100

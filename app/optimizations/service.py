@@ -11,6 +11,8 @@ from app.errors import Conflict, FieldError, InvalidRequest, NotFound
 from app.nodes.store import node_ids
 from app.optimizations import store
 from app.optimizations.schemas import (
+    AlgorithmDescription,
+    AlgorithmList,
     OptimizationList,
     OptimizationRecord,
     OptimizationRequest,
@@ -65,6 +67,18 @@ async def list_optimizations(
     await require_cluster(redis, cluster_id)
     records, next_before = await store.read_page(redis, cluster_id, limit=limit, before=before)
     return OptimizationList(optimizations=records, next_before=next_before)
+
+
+def list_algorithms() -> AlgorithmList:
+    """What `algorithm` may name; call it in a thread, since compiled code comes with it at first."""
+    from solvers.solve import ALGORITHMS
+
+    return AlgorithmList(
+        algorithms=[
+            AlgorithmDescription(name=found.name, summary=found.summary, certifies=found.certifies)
+            for found in ALGORITHMS.values()
+        ]
+    )
 
 
 def absent(cluster_id: str, optimization_id: str) -> NotFound:

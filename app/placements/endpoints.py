@@ -189,13 +189,17 @@ openapi: dict[str, Any] = {
 @router.post(
     "/placement:rollback",
     summary="Bring an earlier placement into force again",
-    description="As a new generation. Pause the automatic recomputation to keep it.",
+    description="As a new generation. Pause the automatic recomputation to keep it. With `If-Match` only "
+    "while the placement in force is the one you have seen.",
     operation_id="rollback_placement",
     response_class=Response,
-    openapi_extra=body(RollbackRequest, examples={"rollback": {"to_generation": 6}}),
+    openapi_extra={
+        **body(RollbackRequest, examples={"rollback": {"to_generation": 6}}),
+        "parameters": [{**_MATCHING[0], "description": "The ETag of the placement in force."}],
+    },
     responses={
         200: answer(PlacementDocument, "In force, as a new generation.", headers=ETAG),
-        **problems(404, 409, 410, reads_body=True),
+        **problems(404, 409, 410, 412, reads_body=True),
     },
 )
 async def rollback_placement(
@@ -203,7 +207,11 @@ async def rollback_placement(
     cluster_id: ClusterId,
     wanted: Annotated[RollbackRequest, Depends(json_body(RollbackRequest))],
 ) -> Response:
-    document = await service.rollback(redis_of(request), cluster_id, wanted.to_generation)
+    def check(version: str | None) -> None:
+        if "if-match" in request.headers:
+            conditional.require_match(request, version)
+
+    document = await service.rollback(redis_of(request), cluster_id, wanted.to_generation, check)
     return conditional.represent(request, document)
 
 

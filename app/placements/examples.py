@@ -8,7 +8,7 @@ METADATA = {
     "supersedes": 6,
 }
 EVIDENCE = {
-    "algorithm": "sgd",
+    "algorithm": "certified",
     "objective": 1.83,
     "lower_bound": 1.79,
     "gap_ratio": 0.0219,

@@ -59,14 +59,23 @@ async def put_placement(
     return await _in_force(redis, cluster_id)
 
 
-async def rollback(redis: Redis, cluster_id: str, to_generation: int) -> EncodedDocument:
-    """Bring an earlier generation's holdings into force again, as a new generation.
+async def rollback(
+    redis: Redis,
+    cluster_id: str,
+    to_generation: int,
+    check: Callable[[str | None], None] | None = None,
+) -> EncodedDocument:
+    """Bring an earlier generation's holdings into force again, as a new generation, if `check` lets the
+    version in force pass.
 
     `Gone` where it was pruned, `Conflict` where the fleet of today cannot hold it.
     """
     cluster = await require_cluster(redis, cluster_id)
     document = await require_generation(redis, cluster_id, to_generation)
-    in_force = await store.generation_in_force(redis, cluster_id)
+    version = await store.version_in_force(redis, cluster_id)
+    if check is not None:
+        check(version)
+    in_force = None if version is None else int(version.split(".")[1])
     earlier = await asyncio.to_thread(PlacementDocument.model_validate_json, document.json)
     fleet = await read_fleet(redis, cluster_id)
     faults = await asyncio.to_thread(faults_of, fleet, cluster.settings, earlier.spec.holds)

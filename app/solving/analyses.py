@@ -3,19 +3,20 @@
 import asyncio
 import time
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.instance.problem import BuiltProblem
-from app.solving.analysis import compose_analysis
+from app.solving.analysis import compose_analysis, compose_overview, pack_layer
 from app.solving.cancellation import end
 from app.solving.observation import Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
-from app.solving.tasks import analysis_task
-from app.storage.documents import encode_document, queue_document
+from app.solving.tasks import AnalysisOutcome, analysis_task
+from app.storage.documents import EncodedDocument, encode_document, queue_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
@@ -25,6 +26,9 @@ ANALYSIS_REST_FACTOR = 10.0
 """An analysis that takes t is made at most every max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * t)."""
 
 ANALYSIS_DEADLINE_SECONDS = 60.0
+
+LAYERS_BYTES = 8 << 20
+"""Of one analysis's layers, packed, that are written; beyond, the others come with the next ones."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -43,6 +47,8 @@ class Analyses:
         self._task: asyncio.Task[None] | None = None
         self._made_of: object = None
         self._not_before = 0.0
+        self._blocks: tuple[tuple[str, int], ...] | None = None
+        self._first_block = 0
 
     async def step(self, observation: Observation) -> None:
         """Begin one where it is due, nobody waits for the process, and the last one has ended."""
@@ -90,18 +96,53 @@ class Analyses:
             desired,
             deadline_seconds=ANALYSIS_DEADLINE_SECONDS,
         )
-        analysis = await asyncio.to_thread(compose_analysis, observation, built, outcome, datetime.now(UTC))
-        body = (await asyncio.to_thread(analysis.model_dump_json)).encode()
-        document = await asyncio.to_thread(
-            encode_document,
-            body,
-            uid=observation.cluster.uid,
-            generation=0 if in_force is None else in_force.generation,
-        )
+        written = await asyncio.to_thread(_compose, observation, built, outcome, self._first_block)
+        blocks = built.fleet.blocks
+        stale = blocks != self._blocks
 
         def queue(pipe: Pipeline) -> None:
-            queue_document(pipe, self._keys.analysis, document)
+            queue_document(pipe, self._keys.analysis, written.analysis)
+            queue_document(pipe, self._keys.analysis_overview, written.overview)
+            if stale:
+                pipe.delete(self._keys.analysis_layers)
+            if written.layers:
+                fields = [part for layer in written.layers.items() for part in layer]
+                pipe.hset(self._keys.analysis_layers, items=fields)
 
         await fenced(self._redis, self._lease, queue)
+        self._blocks, self._first_block = blocks, written.next_block
         took = time.monotonic() - begun
         self._not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)
+
+
+class _Written(NamedTuple):
+    analysis: EncodedDocument
+    overview: EncodedDocument
+    layers: dict[str, bytes]
+    next_block: int
+
+
+def _compose(
+    observation: Observation, built: BuiltProblem, outcome: AnalysisOutcome, first_block: int
+) -> _Written:
+    """CPU-bound. Layers from `first_block` on, and around, until `LAYERS_BYTES` are full."""
+    now = datetime.now(UTC)
+    analysis = compose_analysis(observation, built, outcome, now)
+    overview = compose_overview(analysis, built, outcome, observation.held)
+    generation = 0 if observation.in_force is None else observation.in_force.generation
+    documents = [
+        encode_document(body.model_dump_json().encode(), uid=observation.cluster.uid, generation=generation)
+        for body in (analysis, overview)
+    ]
+    count = len(built.fleet.blocks)
+    layers: dict[str, bytes] = {}
+    size = 0
+    for turn in range(count):
+        packed = pack_layer(observation, built, outcome, now, (first_block + turn) % count)
+        encoded = packed.encoded()
+        size += len(encoded)
+        if layers and size > LAYERS_BYTES:
+            break
+        layers[packed.field] = encoded
+    next_block = (first_block + len(layers)) % count if count else 0
+    return _Written(documents[0], documents[1], layers, next_block)

@@ -4,11 +4,21 @@ from datetime import datetime
 
 import numpy as np
 
-from app.analysis.schemas import Analysis, LayerAnalysis, NodeAnalysis, TopExpert
+from app.analysis.packed import PackedLayer
+from app.analysis.schemas import (
+    Analysis,
+    AnalysisOverview,
+    FleetFigures,
+    LayerAnalysis,
+    LayerFigures,
+    NodeAnalysis,
+    NodeFigures,
+    TopExpert,
+)
 from app.instance.problem import BuiltProblem
 from app.solving.observation import Observation
 from app.solving.tasks import AnalysisOutcome
-from solvers.problem import Float64
+from solvers.problem import Float64, UInt8
 
 TOP_EXPERTS = 8
 """Listed for each layer of each node."""
@@ -59,6 +69,65 @@ def compose_analysis(
         local_hit_ratio=_ratio(float((parts.local_hit_ratio * calls).sum()), everything),
         balancedness=float(served.mean()) / busiest if busiest > 0 else None,
         nodes=nodes,
+    )
+
+
+def compose_overview(
+    analysis: Analysis, built: BuiltProblem, outcome: AnalysisOutcome, held: UInt8
+) -> AnalysisOverview:
+    """What `analysis` says of nodes, and the same of layers; CPU-bound, O(N E)."""
+    fleet, parts = built.fleet, outcome.breakdown
+    calls = _calls_per_block(built, outcome.calls)
+    copies = np.bincount(
+        built.problem.column_block, held.sum(axis=0, dtype=np.int64), minlength=len(fleet.blocks)
+    )
+    paid = np.where(parts.rate > 0, parts.rate * parts.latency_seconds, 0.0)
+    layers = []
+    for block, (model_id, layer) in enumerate(fleet.blocks):
+        here = calls[:, block]
+        total = float(here.sum())
+        layers.append(
+            LayerFigures(
+                model_id=model_id,
+                layer=layer,
+                experts=int(fleet.experts_per_block[block]),
+                activations_per_second=total,
+                local_hit_ratio=_ratio(float(parts.local_hit_ratio[:, block] @ here), total),
+                peer_ratio=_ratio(float(parts.remote_ratio[:, block] @ here), total),
+                origin_ratio=_ratio(float(parts.origin_ratio[:, block] @ here), total),
+                unserved_ratio=_ratio(float(parts.unserved_ratio[:, block] @ here), total),
+                latency_seconds=_ratio(paid[:, block].sum(), parts.rate[:, block].sum()),
+                copies=int(copies[block]),
+            )
+        )
+    fleet_figures = {name: getattr(analysis, name) for name in FleetFigures.model_fields}
+    nodes = [
+        NodeFigures(**{name: getattr(node, name) for name in NodeFigures.model_fields})
+        for node in analysis.nodes
+    ]
+    return AnalysisOverview(**fleet_figures, nodes=nodes, layers=layers)
+
+
+def pack_layer(
+    observation: Observation, built: BuiltProblem, outcome: AnalysisOutcome, now: datetime, block: int
+) -> PackedLayer:
+    """One block, expert by expert and node by node; O(N E of the block)."""
+    fleet, in_force = built.fleet, observation.in_force
+    model_id, layer = fleet.blocks[block]
+    columns = slice(int(fleet.block_offset[block]), int(fleet.block_offset[block + 1]))
+    held = observation.held[:, columns]
+    return PackedLayer.of(
+        cluster_uid=observation.cluster.uid,
+        generation=None if in_force is None else in_force.generation,
+        created_at=now,
+        telemetry_until=built.telemetry_until,
+        model_id=model_id,
+        layer=layer,
+        node_ids=list(fleet.node_ids),
+        live=observation.live_mask.tolist(),
+        calls=outcome.calls[:, columns],
+        held=held,
+        desired=np.zeros_like(held) if in_force is None else in_force.holds[:, columns],
     )
 
 

@@ -1,6 +1,7 @@
 """One cluster under this worker's lease: look, decide, act, again and again."""
 
 import asyncio
+import math
 import time
 from datetime import UTC, datetime
 
@@ -21,6 +22,7 @@ from app.solving.jobs import Jobs
 from app.solving.migration import Migration
 from app.solving.observation import Observation, Observer
 from app.solving.outcomes import Outcomes
+from app.solving.pace import Pace, Wake
 from app.solving.problems import Problems
 from app.solving.publication import show_in_metrics
 from app.solving.routing import RoutingTables
@@ -50,7 +52,7 @@ class ClusterController:
         settings: Settings,
         solver: SolverProcess,
         planner: SolverProcess,
-        wake: asyncio.Event,
+        wake: Wake,
     ) -> None:
         keys = ClusterKeys(lease.cluster_id)
         self._redis = redis
@@ -79,6 +81,13 @@ class ClusterController:
         self._abandoned = Recurring(log, "look abandoned")
         self._status: PlacementStatus | None = None
         self._shown_generation: int | None = None
+        self._pace = Pace(settings.worker_tick_seconds)
+        self._pause_seconds = settings.worker_tick_seconds
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way that another worker would have to begin anew."""
+        return self._solves.busy or self._jobs.busy or self._migration.active_plan is not None
 
     async def run(self) -> None:
         """Until cancelled, the lease is lost (`LeaseLost`) or the cluster is gone (returns)."""
@@ -88,22 +97,26 @@ class ClusterController:
         try:
             while True:
                 self._wake.clear()
+                woken, self._wake.news = self._wake.news, False
                 begun = time.monotonic()
                 try:
                     if not taken_over:
                         taken_over = await self._take_over()
-                    if not await self._tick():
+                    observation = await self._tick()
+                    if observation is None:
                         return
+                    self._pause_seconds = self._pause(observation, woken)
                     failures = 0
                     self._abandoned.over()
                 except (RedisError, OSError, FoldMoved, Contended) as error:
                     failures += 1
+                    self._pause_seconds = self._settings.worker_tick_seconds
                     self._abandoned.warn(reason=f"{type(error).__name__}: {error}", failures=failures)
                     await asyncio.sleep(min(0.1 * 2**failures, 2.0))
                 WORKER_TICK.observe(time.monotonic() - begun)
                 await asyncio.sleep(MIN_PAUSE_SECONDS)
                 try:
-                    async with asyncio.timeout(self._settings.worker_tick_seconds):
+                    async with asyncio.timeout(self._pause_seconds):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -128,11 +141,12 @@ class ClusterController:
         return True
 
     # --- one look
-    async def _tick(self) -> bool:
+    async def _tick(self) -> Observation | None:
+        """What was seen; None when the cluster is gone."""
         await self._migration.read_reports()
         observation = await self._observer.look()
         if observation is None:
-            return False
+            return None
         await self._fold(observation)
         base = await self._problems.base(observation)
         if base is not None:
@@ -147,7 +161,27 @@ class ClusterController:
         await self._depart(observation)
         await self._show(observation, base)
         await self._outcomes.step(observation, converged=self._converged(observation))
-        return True
+        return observation
+
+    def _pause(self, observation: Observation, woken: bool) -> float:
+        in_force = observation.in_force
+        seen = (
+            observation.spec_version,
+            observation.held_version,
+            observation.live_version,
+            None if in_force is None else in_force.generation,
+            observation.paused,
+            self._problems.until is None,
+        )
+        waiting = observation.commands_waiting or observation.jobs_waiting
+        unsettled = in_force is not None and not self._routing.settled
+        ends = [observation.lease_ends[node_id] for node_id in observation.live]
+        return self._pace.pause(
+            seen,
+            restless=woken or self.busy or waiting or unsettled,
+            now=time.monotonic(),
+            until_due=min(ends, default=math.inf) / 1000.0 - time.time(),
+        )
 
     async def _fold(self, observation: Observation) -> None:
         await self._problems.fold(observation)

@@ -75,6 +75,11 @@ class Jobs:
         self._running: asyncio.Task[None] | None = None
         self._optimization: str | None = None
 
+    @property
+    def busy(self) -> bool:
+        """A job is being done."""
+        return self._running is not None
+
     async def take_over(self) -> None:
         """What a worker had begun and cannot have finished has failed."""
         keys = self._keys

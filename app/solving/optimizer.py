@@ -122,7 +122,7 @@ async def solve_and_adopt(
             problem=problem,
             in_force=in_force,
             algorithm=algorithm,
-            params=dict(request.params),
+            params={"goal_gap": settings.goal_gap_ratio, **request.params},
             seed=request.seed,
             time_limit_seconds=limit,
             min_improvement=settings.min_improvement,

@@ -51,6 +51,11 @@ class Solves:
         """In words, why there is no newer placement."""
 
     @property
+    def busy(self) -> bool:
+        """A solve is under way."""
+        return self._task is not None
+
+    @property
     def pressing(self) -> bool:
         """A solve is under way that will likely bring another placement."""
         return self._task is not None and self._reason is not Reason.INTERVAL

@@ -6,7 +6,9 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 import structlog
@@ -18,6 +20,8 @@ from app.metrics import LEASE_CHANGES, WORKER_CLUSTERS
 from app.recurring import Recurring
 from app.solving.cancellation import end
 from app.solving.controller import ClusterController
+from app.solving.pace import Wake
+from app.solving.sharing import in_own_order, share, surrendered
 from app.solving.solver_process import SolverClosed, SolverProcess
 from app.solving.tasks import warm_task
 from app.storage import topics, workers
@@ -28,10 +32,28 @@ RENEWALS_PER_LEASE = 4.0
 LOOK_SECONDS = 0.5
 """How often leases that may be free are looked for."""
 
+ALIVE_PART = 0.75
+"""Of a lease, for which a worker counts as alive: the others have forgotten it when its leases run out, which
+it last renewed at most a quarter of their time ago."""
+
+SETTLED_PART = 0.25
+"""Of a lease, for which the same workers have to live before one gives clusters up to the others: one that
+missed a beat or is about to end would have them for a moment."""
+
 RELEASE_SECONDS = 1.0
 """What giving the leases up may take when the worker ends."""
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Work:
+    """What is done on one cluster. `leaving`: set to give its lease up."""
+
+    lease: Lease
+    controller: ClusterController
+    wake: Wake
+    leaving: asyncio.Event
 
 
 class Worker:
@@ -44,14 +66,16 @@ class Worker:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._solver = SolverProcess("solver", warm_task)
         self._planner = SolverProcess("planner", warm_task)
-        self._working: dict[str, asyncio.Task[None]] = {}
-        self._leases: dict[str, Lease] = {}
-        self._wakes: dict[str, asyncio.Event] = {}
+        self._working: dict[str, _Work] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._alive: Sequence[str] = ()
+        self._alive_since = 0.0
 
     async def run(self) -> None:
-        listening: asyncio.Task[None] | None = None
+        listening: list[asyncio.Task[None]] = []
         unreached = Recurring(log, "server not reached")
         stopping = asyncio.create_task(self._stop.wait())
+        alive_seconds = ALIVE_PART * self._settings.worker_lease_seconds
         try:
             starting = asyncio.create_task(self._start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -59,69 +83,104 @@ class Worker:
                 await end(starting)
                 return
             await starting
-            listening = asyncio.create_task(self._listen())
+            listening = [asyncio.create_task(self._listen()), asyncio.create_task(self._glance())]
             log.info("worker ready", worker=self.worker_id)
             while not self._stop.is_set():
                 try:
-                    await workers.beat(self._redis, self.worker_id, self._settings.worker_lease_seconds)
-                    await self._take_leases()
+                    alive = await workers.beat(self._redis, self.worker_id, alive_seconds)
+                    await self._share(alive)
                     unreached.over()
                 except (RedisError, OSError) as error:
                     unreached.warn(reason=f"{type(error).__name__}: {error}")
                 await asyncio.wait([stopping], timeout=LOOK_SECONDS)
         finally:
             stopping.cancel()
-            if listening is not None:
-                await end(listening)
+            await end(*listening)
             await self._close()
 
     async def _start(self) -> None:
         await asyncio.gather(self._solver.start(), self._planner.start())
 
     # --- leases
-    async def _take_leases(self) -> None:
+    async def _share(self, alive: Sequence[str]) -> None:
+        """Take clusters that nobody has, up to this worker's share, or give some up where it has more."""
+        now = time.monotonic()
+        if alive != self._alive:
+            self._alive, self._alive_since = alive, now
         known = {name.decode() for name in cast("set[bytes]", await self._redis.smembers(CLUSTERS))}
-        for cluster_id in sorted(known - self._working.keys()):
-            keys = ClusterKeys(cluster_id)
-            if not await self._redis.exists(keys.cluster):
-                continue
+        fair = share(self.worker_id, alive, len(known))
+        held = len(self._working)
+        if held < fair:
+            await self._take(known - self._working.keys(), fair - held)
+        leaving = sum(work.leaving.is_set() for work in self._working.values())
+        settled = now - self._alive_since >= SETTLED_PART * self._settings.worker_lease_seconds
+        if held - leaving > fair and settled:
+            self._leave(surrendered(held - leaving, fair))
+
+    async def _take(self, candidates: Collection[str], count: int) -> None:
+        """Up to `count` of the candidates, those of them that are free."""
+        ordered = in_own_order(self.worker_id, candidates)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for cluster_id in ordered:
+                pipe.exists(ClusterKeys(cluster_id).cluster)
+                pipe.exists(ClusterKeys(cluster_id).lease)
+            # Of those whose server does not answer we know nothing: they are not free.
+            found = await pipe.execute(raise_on_error=False)
+        free = [
+            cluster_id
+            for cluster_id, exists, leased in zip(ordered, found[::2], found[1::2], strict=True)
+            if exists == 1 and leased == 0
+        ]
+        for cluster_id in free[:count]:
             asked = time.monotonic()
+            keys = ClusterKeys(cluster_id)
             lease = await acquire(self._redis, keys, self.worker_id, self._settings.worker_lease_seconds)
-            if lease is None:
-                continue
-            LEASE_CHANGES.labels("acquired").inc()
-            log.info("lease acquired", cluster_id=cluster_id, token=lease.token)
-            self._leases[cluster_id] = lease
-            self._wakes[cluster_id] = asyncio.Event()
-            task = asyncio.create_task(self._work(lease, asked), name=f"cluster {cluster_id}")
-            self._working[cluster_id] = task
-            task.add_done_callback(functools.partial(self._ended, cluster_id))
-            WORKER_CLUSTERS.set(len(self._working))
+            if lease is not None:
+                self._begin(lease, asked)
+
+    def _begin(self, lease: Lease, asked: float) -> None:
+        cluster_id = lease.cluster_id
+        LEASE_CHANGES.labels("acquired").inc()
+        log.info("lease acquired", cluster_id=cluster_id, token=lease.token)
+        wake = Wake()
+        controller = ClusterController(self._redis, lease, self._settings, self._solver, self._planner, wake)
+        work = _Work(lease, controller, wake, asyncio.Event())
+        self._working[cluster_id] = work
+        self._tasks[cluster_id] = task = asyncio.create_task(
+            self._work(work, asked), name=f"cluster {cluster_id}"
+        )
+        task.add_done_callback(functools.partial(self._ended, cluster_id))
+        WORKER_CLUSTERS.set(len(self._working))
+
+    def _leave(self, count: int) -> None:
+        """Those at rest first: a solve that is given up has to be begun anew by whoever takes over."""
+        staying = [work for work in self._working.values() if not work.leaving.is_set()]
+        for work in sorted(staying, key=lambda work: work.controller.busy)[:count]:
+            log.info("lease given up, others have fewer", cluster_id=work.lease.cluster_id)
+            work.leaving.set()
 
     def _ended(self, cluster_id: str, _: object) -> None:
         self._working.pop(cluster_id, None)
-        self._wakes.pop(cluster_id, None)
+        self._tasks.pop(cluster_id, None)
         WORKER_CLUSTERS.set(len(self._working))
 
-    async def _work(self, lease: Lease, asked: float) -> None:
+    async def _work(self, own: "_Work", asked: float) -> None:
         """Work on the cluster while the lease lasts; renewing is a task of its own, so that slow work does
         not lose the lease, and losing the lease ends the work at once."""
-        controller = ClusterController(
-            self._redis, lease, self._settings, self._solver, self._planner, self._wakes[lease.cluster_id]
-        )
-        work = asyncio.create_task(controller.run())
+        lease = own.lease
+        work = asyncio.create_task(own.controller.run())
         keep = asyncio.create_task(self._keep(lease, asked))
+        leaving = asyncio.create_task(own.leaving.wait())
         try:
-            await asyncio.wait([work, keep], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work, keep, leaving], return_when=asyncio.FIRST_COMPLETED)
         finally:
             renewing = not keep.done()
-            await end(work, keep)
+            await end(work, keep, leaving)
         failed = None if work.cancelled() else work.exception()
         lost = not renewing or isinstance(failed, LeaseLost)
         if lost:
             LEASE_CHANGES.labels("lost").inc()
             log.warning("lease lost", cluster_id=lease.cluster_id, token=lease.token)
-            self._leases.pop(lease.cluster_id, None)
             return
         if failed is not None and not isinstance(failed, SolverClosed):
             log.error(
@@ -150,7 +209,6 @@ class Worker:
             renewed = asked
 
     async def _give_up(self, lease: Lease) -> None:
-        self._leases.pop(lease.cluster_id, None)
         with suppress(RedisError, OSError):
             async with asyncio.timeout(RELEASE_SECONDS):
                 if await release(self._redis, lease):
@@ -163,27 +221,44 @@ class Worker:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.psubscribe(WAKE_PATTERN)
+                    for missed in self._working.values():  # announcements may have passed meanwhile
+                        missed.wake.set()
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                         if message is None or message["data"] != topics.WORK.encode():
                             continue
                         name: bytes = message["channel"]
                         start, end = name.index(b"{") + 1, name.rindex(b"}")
-                        wake = self._wakes.get(name[start:end].decode())
-                        if wake is not None:
-                            wake.set()
+                        work = self._working.get(name[start:end].decode())
+                        if work is not None:
+                            work.wake.set()
             except (RedisError, OSError):
                 await asyncio.sleep(0.5)
 
+    async def _glance(self) -> None:
+        """Wake the clusters that have telemetry to fold. One request for all of them, rather than a look at
+        each: nobody announces windows."""
+        while True:
+            await asyncio.sleep(self._settings.worker_tick_seconds)
+            clusters = list(self._working.values())
+            with suppress(RedisError, OSError):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for work in clusters:
+                        pipe.xlen(ClusterKeys(work.lease.cluster_id).telemetry)
+                    waiting = await pipe.execute(raise_on_error=False)
+                for work, length in zip(clusters, waiting, strict=True):
+                    if isinstance(length, int) and length > 0:
+                        work.wake.nudge()
+
     async def _close(self) -> None:
         """Abandon what is being done; nothing half done is ever visible, since writes are transactions."""
-        working = list(self._working.values())
-        for task in working:
+        leases = [work.lease for work in self._working.values()]
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
         await asyncio.gather(self._solver.close(), self._planner.close())
-        await end(*working)
-        for lease in list(self._leases.values()):
-            await self._give_up(lease)
+        await end(*tasks)
+        await asyncio.gather(*map(self._give_up, leases))
         with suppress(RedisError, OSError):
             async with asyncio.timeout(RELEASE_SECONDS):
                 await workers.leave(self._redis, self.worker_id)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -21,6 +21,10 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from app.storage.sharded import ShardedRedis
+from app.storage.slots import slot_of
+from app.storage.topology import Address, NoCluster, Topology
+
 SCHEMES: Mapping[str, str] = {
     "redis": "redis",
     "rediss": "rediss",
@@ -29,6 +33,11 @@ SCHEMES: Mapping[str, str] = {
     "unix": "unix",
 }
 """Accepted URL schemes and the ones redis-py knows them by."""
+
+CLUSTER_SUFFIX = "+cluster"
+"""Behind a scheme: the hosts (several, with commas) are servers of a Redis or Valkey Cluster."""
+
+DEFAULT_PORT = 6379
 
 MINIMUM_REDIS = (7, 0)
 MINIMUM_VALKEY = (7, 2)
@@ -67,32 +76,67 @@ def redacted(url: str) -> str:
 
 
 def open_client(url: str, *, blocking: bool = False) -> Redis:
-    """A client that has not talked to the server yet; replies are bytes.
+    """A client that has not talked to any server yet; replies are bytes.
 
     `blocking` is for connections that wait in a command (XREAD BLOCK, pub/sub): their reads never time out.
 
     Commands are never repeated by the client: a command whose reply was lost may have been executed, and only
     its caller knows whether to do it again.
     """
+    parts, sharded = _parts(url)
+    if not sharded:
+        return _open_server(parts, blocking=blocking)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+
+    def open_server(address: Address) -> Redis:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        netloc = f"{credentials}{at}{host}:{address.port}"
+        return _open_server(parts._replace(netloc=netloc), blocking=blocking)
+
+    seeds = [_address(host, url) for host in hosts.split(",")]
+    return ShardedRedis(Topology(seeds, open_server))
+
+
+def _parts(url: str) -> tuple[SplitResult, bool]:
+    """The URL with the scheme that redis-py knows, and whether it is that of a cluster."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        sharded = parts.scheme.endswith(CLUSTER_SUFFIX)
+        if not sharded:
+            _ = parts.port
     except ValueError:
         raise StorageError(
             f"redis_url: {redacted(url)!r} is no URL; within a password, write / as %2F, @ as %40, "
             "# as %23, ? as %3F and : as %3A"
         ) from None
-    scheme = SCHEMES.get(parts.scheme)
-    if scheme is None:
+    scheme = SCHEMES.get(parts.scheme.removesuffix(CLUSTER_SUFFIX))
+    if scheme is None or (sharded and scheme == "unix"):
         raise StorageError(
-            "redis_url: expected redis://, rediss://, valkey://, valkeys:// or unix://, "
-            f"got {redacted(url)!r}"
+            "redis_url: expected redis://, rediss://, valkey://, valkeys:// or unix://, or for a cluster "
+            f"redis+cluster:// and the like, got {redacted(url)!r}"
         )
     database = parts.path.strip("/")
     if scheme != "unix" and database and not database.isdecimal():
         raise StorageError(
             f"redis_url: expected the number of a database after the host, got {redacted(url)!r}"
         )
+    if sharded and database not in ("", "0"):
+        raise StorageError(f"redis_url: a cluster has database 0 alone, got {redacted(url)!r}")
+    return parts._replace(scheme=scheme), sharded
+
+
+def _address(host: str, url: str) -> Address:
+    try:
+        parts = urlsplit(f"//{host}")
+        port = parts.port or DEFAULT_PORT
+    except ValueError:
+        parts, port = urlsplit(""), DEFAULT_PORT
+    if not parts.hostname:
+        raise StorageError(f"redis_url: expected HOST:PORT,HOST:PORT,... of a cluster, got {redacted(url)!r}")
+    return Address(parts.hostname, port)
+
+
+def _open_server(parts: SplitResult, *, blocking: bool) -> Redis:
     options: dict[str, Any] = {
         "max_connections": CONNECTIONS,
         "timeout": None if blocking else COMMAND_TIMEOUT_SECONDS,
@@ -103,13 +147,24 @@ def open_client(url: str, *, blocking: bool = False) -> Redis:
         "decode_responses": False,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
-    if scheme != "unix":
+    if parts.scheme != "unix":
         options["socket_keepalive"] = True
+    url = urlunsplit(parts)
     try:
-        pool = BlockingConnectionPool.from_url(urlunsplit(parts._replace(scheme=scheme)), **options)
+        pool = BlockingConnectionPool.from_url(url, **options)
     except (ValueError, TypeError) as error:
         raise StorageError(f"redis_url: {error} in {redacted(url)!r}") from None
     return Redis.from_pool(pool)
+
+
+async def servers_of(redis: Redis) -> list[Redis]:
+    """A client of each server that has keys: of each primary of a cluster, or the one there is."""
+    return await redis.topology.primaries() if isinstance(redis, ShardedRedis) else [redis]
+
+
+async def server_of(redis: Redis, key: str) -> Redis:
+    """A client of the one server that has the key."""
+    return await redis.topology.server(slot_of(("GET", key))) if isinstance(redis, ShardedRedis) else redis
 
 
 async def connect(url: str, *, blocking: bool = False) -> Redis:
@@ -124,10 +179,14 @@ async def connect(url: str, *, blocking: bool = False) -> Redis:
 
 
 async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
-    """Raise `StorageError` unless this is a writable Redis >= 7.0 or Valkey >= 7.2; warn if it may evict."""
+    """Raise `StorageError` unless this is a writable Redis >= 7.0 or Valkey >= 7.2; warn if it may evict.
+
+    Of a cluster each primary is looked at; what the last one says of itself is given."""
     where = redacted(url)
     try:
-        info = await redis.info()
+        infos = [await server.info() for server in await servers_of(redis)]
+    except NoCluster as error:
+        raise StorageError(f"{where}: this is no cluster, use redis:// and the like: {error}") from None
     except BusyLoadingError:
         raise StorageUnreachable(f"{where}: the server is still loading its data") from None
     except (RedisTimeoutError, TimeoutError):
@@ -136,6 +195,12 @@ async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
         ) from None
     except (RedisError, OSError) as error:
         raise _refusal(where, error) from None
+    if not isinstance(redis, ShardedRedis) and infos[0].get("cluster_enabled") == 1:
+        raise StorageError(f"{where}: the server is one of a cluster, use redis+cluster:// and the like")
+    return [_require_usable(info, where) for info in infos][-1]
+
+
+def _require_usable(info: Mapping[str, Any], where: str) -> ServerFacts:
     facts = _facts(info)
     minimum = MINIMUM_VALKEY if facts.engine == "Valkey" else MINIMUM_REDIS
     found = _version(facts.version)

@@ -7,13 +7,14 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; with the next two the only keys that belong to no cluster."""
+"""SET of cluster ids; with the next two the only keys that belong to no cluster. Each has a slot of its own:
+no transaction or script touches it together with another key."""
 
 WORKERS = "moeplace:workers"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
-DISK_MARK = "moeplace:disk_mark"
-"""Written to learn when all writes before it are on disk."""
+INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
+"""As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
 
 WAKE_PATTERN = "moeplace:*:wake"
 """Pattern of the channels on which changes are announced, one channel a cluster (`ClusterKeys.wake`)."""
@@ -31,6 +32,11 @@ class ClusterKeys:
     def cluster(self) -> str:
         """STRING, JSON `ClusterRecord`: uid, creation time, settings."""
         return self._key("cluster")
+
+    @property
+    def disk_mark(self) -> str:
+        """Written to learn when all writes before it, to the server that has it, are on disk."""
+        return self._key("disk_mark")
 
     @property
     def models(self) -> str:
@@ -194,6 +200,16 @@ class ClusterKeys:
     def analysis(self) -> str:
         """HASH, one encoded document: the newest analysis."""
         return self._key("analysis")
+
+    @property
+    def analysis_overview(self) -> str:
+        """HASH, one encoded document: the newest analysis without what is of one layer at one node."""
+        return self._key("analysis_overview")
+
+    @property
+    def analysis_layers(self) -> str:
+        """HASH "model_id/layer" -> packed activations of the layer, expert by expert and node by node."""
+        return self._key("analysis_layers")
 
     @property
     def placement_status(self) -> str:

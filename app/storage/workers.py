@@ -1,15 +1,18 @@
 """Which worker processes live: what readiness asks, since without one nothing is folded or placed."""
 
+from typing import cast
+
 from redis.asyncio import Redis
 
 from app.storage.keys import WORKERS
 
-# KEYS workers; ARGV worker id, milliseconds it counts as alive. Forgets the dead on the way.
+# KEYS workers; ARGV worker id, milliseconds it counts as alive. Forgets the dead on the way; all that live.
 _BEAT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
-return redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+return redis.call('ZRANGE', KEYS[1], 0, -1)
 """
 
 # KEYS workers. How many count as alive.
@@ -20,9 +23,11 @@ return redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 """
 
 
-async def beat(redis: Redis, worker_id: str, ttl_seconds: float) -> None:
-    """Count as alive for another `ttl_seconds`; a worker calls it each tick, once it is ready to work."""
-    await redis.eval(_BEAT, 1, WORKERS, worker_id, str(int(ttl_seconds * 1000)))
+async def beat(redis: Redis, worker_id: str, ttl_seconds: float) -> list[str]:
+    """Count as alive for another `ttl_seconds`; a worker calls it each tick, once it is ready to work. All
+    workers that live."""
+    found = cast("list[bytes]", await redis.eval(_BEAT, 1, WORKERS, worker_id, str(int(ttl_seconds * 1000))))
+    return [member.decode() for member in found]
 
 
 async def leave(redis: Redis, worker_id: str) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import resource
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from agent.experts.address import expert_path
 from agent.experts.directory import ExpertDirectory, StoredExpert
 from agent.experts.fetching import ExpertFetcher, FetchLimits, Source
+from agent.experts.partial import PartialFile
 from agent.retrying import RetryPolicy
 from agent.serving.sending import Sends
 from agent.storage import FetchFailed
@@ -290,6 +293,25 @@ async def test_a_cancelled_fetch_goes_on_where_it_was(tmp_path: Path) -> None:
         assert FILE.body.startswith(partial.read_bytes())
         check(await f.fetch(url))
         assert f.progress[-1] == SIZE
+
+
+def test_what_a_given_up_fetch_still_writes_is_dropped(tmp_path: Path) -> None:
+    """A thread that writes while, or after, the fetch is given up neither raises nor leaves the file torn."""
+    partial = PartialFile(tmp_path / "expert.part")
+    started = threading.Event()
+
+    def write() -> None:
+        for _ in range(200):
+            partial.append([bytes(1 << 16)])
+            started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        started.wait()
+        partial.close()
+        writing.result()
+    assert partial.path.stat().st_size == partial.size
+    assert partial.size % (1 << 16) == 0
 
 
 async def test_a_full_disk_fails_the_fetch_and_is_not_kept_full(tmp_path: Path) -> None:

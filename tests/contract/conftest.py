@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 
-from app.analysis.schemas import Analysis
+from app.analysis.packed import PackedLayer
+from app.analysis.schemas import Analysis, AnalysisOverview
 from app.clusters.store import require_cluster
 from app.config import Settings
 from app.main import create_app
@@ -139,8 +141,27 @@ async def observe(redis_url: str) -> None:
             balancedness=None,
             nodes=[],
         )
+        overview = AnalysisOverview(**{**dict(analysis), "layers": []})
+        layer = PackedLayer.of(
+            cluster_uid=cluster.uid,
+            generation=2,
+            created_at=now,
+            telemetry_until=None,
+            model_id=MODEL,
+            layer=0,
+            node_ids=list(NODES),
+            live=[True, False],
+            calls=np.array([[1.0, 3.0], [0.0, 0.0]]),
+            held=np.array([[1, 0], [0, 0]], np.uint8),
+            desired=np.array([[1, 0], [0, 1]], np.uint8),
+        )
         async with client.pipeline(transaction=True) as pipe:
-            documents: list[tuple[str, Schema]] = [(keys.placement_status, status), (keys.analysis, analysis)]
+            documents: list[tuple[str, Schema]] = [
+                (keys.placement_status, status),
+                (keys.analysis, analysis),
+                (keys.analysis_overview, overview),
+            ]
+            pipe.hset(keys.analysis_layers, layer.field, layer.encoded())
             for node_id in NODES:
                 assignment = Assignment.model_validate({**ASSIGNMENT, "node_id": node_id})
                 documents.append((keys.assignment(node_id), assignment))

@@ -4,13 +4,15 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from app.demo.scenario import NODES
+from app.demo.scenario import CLUSTER_ID, NODES
 from tests.commands import RunningCommand
+from tests.service import Service
 
 LIMIT_SECONDS = 70
 """Enough for a start of 25 s on a busy machine; the story ends sooner where the fleet converges sooner."""
@@ -66,6 +68,27 @@ def test_interrupt_ends_everything(tmp_path: Path, start: list[RunningCommand]) 
     assert demo.wait(15) == 128 + signal.SIGINT
     assert "nothing is left behind" in demo.text()
     assert demo.leftovers() == []
+
+
+def test_nodes_replay_on_a_service_that_runs(
+    tmp_path: Path, start: list[RunningCommand], serve: Callable[..., Service]
+) -> None:
+    """With --service the four nodes alone are started: they register, converge and post until the command is
+    asked to end, which it does with status 0, leaving the service as it is."""
+    paced = {"MOEPLACE_HEARTBEAT_INTERVAL_SECONDS": "1", "MOEPLACE_TELEMETRY_INTERVAL_SECONDS": "1"}
+    service = serve(env=paced)
+    demo = begin(start, tmp_path, "--service", service.base_url, "--plain")
+    demo.wait_for("4 nodes replay")
+    url = f"{service.base_url}/v1/clusters/{CLUSTER_ID}/placement/status"
+    deadline = time.monotonic() + 60
+    wanted = {"Converged", "TelemetryFresh"}
+    while not wanted <= {c["type"] for c in httpx.get(url).json().get("conditions", ()) if c["status"]}:
+        assert time.monotonic() < deadline, httpx.get(url).text
+        time.sleep(0.2)
+    demo.process.send_signal(signal.SIGTERM)
+    assert demo.wait(15) == 0, demo.text()
+    assert demo.leftovers() == []
+    assert httpx.get(f"{service.base_url}/readyz").is_success
 
 
 def test_a_taken_port_is_told_as_the_service_tells_it(tmp_path: Path, start: list[RunningCommand]) -> None:

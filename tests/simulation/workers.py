@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.solving.controller import ClusterController
 from app.solving.observation import Observation
+from app.solving.pace import Wake
 from app.solving.solver_process import SolverProcess
 from app.storage import topics
 from app.storage.keys import ClusterKeys
@@ -62,7 +63,7 @@ class Workers:
         self._faults = faults
         self._watch = watch
         self._token = 0
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._running: list[asyncio.Task[None]] = []
         self._current: asyncio.Task[None] | None = None
         store.listeners.append(self._hear)
@@ -77,7 +78,7 @@ class Workers:
         name = f"w{self._token}"
         lease = Lease(self._keys.cluster_id, name, self._token, self._keys.lease, 10_000)
         self._store.set(self._keys.lease, lease.value)
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         connection = Connection(self._store, self._faults.rng)
         connection.breaks = self._faults.store_breaks
         controller = _Controller(

@@ -362,14 +362,15 @@ def test_limits_and_stops_leave_a_feasible_placement() -> None:
     )
     problem = problem.replace(capacity_bytes=problem.capacity_bytes * 2)
     cases: tuple[dict[str, Any], ...] = ({"time_limit_seconds": 0.0}, {"stopping": lambda: True})
-    for options in cases:
-        result = solve(problem, **options)
+    for algorithm, options in itertools.product(("sgd", "certified"), cases):
+        result = solve(problem, algorithm, **options)
         assert result.status is SolveStatus.TIME_LIMIT
         assert result.placement is not None
         assert not shortfalls(problem, result.placement.holds)
-        assert result.objective == solve(problem, "local_popularity").objective
+        if algorithm == "sgd":
+            assert result.objective == solve(problem, "local_popularity").objective
     began = time.monotonic()
-    solve(problem, time_limit_seconds=0.5, params={"rounds": 1000, "exchange_steps": 1000})
+    solve(problem, "sgd", time_limit_seconds=0.5, params={"rounds": 1000, "exchange_steps": 1000})
     assert time.monotonic() - began < 5.0
 
 
@@ -383,7 +384,7 @@ def test_progress_and_random_orders() -> None:
     assert (seen[-1].objective, seen[-1].lower_bound) == (result.objective, result.lower_bound)
     digests: dict[int, set[str]] = {}
     for seed in (*range(6), *range(6)):
-        placed = solve(problem, params=SgdParams(order="random", rounds=1), seed=seed).placement
+        placed = solve(problem, "sgd", params=SgdParams(order="random", rounds=1), seed=seed).placement
         assert placed is not None
         digests.setdefault(seed, set()).add(placed.digest)
     assert all(len(found) == 1 for found in digests.values())
@@ -398,10 +399,22 @@ def test_progress_and_random_orders() -> None:
         ({"time_limit_seconds": -1.0}, ValueError, "time_limit_seconds: is -1.0"),
         ({"time_limit_seconds": float("nan")}, ValueError, "time_limit_seconds: is nan"),
         ({"params": {"round": 1}}, ParamsError, "'round': unknown parameter, expected one of bound_share"),
-        ({"params": {"rounds": 0}}, ParamsError, "rounds: is 0, expected a whole number in 1"),
-        ({"params": {"rounds": 1.5}}, ParamsError, "rounds: is 1.5, expected a whole number"),
+        (
+            {"algorithm": "sgd", "params": {"rounds": 0}},
+            ParamsError,
+            "rounds: is 0, expected a whole number in 1",
+        ),
+        (
+            {"algorithm": "sgd", "params": {"rounds": 1.5}},
+            ParamsError,
+            "rounds: is 1.5, expected a whole number",
+        ),
         ({"params": {"eps": "small"}}, ParamsError, "eps: is 'small', expected a number"),
-        ({"params": {"order": "best"}}, ParamsError, "order: is 'best', expected capacity, index or random"),
+        (
+            {"algorithm": "sgd", "params": {"order": "best"}},
+            ParamsError,
+            "order: is 'best', expected capacity, index or random",
+        ),
         ({"params": {"exact_limit": 30}}, ParamsError, "exact_limit: is 30"),
         (
             {"algorithm": "uniform", "params": SgdParams()},

@@ -12,6 +12,7 @@ from app.optimizations.schemas import MAX_RETAINED, OptimizationRecord, Optimiza
 from app.optimizations.store import revise
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
+from solvers.solve import ALGORITHMS
 
 pytestmark = pytest.mark.anyio
 
@@ -125,3 +126,11 @@ async def test_faults_have_pointers(
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == [pointer]
     assert await redis.llen(KEYS.jobs) == 0
+
+
+async def test_algorithms_are_those_that_may_be_asked_for(api: AsyncClient) -> None:
+    """Each with a summary; one that is not among them is refused."""
+    listed = (await api.get("/v1/algorithms")).json()["algorithms"]
+    assert [found["name"] for found in listed] == list(ALGORITHMS)
+    assert all(found["summary"] for found in listed)
+    assert (await api.post(BASE, json={"algorithm": "none of them"})).status_code == 422

@@ -162,6 +162,19 @@ async def test_rollback(api: AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
+async def test_rollback_from_what_was_seen(api: AsyncClient) -> None:
+    """With If-Match only while that version is in force: 412 otherwise, and nothing is rolled back."""
+    seen = (await first(api)).headers["etag"]
+    now = (await put(api, holds(a=[2, 3], b=[0, 1]), if_match=seen)).headers["etag"]
+    ask = f"{BASE}/placement:rollback"
+    stale = await api.post(ask, json={"to_generation": 1}, headers={"If-Match": seen})
+    assert stale.status_code == 412
+    assert (await api.get(f"{BASE}/placement")).json()["metadata"]["generation"] == 2
+    back = await api.post(ask, json={"to_generation": 1}, headers={"If-Match": now})
+    assert back.json()["metadata"]["generation"] == 3
+
+
+@pytest.mark.usefixtures("fleet")
 async def test_pause_and_resume(api: AsyncClient, redis: Redis) -> None:
     """The worker reads whether it is paused where the API writes it."""
     for verb, flag in (("pause", b"1"), ("pause", b"1"), ("resume", b"0")):

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.analysis.packed import PackedLayer, layer_field
 from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, PlanRecord, PlanVerb
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
@@ -127,7 +128,19 @@ async def test_first_placement_is_published_and_reached(redis: Redis) -> None:
         assert await active(cluster) is None
         assert await cluster.condition("Available")
         assert not await cluster.condition("TelemetryFresh")
-        assert await read_document(redis, cluster.keys.analysis) is not None
+        whole, overview = [
+            json.loads(document.json)
+            for key in (cluster.keys.analysis, cluster.keys.analysis_overview)
+            if (document := await read_document(redis, key)) is not None
+        ]
+        for node, figures in zip(whole["nodes"], overview["nodes"], strict=True):
+            assert {name: value for name, value in node.items() if name != "layers"} == figures
+        for layer in overview["layers"]:
+            field = layer_field(layer["model_id"], layer["layer"])
+            stored = await redis.hget(cluster.keys.analysis_layers, field)
+            told = PackedLayer.decoded(cast(bytes, stored)).activations()
+            assert [node.node_id for node in told.nodes] == ["a", "b"]
+            assert sum(len(node.held) for node in told.nodes) == layer["copies"]
 
 
 async def test_lost_node_is_replaced_at_once(redis: Redis) -> None:

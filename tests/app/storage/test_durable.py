@@ -11,9 +11,12 @@ from redis.exceptions import ResponseError
 from app.storage.client import open_client
 from app.storage.durable import DiskSync, DurabilityUnsupported, NotOnDisk, require_durability
 from app.storage.embedded import runtime_path
+from app.storage.keys import ClusterKeys
 from tests.service import Service
 
 pytestmark = pytest.mark.anyio
+
+MARK = ClusterKeys("lab").disk_mark
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ async def test_waits_are_shared(server: Redis) -> None:
 
     async def write(number: int) -> None:
         await server.set(f"k{number}", "v")
-        await disk.wait()
+        await disk.wait(MARK)
 
     await asyncio.gather(*(write(number) for number in range(100)))
     waits = (await server.info("commandstats"))["cmdstat_waitaof"]["calls"]
@@ -58,9 +61,9 @@ async def test_a_disk_that_never_confirms_is_told(server: Redis, monkeypatch: py
     disk = DiskSync(server)
     await server.config_set("appendfsync", "no")
     with pytest.raises(NotOnDisk):
-        await disk.wait()
+        await disk.wait(MARK)
     await server.config_set("appendfsync", "always")
-    await disk.wait()
+    await disk.wait(MARK)
 
 
 @pytest.mark.usefixtures("server")

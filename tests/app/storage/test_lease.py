@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.storage.client import server_of
 from app.storage.fenced import ATTEMPTS, Contended, fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease, LeaseLost, acquire, release, renew
@@ -214,7 +215,7 @@ async def test_connection_lost_before_commit_is_not_repeated(redis: Redis) -> No
         nonlocal checks
         checks += 1
         own = await pipe.client_id()
-        await redis.client_kill_filter(_id=str(own))
+        await (await server_of(redis, KEYS.lease)).client_kill_filter(_id=str(own))
 
     with pytest.raises(RedisConnectionError):
         await fenced(redis, lease, count, check=cut)

@@ -1,0 +1,14 @@
+"""The demo's cluster and model, as the service is told of them."""
+
+from agent.client import ServiceClient, ServiceError
+from app.box.failures import BoxFailed
+from app.demo.scenario import MODEL_ID, Pace, cluster_settings, model_spec
+
+
+async def register_cluster(client: ServiceClient, pace: Pace) -> None:
+    """Raises `BoxFailed` where the service does not take them."""
+    try:
+        await client.put("", cluster_settings(pace))
+        await client.put(f"/models/{MODEL_ID}", model_spec())
+    except ServiceError as error:
+        raise BoxFailed(f"the service does not take the cluster or the model: {error}") from error

@@ -1,0 +1,1 @@
+"""`certified` against the optima that HiGHS finds."""
