@@ -30,7 +30,7 @@ def _power(x: float) -> float:
 
 
 @compiled
-def share_out(
+def _share_out(
     experts: Int32, rate: Float64, first: int, last: int, nothing: Float64, factor: Float64, found: Float64
 ) -> None:
     """found[e] = sum over the routes [first, last) with e of rate * theta, theta being the route's factors by
@@ -150,7 +150,7 @@ def slowest(
                     factor[_LANES * e] = _power(level[e] - highest)
                 nothing[j // _LANES, j % _LANES] = _power(-highest)
             for q in range(quads):
-                share_out(experts, rate, begin, after, nothing[q], factors[q], founds[: _LANES * size])
+                _share_out(experts, rate, begin, after, nothing[q], factors[q], founds[: _LANES * size])
                 for j in range(_LANES * q, min(levels, _LANES * (q + 1))):
                     if gaps[j] == 0.0:
                         continue
