@@ -67,10 +67,12 @@ class Ascent:
         self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
         self.held: Float64 = self._state.x.copy()  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
-        members = 0 if calls_are_single(problem, traffic) else traffic.experts.size
-        # in units of about 10 ns, so that a search can count instead of looking at a clock
-        self.work_per_step = problem.nodes * (members // 8 + problem.nodes * problem.experts // 4)
         self._begin()
+
+    @property
+    def work_per_step(self) -> int:
+        """In units of about 10 ns, so that a search can count instead of looking at a clock."""
+        return sum(part.work for part in self._parts)
 
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none: from the averages, which

@@ -259,6 +259,8 @@ def certified(
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
     goal = max(params.goal_gap, _CERTAIN)
     sweeps = search.affords_sweeps(effort)
+    if seconds is not None and start is None:
+        effort = np.inf  # the time is the limit
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
             search.descend(name, make_feasible(problem, traffic, given))

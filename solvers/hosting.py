@@ -36,6 +36,7 @@ class Hosting:
         self._earned = np.zeros_like(self._potential)
         self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * problem.nodes)
         self._from = (self._reach.copy(), self._potential.copy(), self._earned)
+        self.work = traffic.experts.size * problem.nodes // 4
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""

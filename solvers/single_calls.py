@@ -33,6 +33,7 @@ class SingleCalls:
         self._reaches = np.zeros_like(self._reach)
         self._blocks = ranges(np.diff(block_offset) * len(order) ** 2)
         self._from = self._reach.copy()
+        self.work = len(order) ** 2 * activity.shape[1] // 6
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""

@@ -38,6 +38,7 @@ class SlowestCalls:
         self._calls[:] = 0.0  # where nobody calls a step leaves them alone
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._potential.shape[1]
         self._blocks = ranges(work + len(self._order) ** 2 * np.diff(self._offset))
+        self.work = int(work.sum()) // 10 + len(self._order) ** 2 * int(self._offset[-1]) // 5
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[N, E] what replicas could earn at most."""
