@@ -7,7 +7,9 @@ success has begun, even where its body was lost on the way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -26,6 +28,7 @@ from agent.messages import (
     TelemetryAnswer,
 )
 from agent.retrying import RETRIED_STATUSES, RetryPolicy, retry_after_seconds
+from agent.token import BearerToken
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +76,26 @@ class ServiceClient:
         cluster_id: str,
         *,
         retry: RetryPolicy | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str | None] | None = None,
+        ca_file: Path | None = None,
         timeout_seconds: float = 15.0,
         use_environment: bool = True,
     ) -> None:
-        """`use_environment`: whether proxies named in the environment are used."""
+        """`token`: sent with each request; a function gives it, and is asked again when it is refused.
+        `ca_file`: PEM of the authorities that sign the service's certificate, where the system does not know
+        them. `use_environment`: whether proxies named in the environment are used. Raises OSError for a
+        `ca_file` that cannot be read, and what `token` raises."""
         self._retry = retry or RetryPolicy()
         self._timeout = timeout_seconds
         self._cluster = f"/v1/clusters/{quote(cluster_id, safe='')}"
         headers = {"User-Agent": "moeplace-agent", "Accept": JSON}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
         self._http = httpx.AsyncClient(
-            base_url=base_url, headers=headers, timeout=timeout_seconds, trust_env=use_environment
+            base_url=base_url,
+            headers=headers,
+            auth=None if token is None else BearerToken(token if callable(token) else lambda: token),
+            verify=True if ca_file is None else ssl.create_default_context(cafile=str(ca_file)),
+            timeout=timeout_seconds,
+            trust_env=use_environment,
         )
         self.retries = 0
         """Requests sent again so far."""
@@ -150,6 +160,12 @@ class ServiceClient:
         """PUT a resource below the cluster, decoded answer."""
         content = msgspec.json.encode(body)
         return _decode(await self._send("PUT", self._cluster + path, content, JSON, headers=headers), Any)
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Any route by its whole path, decoded answer; None where it has none."""
+        content = None if body is None else msgspec.json.encode(body)
+        response = await self._send(method, path, content, None if body is None else JSON)
+        return _decode(response, Any) if response.content else None
 
     # --- how
     def _node(self, node_id: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -24,6 +26,9 @@ from pydantic_core import ErrorDetails
 from agent.experts.fetching import ORIGIN
 from agent.holdings import is_id
 from agent.node import NodeConfig
+
+TOKEN_VARIABLE = "MOEPLACE_TOKEN"
+CA_VARIABLE = "MOEPLACE_CA_FILE"
 
 
 def _id(text: str) -> str:
@@ -47,11 +52,34 @@ class _Section(BaseModel):
 
 
 class ServiceSection(_Section):
-    """The service that decides."""
+    """The service that decides.
+
+    `token_file`: this node's token; read again when it is refused. Without it MOEPLACE_TOKEN is sent, if set.
+    `ca_file`: who signs the service's certificate, where the system does not know them; without it
+    MOEPLACE_CA_FILE.
+    """
 
     url: _HttpUrl
     cluster: _Identifier = "default"
     token_file: Path | None = None
+    ca_file: Path | None = None
+
+    def token(self) -> str | None:
+        """Raises `NodeFileError`."""
+        return read_token(self.token_file) or os.environ.get(TOKEN_VARIABLE) or None
+
+    def authorities(self) -> Path | None:
+        """Raises `NodeFileError` for a file that holds none."""
+        named = os.environ.get(CA_VARIABLE)
+        path = self.ca_file or (Path(named) if named else None)
+        if path is not None:
+            try:
+                ssl.create_default_context(cafile=str(path))
+            except OSError as error:
+                raise NodeFileError(
+                    f"service.ca_file: {path} holds no certificates in PEM: {error}"
+                ) from None
+        return path
 
 
 class DeviceSection(_Section):
@@ -190,7 +218,12 @@ def node_file(values: Mapping[str, Any], *, base: Path, name: str = "node") -> N
     return found.model_copy(
         update={
             "data_dir": base / found.data_dir,
-            "service": found.service.model_copy(update={"token_file": placed(found.service.token_file)}),
+            "service": found.service.model_copy(
+                update={
+                    "token_file": placed(found.service.token_file),
+                    "ca_file": placed(found.service.ca_file),
+                }
+            ),
             "experts": found.experts.model_copy(update={"token_file": placed(found.experts.token_file)}),
         }
     )

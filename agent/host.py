@@ -53,10 +53,10 @@ class Node:
         use_environment: bool = True,
     ) -> None:
         """`experts_url`: where peers reach `experts_listener`, or wherever `application` is served instead.
-        Without `engine` it is the one that `file` names, if it does. Raises `NodeFileError` for a token that
-        cannot be read, `DirectoryInUse` and OSError for the directory."""
+        Without `engine` it is the one that `file` names, if it does. Raises `NodeFileError` for a token or
+        certificates that cannot be read, `DirectoryInUse` and OSError for the directory."""
         self._listeners = experts_listener, local_listener
-        token, service_token = read_token(file.experts.token_file), read_token(file.service.token_file)
+        token = read_token(file.experts.token_file)
         self.metrics = AgentMetrics()
         self.latency = LatencyMeter(file.node_id, expert_seconds=file.latency.expert_seconds)
         self._remote: RemoteEngine | None = None
@@ -79,7 +79,8 @@ class Node:
             file.service.url,
             file.service.cluster,
             retry=retry,
-            token=service_token,
+            token=file.service.token,
+            ca_file=file.service.authorities(),
             use_environment=use_environment,
         )
         self.agent = NodeAgent(

@@ -1,10 +1,12 @@
 """What an operator may set, by environment variable (prefix MOEPLACE_) or command-line option."""
 
+import ipaddress
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -35,7 +37,35 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
     api_workers: int = Field(1, ge=1, le=64, description="API processes.")
     allow_unauthenticated: bool = Field(
-        False, description="Listen on an address other than loopback although there are no tokens."
+        False, description="Take requests without tokens, on whatever address: the network is trusted."
+    )
+    operator_token: SecretStr | None = Field(
+        None,
+        description="A secret of 32 characters or more that is an operator's token of all clusters: the one "
+        "to begin with. Better kept in a file.",
+    )
+    operator_token_file: Path | None = Field(None, description="The same, in a file.")
+    open_metrics: bool = Field(False, description="Answer /metrics without a token.")
+    token_requests_per_second: int = Field(
+        200,
+        ge=0,
+        le=1_000_000,
+        description="What one token may ask of one API process; beyond: 429. 0: no limit.",
+    )
+    failed_authentications_per_minute: int = Field(
+        30,
+        ge=1,
+        le=1_000_000,
+        description="Wrong tokens taken from one address by one API process; beyond: 429.",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="Serve HTTPS: certificate chain, PEM. Read anew by a rolling restart."
+    )
+    tls_key: Path | None = Field(None, description="Its private key, PEM, without a password.")
+    trusted_proxies: str | None = Field(
+        None,
+        description="Addresses or networks, separated by commas, of proxies whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed.",
     )
     durable: bool = Field(
         False, description="Answer a write only once the server has it on disk (WAITAOF, Redis 7.2 or newer)."
@@ -59,3 +89,25 @@ class Settings(BaseSettings):
     )
     heartbeat_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to report.")
     telemetry_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to post.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, trusted: str | None) -> str | None:
+        for part in trusted.split(",") if trusted else ():
+            try:
+                ipaddress.ip_network(part.strip(), strict=False)
+            except ValueError:
+                raise ValueError(f"{part.strip()!r} is no address and no network") from None
+        return trusted
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key: expected both or neither")
+        if self.operator_token is not None and self.operator_token_file is not None:
+            raise ValueError("operator_token and operator_token_file: expected one of them")
+        if self.allow_unauthenticated and (self.operator_token or self.operator_token_file):
+            raise ValueError(
+                "allow_unauthenticated: with it no token is looked at, so expected no operator_token"
+            )
+        return self

@@ -38,6 +38,28 @@ class MalformedRequest(ProblemError):
     status, slug, title = 400, "malformed-request", "The request cannot be parsed"
 
 
+class Unauthenticated(ProblemError):
+    """Whoever asks did not say who they are, or it is not true. `reason` is an error of RFC 6750."""
+
+    status, slug, title = 401, "unauthenticated", "The request needs a token that is valid"
+
+    def __init__(self, detail: str, *, reason: str | None = None) -> None:
+        challenge = 'Bearer realm="moeplace"'
+        if reason is not None:
+            challenge += f', error="{reason}"'
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class Forbidden(ProblemError):
+    """The token is valid and not for this."""
+
+    status, slug, title = 403, "forbidden", "The token does not allow this"
+
+    def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
+        challenge = 'Bearer realm="moeplace", error="insufficient_scope"'
+        super().__init__(detail, errors=errors, headers={"WWW-Authenticate": challenge})
+
+
 class NotFound(ProblemError):
     status, slug, title = 404, "not-found", "There is no such resource"
 

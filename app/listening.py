@@ -11,16 +11,6 @@ class ListeningError(Exception):
     """The API cannot listen there; the message is one line for an operator."""
 
 
-def refuse_open_host(host: str, *, allowed: bool) -> None:
-    """Raise `ListeningError` for an address others can reach, unless the operator said so by name."""
-    if allowed or is_loopback(host):
-        return
-    raise ListeningError(
-        f"host: {host} can be reached by others and there are no tokens yet, so anybody could change "
-        "placements: listen on 127.0.0.1, or say --allow-unauthenticated where the network is trusted"
-    )
-
-
 def open_listener(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket; port 0 takes a free one. `option`: what the operator calls the port."""
     try:
@@ -46,12 +36,12 @@ def open_listener(host: str, port: int, option: str = "--port") -> socket.socket
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where a client on this machine reaches the socket."""
     host, port = listener.getsockname()[:2]
     if host in {"0.0.0.0", "::"}:
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -10,6 +10,8 @@ from starlette.middleware import Middleware
 from starlette_compress import CompressMiddleware
 
 from app import metrics
+from app.access.mode import authentication
+from app.audit.middleware import AuditMiddleware
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
             Middleware(HeadMiddleware),
             Middleware(DrainMiddleware, drain=drain),
+            Middleware(AuditMiddleware),
             *([Middleware(DurableMiddleware)] if settings.durable else []),
         ],
     )
@@ -82,6 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.durable:
             await require_durability(redis)
         app.state.disk = DiskSync(redis)
+        app.state.authentication = asked = authentication(settings, redis)
+        app.state.waiters.observe(asked.told)
         app.state.intake = intake = Intake(redis, settings)
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:

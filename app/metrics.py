@@ -54,6 +54,18 @@ HTTP_IN_FLIGHT = Gauge(
 )
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
 
+# --- who may ask
+AUTHENTICATION_FAILURES = Counter(
+    "moeplace_authentication_failures_total",
+    "Requests refused for their token, by reason: missing, malformed, unknown, expired.",
+    ["reason"],
+)
+AUTHORIZATION_FAILURES = Counter(
+    "moeplace_authorization_failures_total",
+    "Requests refused since their token, which is valid, is not for them, by role.",
+    ["role"],
+)
+
 # --- telemetry
 TELEMETRY_WINDOWS = Counter(
     "moeplace_telemetry_windows_total",

@@ -25,6 +25,9 @@ STEADY_SECONDS = 30.0
 EARLY_DEATHS = 3
 """How often a child may die before the service was ever ready."""
 
+SUCCESSOR_SECONDS = 60.0
+"""What a process that is to replace another has until it takes requests."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -39,6 +42,8 @@ class Processes:
         self._hurry = hurry
         self._hopeless = hopeless
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._starting: dict[str, Callable[[int | None], subprocess.Popen[bytes]]] = {}
+        self._retiring: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.ready = False
         """Whether the service was ever ready."""
 
@@ -49,27 +54,76 @@ class Processes:
         # -P: a directory named app below the working directory must not hide ours.
         command = [sys.executable, "-P", "-m", "app", *arguments]
 
-        def spawn() -> None:
-            self._running[name] = subprocess.Popen(
-                tied_command(command, parent_death_signal=signal.SIGKILL),
+        def spawn(ready: int | None) -> subprocess.Popen[bytes]:
+            telling = () if ready is None else (ready,)
+            told = [] if ready is None else ["--ready-fd", str(ready)]
+            return subprocess.Popen(
+                tied_command([*command, *told], parent_death_signal=signal.SIGKILL),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
                 start_new_session=True,
-                pass_fds=descriptors,
+                pass_fds=(*descriptors, *telling),
             )
 
         async def start() -> None:
-            spawn()
+            self._running[name] = spawn(None)
 
         async def wait() -> int:
-            process = self._running[name]
-            status = await ended(process)
-            forget_process(environment[MULTIPROCESS_DIRECTORY], process.pid)
-            return status
+            while True:
+                process = self._running[name]
+                status = await ended(process)
+                forget_process(environment[MULTIPROCESS_DIRECTORY], process.pid)
+                if self._running[name] is process:
+                    return status
 
+        self._starting[name] = spawn
         await start()
         await self._restart(name, start, wait)
+
+    async def replace(self, kind: str, seconds: float) -> bool:
+        """Give every process whose name begins with `kind` a successor, one after another: the next is only
+        begun once the one before takes requests and its predecessor, which has `seconds` for that, has ended.
+        False where one did not start: those there are stay then."""
+        for name in [name for name in self._running if name.startswith(kind)]:
+            successor = await self._start_successor(name)
+            if successor is None:
+                return False
+            replaced, self._running[name] = self._running[name], successor
+            await self._retire(name, replaced, seconds)
+        return True
+
+    async def _start_successor(self, name: str) -> subprocess.Popen[bytes] | None:
+        """Running, and taking requests; None where it ended, or took too long."""
+        telling, told = os.pipe()
+        try:
+            process = self._starting[name](told)
+        finally:
+            os.close(told)
+        try:
+            if await _says_something(telling, SUCCESSOR_SECONDS):
+                log.info("a process takes requests in place of another", name=name, pid=process.pid)
+                return process
+        except BaseException:
+            _kill(process)
+            raise
+        finally:
+            os.close(telling)
+        _kill(process)
+        return None
+
+    async def _retire(self, name: str, process: subprocess.Popen[bytes], seconds: float) -> None:
+        """Have it end once it has answered all that it was asked."""
+        retiring = name, process
+        self._retiring.append(retiring)
+        try:
+            if process.poll() is None:
+                process.send_signal(signal.SIGHUP)
+            if not await ended_within(process, seconds):
+                log.warning("a process that was replaced is killed", name=name, pid=process.pid)
+                _kill(process)
+        finally:
+            self._retiring.remove(retiring)
 
     async def keep_server(self, server: EmbeddedServer) -> None:
         """The same of the embedded server, which runs already."""
@@ -83,7 +137,8 @@ class Processes:
     async def end(self, kind: str, deadline: float) -> None:
         """Have those end whose name begins with `kind`, by `deadline` of the monotonic clock; kill what is
         left then."""
-        processes = [process for name, process in self._running.items() if name.startswith(kind)]
+        known = [*self._running.items(), *self._retiring]
+        processes = [process for name, process in known if name.startswith(kind)]
         for process in processes:
             if process.poll() is None:
                 process.terminate()
@@ -100,8 +155,7 @@ class Processes:
         for process in processes:
             if process.poll() is None:
                 log.warning("a process is killed", pid=process.pid)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _kill(process)
 
     async def _restart(
         self, name: str, start: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[int]]
@@ -140,6 +194,27 @@ class Processes:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _says_something(descriptor: int, seconds: float) -> bool:
+    """Whether a byte comes out of the pipe in time; its end is none."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, 1) != b""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _status_words(status: int) -> str:

@@ -1,8 +1,15 @@
 """Every route of the API: one line per resource."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route
 
+from app.access.contract import secure
+from app.access.guard import door, guarded
+from app.access.rules import rule_of
 from app.analysis import endpoints as analysis
+from app.audit import endpoints as audit
+from app.audit.middleware import BeginAudit, audited
 from app.clusters import endpoints as clusters
 from app.console import endpoints as console
 from app.health import endpoints as health
@@ -14,6 +21,7 @@ from app.nodes import endpoints as nodes
 from app.optimizations import endpoints as optimizations
 from app.placements import endpoints as placements
 from app.telemetry import endpoints as telemetry
+from app.tokens import endpoints as tokens
 
 FRAGMENTS: tuple[Fragment, ...] = (
     migration_plans.openapi,
@@ -24,12 +32,15 @@ FRAGMENTS: tuple[Fragment, ...] = (
 """What the plain routes are described by."""
 
 
-PLAIN = (
-    *nodes.routes,
-    *telemetry.routes,
-    *placements.routes,
-    *migration_plans.routes,
-    *console.routes,
+PLAIN = tuple(
+    guarded(route, *([Middleware(BeginAudit)] if route.methods == {"PUT"} else []))
+    for route in (
+        *nodes.routes,
+        *telemetry.routes,
+        *placements.routes,
+        *migration_plans.routes,
+        *console.routes,
+    )
 )
 """Looked up first, in this order: they are called most."""
 
@@ -44,6 +55,8 @@ ROUTERS = (
     optimizations.algorithms_router,
     migration_plans.router,
     analysis.router,
+    tokens.router,
+    audit.router,
 )
 
 
@@ -51,7 +64,16 @@ def include_routes(app: FastAPI) -> None:
     """Make `app` answer them all, and describe them in its contract."""
     app.router.routes.extend(PLAIN)
     for router in ROUTERS:
-        app.include_router(router)
+        for route in router.routes:
+            _require_rule(route)
+        app.include_router(router, dependencies=[Depends(door), Depends(audited)])
     # What FastAPI makes of a router tells no more which routes are in it.
     app.state.routes = (*PLAIN, *(route for router in ROUTERS for route in router.routes))
-    describe(app, FRAGMENTS)
+    describe(app, FRAGMENTS, finish=secure)
+
+
+def _require_rule(route: BaseRoute) -> None:
+    """KeyError for a route that the table of rules lacks: it would refuse every request."""
+    assert isinstance(route, Route)
+    for method in route.methods or ():
+        rule_of(method, route.path)

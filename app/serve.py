@@ -17,8 +17,10 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
+from app.access.mode import operator_secret, require_operator
 from app.config import Settings
-from app.listening import open_listener, refuse_open_host, url_of
+from app.hangup import Hangup
+from app.listening import ListeningError, open_listener, url_of
 from app.metrics import MULTIPROCESS_DIRECTORY
 from app.processes import Processes
 from app.readiness import what_is_missing
@@ -26,6 +28,7 @@ from app.storage import workers
 from app.storage.client import connect, open_client
 from app.storage.durable import require_durability
 from app.storage.embedded import EmbeddedServer, private_runtime_base
+from app.tls import check_certificate, scheme_of, warn_of_plain_http
 
 PATIENCE_SECONDS = 10.0
 """How often an operator who waits for the service is told what it is waiting for."""
@@ -49,18 +52,24 @@ class Supervisor:
         self._api_only = api_only
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._renewing = asyncio.Event()
         self._processes = Processes(self._stopping, self._hurry, self._give_up)
         self._failure: asyncio.Future[None] | None = None
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status."""
         settings = self._settings
-        refuse_open_host(settings.host, allowed=settings.allow_unauthenticated)
+        operator_secret(settings)
+        check_certificate(settings)
         listener = open_listener(settings.host, settings.port)
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        hangup = Hangup()
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self._asked_to_end() if hangup.ends() else self._renewing.set()
+        )
         server: EmbeddedServer | None = None
         own_runtime: Path | None = None
         keepers: list[asyncio.Task[None]] = []
@@ -79,13 +88,13 @@ class Supervisor:
                     return self._status()
                 redis_url, runtime = server.url, server.runtime_dir
                 async with open_client(redis_url) as redis:
-                    await self._check_durability(redis)
+                    await self._check(redis)
                     await workers.forget_all(redis)
                 keep(self._processes.keep_server(server))
             else:
                 redis_url = settings.redis_url
                 async with await connect(redis_url) as redis:
-                    await self._check_durability(redis)
+                    await self._check(redis)
                 runtime = own_runtime = Path(tempfile.mkdtemp(prefix="moeplace-", dir=private_runtime_base()))
             environment = self._environment(redis_url, runtime)
             for index in range(settings.api_workers):
@@ -94,7 +103,8 @@ class Supervisor:
                 keep(self._processes.keep(name, arguments, environment, (listener.fileno(),)))
             if not self._api_only:
                 keep(self._processes.keep("worker", ["worker"], environment, ()))
-            await self._serve(url_of(listener))
+            keep(self._renew())
+            await self._serve(url_of(listener, scheme_of(settings)))
         finally:
             self._stopping.set()
             await self._end(server, listener, keepers)
@@ -102,8 +112,9 @@ class Supervisor:
                 shutil.rmtree(own_runtime, ignore_errors=True)
         return self._status()
 
-    async def _check_durability(self, redis: Redis) -> None:
+    async def _check(self, redis: Redis) -> None:
         """Here too, although each API process does: a line for the operator, before anything starts."""
+        await require_operator(self._settings, redis)
         if self._settings.durable:
             await require_durability(redis)
 
@@ -139,6 +150,7 @@ class Supervisor:
         async def announce_and_wait() -> None:
             await self._wait_until_ready(url)
             self._processes.ready = True
+            warn_of_plain_http(self._settings)
             verb = "api is listening" if self._api_only else "is serving"
             print(f"moeplace {verb} on {url}", flush=True)
             await asyncio.Event().wait()
@@ -153,6 +165,24 @@ class Supervisor:
             if time.monotonic() - said_at >= PATIENCE_SECONDS:
                 said_at = time.monotonic()
                 log.info("waiting for the service to become ready", url=url, missing=missing)
+
+    async def _renew(self) -> None:
+        """A rolling restart for each SIGHUP: the API processes are replaced one after another, with today's
+        certificate, operator's token and program, and no request fails."""
+        while True:
+            await self._renewing.wait()
+            self._renewing.clear()
+            log.info("the API processes are replaced one after another")
+            try:
+                operator_secret(self._settings)
+                check_certificate(self._settings)
+            except ListeningError as error:
+                log.error("nothing is replaced", error=str(error))
+                continue
+            if await self._processes.replace("api", 2 * self._settings.drain_seconds):
+                log.info("all API processes are replaced")
+            else:
+                log.error("an API process could not be replaced, see above: those there are go on")
 
     def _asked_to_end(self) -> None:
         if self._stopping.is_set():
@@ -197,6 +227,8 @@ class Supervisor:
 def variables_of(settings: Settings) -> dict[str, str]:
     """The environment in which `Settings()` is equal to `settings`."""
     told = settings.model_dump(mode="json", exclude_none=True)
+    if settings.operator_token is not None:
+        told["operator_token"] = settings.operator_token.get_secret_value()
     return {f"MOEPLACE_{name.upper()}": str(value) for name, value in told.items()}
 
 

@@ -1,6 +1,7 @@
 """One API process: uvicorn, which on SIGTERM first tells everybody that it is going."""
 
 import gc
+import signal
 import socket
 import sys
 import time
@@ -12,9 +13,13 @@ from starlette.applications import Starlette
 
 from app.config import Settings
 from app.listening import BACKLOG
+from app.tls import CIPHERS
 
 NOTICE_SECONDS = 0.5
 """How long a draining process still takes connections, so that load balancers see it is not ready."""
+
+LINGER_SECONDS = 1.0
+"""How long after that it still answers on the connections it has: their clients may be sending."""
 
 KILL_MARGIN_SECONDS = 1.0
 """How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
@@ -26,42 +31,88 @@ GARBAGE_THRESHOLDS = 50_000, 20, 50
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn waits for open requests before it tells the application to end, so long polls would hold it up
-    for their whole wait: this one has them released first, and readiness withdrawn."""
+    """Ends without failing a request.
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    uvicorn waits for open requests before it tells the application to end, so long polls would hold it up for
+    their whole wait; and it closes connections on which nothing is under way, though their clients may be
+    sending at that moment. This one withdraws readiness and releases long polls first, and has every answer
+    close its connection; then takes no more connections; and only then closes those that are idle still.
+    SIGHUP, with which a process that has a successor is ended, leaves them all the time there is.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], None], started: Callable[[], None], seconds: float
+    ) -> None:
+        """`started` is called once connections are taken; `seconds`: what SIGHUP leaves idle connections."""
         super().__init__(config)
         self._drain = drain
+        self._tell_started = started
+        self._seconds = seconds
         self._asked_at: float | None = None
+        self._patient = False
         self._draining = False
+        self._accepting = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        signal.signal(signal.SIGHUP, self.handle_exit)
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE_THRESHOLDS)
+        self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        patient = sig == signal.SIGHUP
         if self._asked_at is None:
-            self._asked_at = time.monotonic()
-        else:
+            self._asked_at, self._patient = time.monotonic(), patient
+        elif self._patient:
+            self._patient = patient
+        elif not patient:
             self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         if self._asked_at is not None:
+            waited = time.monotonic() - self._asked_at
             if not self._draining:
                 self._draining = True
+                self._last_answers()
                 self._drain()
-            if time.monotonic() - self._asked_at >= NOTICE_SECONDS:
+            if waited >= NOTICE_SECONDS and self._accepting:
+                self._accepting = False
+                for server in self.servers:
+                    server.close()
+            elif not self._accepting and self._may_close(waited):
                 self.should_exit = True
         return await super().on_tick(counter)
 
+    def _last_answers(self) -> None:
+        """Answers from now on end their connection, those to requests under way too."""
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)  # the next defaults are made of them, once a second
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                connection.shutdown()
 
-def run_api(settings: Settings, listener: socket.socket) -> None:
-    """Serve on the socket until SIGTERM or SIGINT; returns once all requests are answered or cut off."""
+    def _may_close(self, waited: float) -> bool:
+        """Whether connections on which nothing is under way may be closed."""
+        shortest = NOTICE_SECONDS + LINGER_SECONDS
+        if not self._patient:
+            return waited >= shortest or not self.server_state.connections
+        # A TLS handshake under way is no connection yet.
+        return waited >= shortest and (waited >= self._seconds or not self.server_state.connections)
+
+
+def run_api(
+    settings: Settings, listener: socket.socket, *, started: Callable[[], None] = lambda: None
+) -> None:
+    """Serve on the socket until SIGTERM, SIGINT or SIGHUP; returns once all requests are answered or cut off.
+    `started` is called once connections are taken."""
     from app.main import create_app
 
     app = create_app(settings)
+    seconds = settings.drain_seconds - KILL_MARGIN_SECONDS
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -72,10 +123,15 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds - KILL_MARGIN_SECONDS)),
+        timeout_graceful_shutdown=max(1, int(seconds - LINGER_SECONDS)),
         timeout_keep_alive=75,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        ssl_ciphers=CIPHERS,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or "",
     )
-    DrainingServer(config, lambda: _drain(app)).run(sockets=[listener])
+    DrainingServer(config, lambda: _drain(app), started, seconds).run(sockets=[listener])
 
 
 def _drain(app: Starlette) -> None:

@@ -58,7 +58,7 @@ def _execute(parent: int, number: int, command: list[str]) -> int:
         os.execv(command[0], command)
     # The program's own parent is this process, which stays to watch ours and passes signals on.
     with subprocess.Popen(command, close_fds=False) as program:
-        for passed_on in (signal.SIGTERM, signal.SIGINT):
+        for passed_on in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(passed_on, lambda received, _: program.send_signal(received))
         threading.Thread(target=_watch_parent, args=(parent, program.pid, number), daemon=True).start()
         code = program.wait()

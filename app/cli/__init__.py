@@ -76,6 +76,20 @@ COMMANDS = (
         _SERVICE,
     ),
     Command(
+        "token",
+        "app.cli.token",
+        "token_command",
+        "Issue, list and revoke the tokens that requests carry.",
+        (
+            "moeplace token make > operator.token",
+            "moeplace token issue --role node --cluster edge --node node-a > node-a.token",
+            "moeplace token issue --role reader --expires-in 90d --note Prometheus",
+            "moeplace token list --cluster edge",
+            "moeplace token revoke 3f9c0a1b2c3d4e5f --cluster edge",
+        ),
+        _SERVICE,
+    ),
+    Command(
         "agent",
         "app.cli.agent",
         "agent_command",

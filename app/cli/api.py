@@ -1,28 +1,36 @@
 """`moeplace api`."""
 
 import asyncio
+import os
 import socket
 from typing import Annotated
 
 import typer
 
 from app import logs
+from app.access.mode import operator_secret, require_operator
 from app.cli.settings import (
     AllowUnauthenticated,
     ApiWorkers,
     Host,
     LogFormatOption,
     LogLevel,
+    OperatorTokenFile,
     Port,
     RedisUrl,
+    TlsCertificate,
+    TlsKey,
+    TrustedProxies,
     fail,
     settings_from,
 )
-from app.listening import ListeningError, open_listener, refuse_open_host, url_of
+from app.config import Settings
+from app.listening import ListeningError, open_listener, url_of
 from app.serve import Supervisor, SupervisorError
 from app.server import run_api
 from app.storage.client import StorageError, connect
 from app.storage.durable import require_durability
+from app.tls import check_certificate, scheme_of, warn_of_plain_http
 
 
 def api_command(
@@ -33,12 +41,18 @@ def api_command(
     allow_unauthenticated: AllowUnauthenticated = None,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
+    operator_token_file: OperatorTokenFile = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    trusted_proxies: TrustedProxies = None,
     listen_fd: Annotated[int | None, typer.Option("--listen-fd", hidden=True)] = None,
+    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
 ) -> None:
     """Run API processes only, on a Redis or Valkey that workers share.
 
     Ready once a worker lives. SIGTERM drains: readiness goes down, long polls are answered with 304, open
-    requests finish.
+    requests finish. With --workers 2 or more, SIGHUP replaces the processes one after another, with no
+    request failed: for a new certificate, a new operator's token or a new version.
     """
     settings = settings_from(
         host=host,
@@ -48,6 +62,10 @@ def api_command(
         allow_unauthenticated=allow_unauthenticated,
         log_format=log_format,
         log_level=log_level,
+        operator_token_file=operator_token_file,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxies,
     )
     if settings.redis_url is None:
         raise fail(
@@ -60,20 +78,30 @@ def api_command(
             if status:
                 raise SystemExit(status)
             return
+        operator_secret(settings)
+        check_certificate(settings)
         if listen_fd is None:
-            refuse_open_host(settings.host, allowed=settings.allow_unauthenticated)
             listener = open_listener(settings.host, settings.port)
         else:
             listener = socket.socket(fileno=listen_fd)
-        asyncio.run(_check(settings.redis_url, durable=settings.durable))
+        asyncio.run(_check(settings, settings.redis_url))
     except (ListeningError, StorageError, SupervisorError, logs.LogLevelError) as error:
         raise fail(error) from None
     if listen_fd is None:
-        print(f"moeplace api is listening on {url_of(listener)}", flush=True)
-    run_api(settings, listener)
+        warn_of_plain_http(settings)
+        print(f"moeplace api is listening on {url_of(listener, scheme_of(settings))}", flush=True)
+    run_api(settings, listener, started=lambda: _tell(ready_fd))
 
 
-async def _check(redis_url: str, *, durable: bool) -> None:
+def _tell(descriptor: int | None) -> None:
+    """Whoever waits at the other end of the pipe that requests are taken."""
+    if descriptor is not None:
+        os.write(descriptor, b"1")
+        os.close(descriptor)
+
+
+async def _check(settings: Settings, redis_url: str) -> None:
     async with await connect(redis_url) as redis:
-        if durable:
+        await require_operator(settings, redis)
+        if settings.durable:
             await require_durability(redis)

@@ -19,11 +19,12 @@ from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
-from agent.config import NodeFileError, read_token
+from agent.config import TOKEN_VARIABLE, NodeFileError, read_token
 from agent.holdings import is_id
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
 from app import logs
+from app.cli.service_access import authorities
 from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
 from app.listening import ListeningError, is_loopback, open_listener, url_of
 
@@ -55,7 +56,7 @@ def origin_command(
     ] = None,
     cluster: Annotated[str, typer.Option(help="Cluster to register it in.")] = "default",
     service_token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Token for the service.")
+        Path | None, typer.Option(metavar="FILE", help="Token for the service; else MOEPLACE_TOKEN.")
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Secret that nodes must know to fetch experts.")
@@ -95,7 +96,8 @@ def origin_command(
                 f"host: {host} can be reached by others, who could fetch the weights: give --token-file, or "
                 "--allow-unauthenticated where the network is trusted"
             )
-        token, service_token = read_token(token_file), read_token(service_token_file)
+        token = read_token(token_file)
+        service_token = read_token(service_token_file) or os.environ.get(TOKEN_VARIABLE)
         with _progress(found) as progress:
             digests = expert_digests(found, progress=progress)
         shelf = CheckpointShelf(name, found, digests)
@@ -143,7 +145,9 @@ async def _run(
     async with serving(application, listener):
         if service is not None:
             base_url, cluster_id, service_token = service
-            async with ServiceClient(base_url, cluster_id, token=service_token) as client:
+            async with ServiceClient(
+                base_url, cluster_id, token=service_token, ca_file=authorities()
+            ) as client:
                 await client.put(f"/models/{shelf.model_id}", model_spec(shelf, reached))
                 if (await client.get(""))["settings"]["origin"] is None:
                     typer.echo(

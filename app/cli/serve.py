@@ -10,8 +10,12 @@ from app.cli.settings import (
     Host,
     LogFormatOption,
     LogLevel,
+    OperatorTokenFile,
     Port,
     RedisUrl,
+    TlsCertificate,
+    TlsKey,
+    TrustedProxies,
     fail,
     settings_from,
 )
@@ -30,12 +34,18 @@ def serve_command(
     allow_unauthenticated: AllowUnauthenticated = None,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
+    operator_token_file: OperatorTokenFile = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    trusted_proxies: TrustedProxies = None,
 ) -> None:
     """Run the whole service here: API, worker and, unless a Redis is given, a Valkey of its own.
 
     Prints one line with its URL on standard output once it is ready. Any of its processes that dies is
     started again. SIGTERM or Ctrl-C ends it in order, within 10 seconds and without losing anything it
-    acknowledged; a second one ends it at once.
+    acknowledged; a second one ends it at once. SIGHUP replaces the API processes one after another, with no
+    request failed: for a new certificate, a new operator's token or a new version. On an address that others
+    reach it wants an operator's token.
     """
     settings = settings_from(
         host=host,
@@ -46,6 +56,10 @@ def serve_command(
         allow_unauthenticated=allow_unauthenticated,
         log_format=log_format,
         log_level=log_level,
+        operator_token_file=operator_token_file,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxies,
     )
     try:
         logs.configure(settings.log_format, settings.log_level, process="serve")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -13,6 +14,7 @@ import msgspec
 import typer
 
 from agent.client import AnswerNotUnderstood, ServiceClient, ServiceError
+from agent.config import CA_VARIABLE, TOKEN_VARIABLE
 from agent.retrying import RetryPolicy
 from app.cli.solve import refuse
 
@@ -59,15 +61,25 @@ def ask_service(
             base_url,
             cluster_id,
             retry=RetryPolicy(timeout_seconds=_RETRY_SECONDS),
-            token=token or os.environ.get("MOEPLACE_TOKEN"),
+            token=token or os.environ.get(TOKEN_VARIABLE),
+            ca_file=authorities(),
         ) as client:
             return await work(client)
 
     try:
         return asyncio.run(run())
+    except OSError as error:
+        typer.echo(f"{CA_VARIABLE}: {os.environ.get(CA_VARIABLE)}: {error}", err=True)
+        raise typer.Exit(1) from None
     except ServiceError as error:
         typer.echo(f"{base_url}: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def authorities() -> Path | None:
+    """Who signs the service's certificate, by MOEPLACE_CA_FILE; None: whom the system knows."""
+    named = os.environ.get(CA_VARIABLE)
+    return Path(named) if named else None
 
 
 async def get_model(client: ServiceClient, model_id: str) -> RegisteredModel:

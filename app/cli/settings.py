@@ -1,5 +1,6 @@
 """Settings from the environment and the command line, which wins; faults are told in one line each."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,16 @@ ApiWorkers = Annotated[int | None, typer.Option("--workers", "-w", min=1, max=64
 AllowUnauthenticated = Annotated[
     bool | None, typer.Option("--allow-unauthenticated", help=_about("allow_unauthenticated"))
 ]
+OperatorTokenFile = Annotated[
+    Path | None, typer.Option("--operator-token-file", metavar="FILE", help=_about("operator_token_file"))
+]
+TlsCertificate = Annotated[
+    Path | None, typer.Option("--tls-certificate", metavar="FILE", help=_about("tls_certificate"))
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help=_about("tls_key"))]
+TrustedProxies = Annotated[
+    str | None, typer.Option("--trusted-proxies", metavar="ADDRESSES", help=_about("trusted_proxies"))
+]
 LogFormatOption = Annotated[LogFormat | None, typer.Option("--log-format", help=_about("log_format"))]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help=_about("log_level"))]
 
@@ -31,8 +42,10 @@ def settings_from(**options: Any) -> Settings:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         for fault in error.errors():
-            name = str(fault["loc"][0]) if fault["loc"] else "settings"
-            typer.echo(f"moeplace: {name}: {fault['msg']}, got {fault['input']!r}", err=True)
+            if not fault["loc"]:  # of several settings together: the input is all of them, secrets too
+                typer.echo(f"moeplace: {fault['msg'].removeprefix('Value error, ')}", err=True)
+                continue
+            typer.echo(f"moeplace: {fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}", err=True)
         raise typer.Exit(2) from None
 
 

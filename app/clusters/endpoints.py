@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.access.guard import principal_of
 from app.clusters import service
 from app.clusters.schemas import ClusterList, ClusterResource, ClusterSettings
 from app.http.answers import json_answer
@@ -22,10 +23,10 @@ router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
     summary="List the clusters",
     operation_id="list_clusters",
     response_class=Response,
-    responses={200: answer(ClusterList, "Ids, in order."), **problems()},
+    responses={200: answer(ClusterList, "Ids, in order, of those the token is for."), **problems()},
 )
 async def list_clusters(request: Request) -> Response:
-    return json_answer(await service.list_clusters(redis_of(request)))
+    return json_answer(await service.list_clusters(redis_of(request), only=principal_of(request).cluster_id))
 
 
 @router.get(

@@ -10,7 +10,11 @@ from app.clusters.schemas import ClusterList, ClusterRecord, ClusterResource, Cl
 from app.errors import FieldError, InvalidRequest, NotFound
 
 
-async def list_clusters(redis: Redis) -> ClusterList:
+async def list_clusters(redis: Redis, *, only: str | None = None) -> ClusterList:
+    """All, or `only` the one."""
+    if only is not None:
+        found = await store.read_cluster(redis, only)
+        return ClusterList(clusters=[] if found is None else [only])
     return ClusterList(clusters=await store.list_clusters(redis))
 
 

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Unavailable
 from app.http.problem import respond
 from app.storage.durable import DiskSync, NotOnDisk
-from app.storage.keys import INDEX_DISK_MARK, ClusterKeys
+from app.storage.keys import EVERYWHERE, INDEX_DISK_MARK, ClusterKeys
 
 WRITES = frozenset({"PUT", "POST", "DELETE"})
 
@@ -46,5 +46,5 @@ class DurableMiddleware:
 
 def _marks(scope: Scope, status: int) -> list[str]:
     """Of the servers written to: the cluster's own, and that of the index where a cluster came or went."""
-    marks = [ClusterKeys(scope["path_params"]["cluster_id"]).disk_mark]
+    marks = [ClusterKeys(scope["path_params"].get("cluster_id", EVERYWHERE)).disk_mark]
     return marks if status == 200 else [*marks, INDEX_DISK_MARK]

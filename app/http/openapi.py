@@ -5,7 +5,7 @@ route is declared; they end up once each under components.
 """
 
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,7 +38,7 @@ _MEANING = {
     500: "The service failed; the trace id finds why in its logs.",
     503: "The service cannot answer now.",
 }
-_RETRY_AFTER = {
+RETRY_AFTER = {
     "Retry-After": {"required": True, "description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
 }
 _ALWAYS = (422, 500, 503)
@@ -134,7 +134,7 @@ def problem(status: int) -> dict[str, Any]:
         "content": {MEDIA_TYPE: {"schema": schema(Problem, output=True)}},
     }
     if status in {429, 503}:
-        entry["headers"] = _RETRY_AFTER
+        entry["headers"] = RETRY_AFTER
     return entry
 
 
@@ -161,13 +161,17 @@ def operation(
     return {**found, **(request or {})}
 
 
-def describe(app: FastAPI, fragments: Sequence[Fragment]) -> None:
-    """Make `app.openapi()` give the whole contract; it is put together once."""
+def describe(
+    app: FastAPI, fragments: Sequence[Fragment], *, finish: Callable[[dict[str, Any]], None]
+) -> None:
+    """Make `app.openapi()` give the whole contract; it is put together once. `finish` adds what concerns all
+    of it."""
     built: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:
         if not built:
             built.update(_build(app, fragments))
+            finish(built)
         return built
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -86,6 +86,9 @@ class Waiter:
         return Wake.ELAPSED
 
 
+Observer = Callable[[str | None, str | None], None]
+
+
 class Waiters:
     """All waiting requests of this process."""
 
@@ -96,6 +99,12 @@ class Waiters:
         self._pause = RECONNECT_SECONDS[0]
         self._waiting: defaultdict[tuple[str, str], set[Waiter]] = defaultdict(set)
         self._holders: dict[tuple[tuple[str, str], str], Waiter] = {}
+        self._observers: list[Observer] = []
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` called with cluster and topic of every announcement; with None and None whenever
+        some may have been missed."""
+        self._observers.append(observer)
 
     @property
     def count(self) -> int:
@@ -137,6 +146,7 @@ class Waiters:
                 await self._listen(pubsub)
             except (RedisError, OSError) as error:
                 log.warning("wake-ups interrupted, connecting again", error=str(error))
+                self._tell(None, None)
             finally:
                 await _close(pubsub)
             await asyncio.sleep(random.uniform(0, self._pause))
@@ -149,6 +159,7 @@ class Waiters:
             if message is None:
                 if asked_at is not None and time.monotonic() - asked_at >= SILENCE_SECONDS:
                     log.warning("wake-ups silent, connecting again")
+                    self._tell(None, None)
                     return
                 if asked_at is None:
                     asked_at = time.monotonic()
@@ -158,13 +169,20 @@ class Waiters:
             if message["type"] == "psubscribe":
                 self._pause = RECONNECT_SECONDS[0]
                 self.wake_all()
+                self._tell(None, None)
             elif message["type"] == "pmessage":
                 self._announced(message)
 
     def _announced(self, message: dict[str, Any]) -> None:
         channel, topic = cast(bytes, message["channel"]), cast(bytes, message["data"])
         start, end = channel.find(b"{"), channel.rfind(b"}")
-        self.wake(channel[start + 1 : end].decode(), topic.decode(errors="replace"))
+        cluster_id, changed = channel[start + 1 : end].decode(), topic.decode(errors="replace")
+        self.wake(cluster_id, changed)
+        self._tell(cluster_id, changed)
+
+    def _tell(self, cluster_id: str | None, topic: str | None) -> None:
+        for observer in self._observers:
+            observer(cluster_id, topic)
 
     def _add(self, waiter: Waiter) -> None:
         if self._count >= self._limit:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.access.guard import principal_of
 from app.clusters.store import require_cluster
 from app.errors import ProblemError
 from app.http import conditional
@@ -120,8 +121,11 @@ async def put_report(request: Request) -> Response:
     cluster_id = path_id(request, "cluster_id")
     plan_id, move_id = request.path_params["plan_id"], request.path_params["move_id"]
     report = await read_json(request, MoveReport)
+    node_id = principal_of(request).node_id
     return json_answer(
-        await report_move(redis_of(request), _memory(request), cluster_id, plan_id, move_id, report)
+        await report_move(
+            redis_of(request), _memory(request), cluster_id, plan_id, move_id, report, by_node=node_id
+        )
     )
 
 

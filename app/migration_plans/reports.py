@@ -8,7 +8,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from app.clusters.store import require_cluster
-from app.errors import Conflict, FieldError, InvalidRequest, NotFound
+from app.errors import Conflict, FieldError, Forbidden, InvalidRequest, NotFound
 from app.migration_plans import store
 from app.migration_plans.schemas import (
     MoveReport,
@@ -76,14 +76,24 @@ class ReportMemory:
 
 
 async def report_move(
-    redis: Redis, memory: ReportMemory, cluster_id: str, plan_id: str, move_id: str, report: MoveReport
+    redis: Redis,
+    memory: ReportMemory,
+    cluster_id: str,
+    plan_id: str,
+    move_id: str,
+    report: MoveReport,
+    *,
+    by_node: str | None = None,
 ) -> MoveReportAnswer:
     """Take one report in; `NotFound` where there is no such move, `Conflict` where it was not for this
-    instance of its node to make."""
+    instance of its node to make. `by_node`: `Forbidden` where it is another's."""
     move = await memory.move(redis, cluster_id, plan_id, move_id)
     if move is None:
         await require_cluster(redis, cluster_id)
         raise NotFound(f"there is no move {move_id} in a plan {plan_id} of cluster {cluster_id}")
+    if by_node is not None and by_node != move.destination:
+        detail = f"the move is for node {move.destination} to make"
+        raise Forbidden(detail, errors=[FieldError("header:Authorization", detail, "OTHER_NODE")])
     fault = await _fault(redis, memory, cluster_id, move, report)
     if fault is not None:
         raise InvalidRequest(f"{fault.pointer}: {fault.detail}", errors=[fault])

@@ -7,7 +7,7 @@ its transactions and scripts touch one slot only.
 from dataclasses import dataclass
 
 CLUSTERS = "moeplace:clusters"
-"""SET of cluster ids; with the next two the only keys that belong to no cluster. Each has a slot of its own:
+"""SET of cluster ids; with the next ones the only keys that belong to no cluster. Each has a slot of its own:
 no transaction or script touches it together with another key."""
 
 WORKERS = "moeplace:workers"
@@ -15,6 +15,13 @@ WORKERS = "moeplace:workers"
 
 INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
 """As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
+
+TOKENS_ISSUED = "moeplace:tokens_issued"
+"""STRING, there since the first token was issued: from then on requests need one."""
+
+EVERYWHERE = ":all"
+"""In place of a cluster's id, which it cannot be: what belongs to all clusters and is kept as that of one is,
+tokens and the record of what operators did."""
 
 WAKE_PATTERN = "moeplace:*:wake"
 """Pattern of the channels on which changes are announced, one channel a cluster (`ClusterKeys.wake`)."""
@@ -215,6 +222,22 @@ class ClusterKeys:
     def placement_status(self) -> str:
         """HASH, one encoded document: conditions and progress per node."""
         return self._key("placement_status")
+
+    # --- who may ask, and who did
+    @property
+    def tokens(self) -> str:
+        """HASH token_id -> JSON `TokenRecord`: never the token, only its digest."""
+        return self._key("tokens")
+
+    @property
+    def tokens_used(self) -> str:
+        """HASH token_id -> when it was last seen, seconds since the epoch, to a few minutes."""
+        return self._key("tokens_used")
+
+    @property
+    def audit(self) -> str:
+        """STREAM of what operators did, bounded; field `e` holds a JSON `AuditEntry` without its id."""
+        return self._key("audit")
 
     @property
     def wake(self) -> str:

@@ -18,6 +18,10 @@ WORK = "work"
 """For the worker: specification, holdings, jobs, commands or reports changed."""
 
 
+TOKENS = "tokens"
+"""Tokens were issued or revoked: what is remembered of them holds no more."""
+
+
 def assignment(node_id: str) -> str:
     return f"assignment:{node_id}"
 

@@ -40,7 +40,7 @@ async def take(fleet: RunningFleet, folder: Path) -> None:
         await tab.page.get_by_label("Layer", exact=True).first.select_option(LAYER)
         await expect(tab.page.get_by_text(f"in layer {LAYER} of")).to_be_visible()
         await tab.page.locator("canvas[role=application]").focus()
-        for key in ("ArrowRight",) * 10:
+        for key in ("ArrowRight",) * 16:
             await tab.page.keyboard.press(key)
         await tab.page.mouse.move(0, 0)
         await keep(tab, folder / "console.png")

@@ -1,13 +1,18 @@
 """The console in a headless browser, on a real service with a real fleet of four nodes."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
+import uvicorn
 from httpx import AsyncClient
 from playwright.async_api import Browser
 
+from app.config import Settings
+from app.main import create_app
 from tests.console.browser import Tab, chromium_path, opened_tab, started_browser
 from tests.console.fleet import RunningFleet, running_fleet
 from tests.console.steps import exchange, generation, settled
@@ -78,3 +83,25 @@ async def tab(browser: Browser, fleet: RunningFleet) -> AsyncIterator[Tab]:
 def open_tab(browser: Browser) -> Callable[..., object]:
     """For tests that want another address, theme or size."""
     return lambda url, **options: opened_tab(browser, url, **options)
+
+
+@pytest.fixture
+def serve_api(redis_url: str) -> Iterator[Callable[..., str]]:
+    """Serve the API alone, without a worker, on an emptied server; `serve_api(**settings)` is its URL."""
+    started: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def serve(**settings: Any) -> str:
+        app = create_app(Settings(redis_url=redis_url, **settings))
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        started.append((server, thread))
+        while not server.started:
+            assert thread.is_alive(), "the API did not start"
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield serve
+    for server, thread in started:
+        server.should_exit = True
+        thread.join(20)

@@ -4,44 +4,24 @@ import asyncio
 import re
 import shlex
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-import uvicorn
 from playwright.async_api import expect
 
-from app.config import Settings
-from app.main import create_app
 from tests.console.browser import Tab
 
 pytestmark = pytest.mark.anyio
 
 OpenTab = Callable[..., AbstractAsyncContextManager[Tab]]
+ServeApi = Callable[..., str]
 
 
-@pytest.fixture
-def empty_service(redis_url: str) -> Iterator[str]:
-    """An API without clusters (and without a worker) on a real server and port."""
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(Settings(redis_url=redis_url)), port=0, log_config=None)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the service did not start"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
-
-
-async def test_commands_shown_make_a_cluster(empty_service: str, open_tab: OpenTab) -> None:
+async def test_commands_shown_make_a_cluster(serve_api: ServeApi, open_tab: OpenTab) -> None:
     """The lines as shown, run by a shell, register a model and two nodes; the page notices by itself and says
     what is missing next."""
-    async with open_tab(empty_service) as tab:
+    async with open_tab(serve_api()) as tab:
         await tab.show()
         await expect(tab.page.get_by_role("heading", name="No cluster yet")).to_be_visible()
         assert await tab.axe() == []

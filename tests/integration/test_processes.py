@@ -276,9 +276,15 @@ def test_redis_is_needed(command: str) -> None:
 
 
 def test_open_address_is_refused(tmp_path: Path) -> None:
-    """Without tokens, an address others reach has to be allowed by name."""
-    said = refused("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    """Without an operator's token, an address others reach has to be allowed by name; a secret that can be
+    guessed is none."""
+    options = ("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    said = refused(*options)
     assert "--allow-unauthenticated" in said
+    assert "moeplace token make" in said
+    said = refused(*options, env={"MOEPLACE_OPERATOR_TOKEN": "hunter2"})
+    assert "operator_token: expected one secret of 32 or more" in said
+    assert "hunter2" not in said
 
 
 def test_broken_installation_is_given_up(tmp_path: Path) -> None:

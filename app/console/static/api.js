@@ -2,6 +2,7 @@
 
 const TOKEN = "moeplace-token";
 const LONGEST_PAUSE = 30_000;
+const UNKNOWN_PAUSE = 60_000;
 
 export const events = new EventTarget();
 /** "refused" (detail: Refused), "answered", "failed" (detail: {error, retryAt}), "token". */
@@ -137,7 +138,9 @@ export function watch(path, { wait = 0, every = 3000, onValue, onProblem = () =>
         if (error instanceof Refused && error.status === 404) etag = null;
         const least = error instanceof Refused && error.retryAfter ? 1000 * error.retryAfter : 0;
         const backoff = Math.min(LONGEST_PAUSE, 1000 * 2 ** Math.min(failures - 1, 5));
-        rest = Math.max(least, error instanceof Refused && error.status === 404 ? 2000 : backoff * (0.5 + Math.random() / 2));
+        // What is not there yet may come any time; without another token the same answer comes again.
+        const own = { 404: 2000, 401: UNKNOWN_PAUSE }[error.status];
+        rest = Math.max(least, own ?? backoff * (0.5 + Math.random() / 2));
         if (!(error instanceof Refused)) tell("failed", { error, retryAt: Date.now() + rest });
         onProblem(error);
       }

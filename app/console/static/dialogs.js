@@ -8,6 +8,11 @@ function open(title, content, buttons) {
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-labelledby": id });
     const form = h("form", { method: "dialog" }, h("h2", { id }, title), content, h("div", { class: "buttons" }, buttons));
+    // Enter in a field means the button that does it, not the first one: the others are no submitters.
+    for (const button of form.querySelectorAll("button:not(.primary)")) {
+      button.type = "button";
+      button.addEventListener("click", () => dialog.close(button.value));
+    }
     // The policy forbids forms to go anywhere, a dialog's own closing included.
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -42,7 +47,7 @@ export async function tokenDialog() {
       h("div", { class: "field" }, h("label", { for: id }, "Token"), field),
     ],
     [
-      h("button", { value: "no", formnovalidate: true }, "Cancel"),
+      h("button", { value: "no" }, "Cancel"),
       token.get() && h("button", { value: "forget" }, "Forget it"),
       h("button", { value: "use", class: "primary" }, "Use it"),
     ],

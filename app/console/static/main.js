@@ -100,6 +100,8 @@ function showNothing() {
   replace(place, nothingYet());
 }
 
+replace(place, h("p", { class: "summary" }, "Asking the service which clusters there are…"));
+
 // --- which clusters there are
 const lookForClusters = watch("v1/clusters", {
   every: 15_000,

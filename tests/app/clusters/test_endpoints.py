@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.main import create_app
 from app.storage.embedded import EmbeddedServer
-from app.storage.keys import CLUSTERS, ClusterKeys
+from app.storage.keys import CLUSTERS, EVERYWHERE, ClusterKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +60,8 @@ async def test_deletion_needs_dead_nodes_and_leaves_nothing(api: AsyncClient, re
     revision = int(await redis.get(keys.revision) or 0)
     assert (await api.delete("/v1/clusters/alpha")).status_code == 204
     assert (await api.delete("/v1/clusters/alpha")).status_code == 404
-    assert set(await redis.keys("*")) == {keys.fence.encode(), keys.revision.encode()}
+    left = {keys.fence, keys.revision, ClusterKeys(EVERYWHERE).audit}
+    assert set(await redis.keys("*")) == {key.encode() for key in left}
     assert not await redis.sismember(CLUSTERS, "alpha")
     assert int(await redis.get(keys.revision) or 0) > revision
     again = await api.put("/v1/clusters/alpha", json={})

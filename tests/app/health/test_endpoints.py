@@ -109,6 +109,10 @@ async def test_requests_are_counted_by_route_template(redis_url: str, redis: Red
         for path in ("/readyz", "/no/such/route", "/no/other/route"):
             await client.get(path)
         await client.request("BREW", "/pot")
+        plain = "/v1/clusters/{cluster_id}/nodes/{node_id}/telemetry"
+        posted = await count(client, route=plain, method="POST", status="4xx")
+        assert (await client.post("/v1/clusters/c/nodes/n/telemetry")).status_code == 415
+        assert await count(client, route=plain, method="POST", status="4xx") == posted + 1
         assert await count(client, route="/readyz", method="GET", status="2xx") == ready + 1
         assert await count(client, route="unrouted", status="4xx") == unrouted + 3
         assert await count(client, method="BREW") == 0

@@ -1,16 +1,20 @@
 """Reports of moves: each counts once, only from whom the move is for, and changes what the node holds."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from httpx import AsyncClient, Response
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from app.access.roles import Role
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.storage.keys import ClusterKeys
+from app.tokens.service import issue
 from migrations.model import MoveKind
 from migrations.states import MoveState, PlanState
 
@@ -122,6 +126,30 @@ async def test_success_changes_holdings_once(api: AsyncClient, redis: Redis) -> 
     assert (await put(api, "drop", body())).json() == {"outcome": "ACCEPTED"}
     assert await holdings(redis) == {1}
     assert int(await redis.hget(KEYS.holdings_versions, "n1") or 0) == version + 2
+
+
+@pytest.mark.usefixtures("plan")
+async def test_a_nodes_token_reports_its_own_moves_alone(
+    api: AsyncClient, application: FastAPI, redis: Redis
+) -> None:
+    """The path of a report names no node: whose move it is decides, before anything is said of it."""
+    clients = []
+    for node_id in ("n1", "n2"):
+        token = await issue(redis, "alpha", Role.NODE, node_id=node_id, created_by="test", max_clusters=9)
+        transport = ASGITransport(application)
+        headers = {"Authorization": f"Bearer {token.token}"}
+        clients.append(AsyncClient(transport=transport, base_url="http://moeplace.test", headers=headers))
+    own, other = clients
+    while (await api.get(BASE)).status_code != 401:  # noqa: ASYNC110 - until the tokens are known of
+        await asyncio.sleep(0.01)
+    refused = await put(other, "copy", body(digest=DIGESTS[1], bytes_done=100))
+    assert refused.status_code == 403
+    assert refused.json()["errors"][0]["code"] == "OTHER_NODE"
+    assert await holdings(redis) == {0}
+    taken = await put(own, "copy", body(digest=DIGESTS[1], bytes_done=100))
+    assert taken.json() == {"outcome": "ACCEPTED"}
+    for client in clients:
+        await client.aclose()
 
 
 @pytest.mark.usefixtures("plan")

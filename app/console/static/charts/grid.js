@@ -7,6 +7,7 @@ import { ink, onTheme } from "../palette.js";
 
 const LABELS = 104;
 const LONGEST = 14;
+const POINTED_AT = 64;
 
 /**
  * `draw(context, cell)` paints cell {row, column, x, y, width, height} of the whole grid; `describe(row, column)` says it
@@ -59,7 +60,9 @@ export class Grid {
     const available = this.element.clientWidth;
     if (!available || !this.rows.length || !this.columns.length) return;
     const clamp = (value, [least, most]) => Math.min(Math.max(Math.floor(value), least), most);
-    this.cellWidth = clamp((available - LABELS - this.right) / this.columns.length, this.widths);
+    // Few columns stay wide enough to be pointed at, and scroll where there is no room; many are a picture.
+    const least = this.columns.length <= POINTED_AT ? Math.max(this.widths[0], 11) : this.widths[0];
+    this.cellWidth = clamp((available - LABELS - this.right) / this.columns.length, [least, this.widths[1]]);
     this.cellHeight = clamp(360 / this.rows.length, this.heights);
     const wide = LABELS + this.cellWidth * this.columns.length + this.right;
     const high = this.head + this.cellHeight * this.rows.length + this.foot;

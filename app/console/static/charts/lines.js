@@ -16,7 +16,8 @@ export class Lines {
     this.place = h("div", { class: "plot", "aria-hidden": "true" });
     this.element = h("figure", { class: "chart" }, h("figcaption", {}, label), this.place);
     const observer = new ResizeObserver(() => {
-      if (this.#plot && this.place.clientWidth) this.#plot.setSize({ width: this.place.clientWidth, height: HEIGHT });
+      if (!this.#plot) this.#make();
+      else if (this.place.clientWidth) this.#plot.setSize({ width: this.place.clientWidth, height: HEIGHT });
     });
     observer.observe(this.place);
     onTheme(() => this.#make(), signal);

@@ -85,7 +85,7 @@ export function show(place, { feed, signal, act }) {
     clearInterval(timer);
     const tick = () => gantt.show(moves, running && plan.state !== "PAUSED" ? (Date.now() - start) / 1000 : null);
     tick();
-    if (running) timer = setInterval(tick, 500);
+    if (running) timer = setInterval(tick, Math.max(500, moves.length / 8));
     replace(heading, `Generation ${plan.from_generation ?? "–"} → ${plan.to_generation} `, h("span", { class: "state" }, mark(KINDS[plan.state]), " ", plan.validate_only ? "a question, not carried out" : words(plan.state)));
     const { moves_total: total, moves_succeeded: done, moves_failed: failed, bytes_total: size, bytes_done: moved } = plan.progress;
     const finished = moves.map((move) => move.to).filter((to) => to !== null);

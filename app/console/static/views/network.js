@@ -4,6 +4,7 @@ import { h, replace, setText } from "../dom.js";
 import { bytes, plural, seconds } from "../format.js";
 import { gradient, ink, onTheme, tone } from "../palette.js";
 import { Table, folded } from "../table.js";
+import { Pager } from "../pager.js";
 import { Grid } from "../charts/grid.js";
 
 export const name = "network";
@@ -21,17 +22,18 @@ export function show(place, { feed, signal }) {
   const grid = new Grid({
     label: "Latency from each node to each other. Arrow keys look at one pair after another.",
     height: [12, 44],
-    width: [12, 84],
+    width: [6, 84],
     foot: 20,
     right: 22,
     signal,
     draw: drawCell,
-    describe: (row, column) => sentence(row, column),
-    onLook: (row, column) => inspect(row, column),
+    describe: (row, column) => sentence(row + pager.from, column),
+    onLook: (row, column) => inspect(row === null ? null : row + pager.from, column),
   });
   const table = new Table({ caption: "Nodes and what they reach", columns: COLUMNS, keyOf: (row) => row.node_id });
   const fold = folded("The network as a table", table, rows);
-  const panel = h("section", { class: "panel" }, summary, grid.element,
+  const pager = new Pager(() => network && arrange());
+  const panel = h("section", { class: "panel" }, summary, pager.element, grid.element,
     h("div", { class: "under" }, h("div", { class: "scale" }, h("p", {}, "Seconds of one expert call, ", low, " to ", high, ", logarithmic"), h("ul", { class: "legend" }, h("li", {}, ramp, "slower"), h("li", {}, h("span", { class: "key assumed", "aria-hidden": "true" }), "nobody told it: the cluster's default"))), inspector));
   place.append(panel, h("section", { class: "panel" }, fold.element));
   const dye = () => ramp.style.setProperty("background", gradient("colour"));
@@ -47,27 +49,33 @@ export function show(place, { feed, signal }) {
     every: 6000,
     onValue(found) {
       network = found;
-      const values = found.nodes.flatMap((node, row) => [...node.latency_seconds.filter((_, column) => column !== row), node.origin_seconds ?? 0]).filter((value) => value > 0);
-      bounds = values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [1e-6, 1];
-      assumed = found.nodes.map((node) => new Set(node.defaulted));
-      measured = found.nodes.reduce((sum, node) => sum + node.measured.length, 0);
-      const columns = found.nodes.map((node) => ({ label: node.node_id }));
-      if (found.nodes.some((node) => node.origin_seconds !== null)) columns.push({ label: ORIGIN });
-      grid.shape(found.nodes.map((node) => ({ label: node.node_id, dim: !node.live })), columns);
-      grid.paint();
-      setText(low, seconds(bounds[0]));
-      setText(high, seconds(bounds[1]));
-      const guessed = assumed.reduce((sum, set) => sum + set.size, 0);
-      setText(summary, found.nodes.length ? `Row calls column. ${plural(found.nodes.length, "node")}; ${plural(measured, "latency", "latencies")} measured by the nodes, ${guessed ? `${guessed} taken for the default of ${seconds(found.default_latency_seconds)}` : "the rest specified"}.` : "No node is registered yet.");
-      if (grid.cursor) inspect(grid.cursor.row, grid.cursor.column);
-      fold.update();
+      arrange();
     },
     onProblem: (error) => setText(summary, error.message),
   });
 
+  function arrange() {
+    const found = network;
+    const values = found.nodes.flatMap((node, row) => [...node.latency_seconds.filter((_, column) => column !== row), node.origin_seconds ?? 0]).filter((value) => value > 0);
+    bounds = values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [1e-6, 1];
+    assumed = found.nodes.map((node) => new Set(node.defaulted));
+    measured = found.nodes.reduce((sum, node) => sum + node.measured.length, 0);
+    const columns = found.nodes.map((node) => ({ label: node.node_id }));
+    if (found.nodes.some((node) => node.origin_seconds !== null)) columns.push({ label: ORIGIN });
+    grid.shape(pager.part(found.nodes).map((node) => ({ label: node.node_id, dim: !node.live })), columns);
+    grid.paint();
+    setText(low, seconds(bounds[0]));
+    setText(high, seconds(bounds[1]));
+    const guessed = assumed.reduce((sum, set) => sum + set.size, 0);
+    setText(summary, found.nodes.length ? `Row calls column. ${plural(found.nodes.length, "node")}; ${plural(measured, "latency", "latencies")} measured by the nodes, ${guessed ? `${guessed} taken for the default of ${seconds(found.default_latency_seconds)}` : "the rest specified"}.` : "No node is registered yet.");
+    if (grid.cursor) inspect(grid.cursor.row + pager.from, grid.cursor.column);
+    fold.update();
+  }
+
   const value = (row, column) => (column < network.nodes.length ? network.nodes[row].latency_seconds[column] : network.nodes[row].origin_seconds);
 
-  function drawCell(context, { row, column, x, y, width, height }) {
+  function drawCell(context, { row: shown, column, x, y, width, height }) {
+    const row = shown + pager.from;
     const found = value(row, column);
     if (found === null || found === undefined) return;
     const span = Math.log(bounds[1] / bounds[0]) || 1;

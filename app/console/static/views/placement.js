@@ -5,6 +5,7 @@ import { age, count, perSecond, plural, ratio, share } from "../format.js";
 import { missing } from "../lessons.js";
 import { gradient, ink, onTheme, tone } from "../palette.js";
 import { Table, folded } from "../table.js";
+import { Pager } from "../pager.js";
 import { Grid } from "../charts/grid.js";
 
 export const name = "placement";
@@ -21,12 +22,14 @@ export function show(place, { feed, signal }) {
   const slider = h("input", { id: "layer-slider", type: "range", min: "0", step: "1", "aria-label": "Layer" });
   const order = h("select", { id: "order" }, h("option", { value: "id" }, "number"), h("option", { value: "share" }, "share of activations"), h("option", { value: "replicas" }, "replicas"));
   const marked = h("input", { id: "changes", type: "checkbox" });
+  const pager = new Pager(() => data && arrange());
   const step = (by) => h("button", { type: "button", "aria-label": by < 0 ? "Previous layer" : "Next layer", onclick: () => move(by) }, by < 0 ? "‹" : "›");
   const controls = h("div", { class: "controls" },
     h("div", { class: "field", id: "model-field" }, h("label", { for: "model" }, "Model"), model),
     h("div", { class: "field" }, h("label", { for: "layer" }, "Layer"), step(-1), layer, slider, step(1)),
     h("div", { class: "field" }, h("label", { for: "order" }, "Experts in order of"), order),
-    h("div", { class: "field" }, marked, h("label", { for: "changes" }, "only what changed")));
+    h("div", { class: "field" }, marked, h("label", { for: "changes" }, "only what changed")),
+    pager.element);
   const summary = h("p", { class: "summary" });
   const grid = new Grid({
     label: "Experts by node. Arrow keys look at one cell after another.",
@@ -160,8 +163,8 @@ export function show(place, { feed, signal }) {
     const ids = Array.from({ length: width }, (_, expert) => expert);
     if (order.value === "share") ids.sort((a, b) => total[b] - total[a] || a - b);
     if (order.value === "replicas") ids.sort((a, b) => replicas[b] - replicas[a] || total[b] - total[a] || a - b);
-    view = { rows, ids, total, replicas, top: top || 1, most: Math.max(...total, 1e-12), mostReplicas: Math.max(...replicas, 1), only: marked.checked };
-    grid.shape(rows.map((row) => ({ label: row.node_id, dim: !row.live })), ids.map((expert) => ({ label: String(expert) })));
+    view = { rows: pager.part(rows), all: rows, ids, total, replicas, top: top || 1, most: Math.max(...total, 1e-12), mostReplicas: Math.max(...replicas, 1), only: marked.checked };
+    grid.shape(view.rows.map((row) => ({ label: row.node_id, dim: !row.live })), ids.map((expert) => ({ label: String(expert) })));
     grid.paint();
     scale.update(view.top);
     summarize();
@@ -176,7 +179,7 @@ export function show(place, { feed, signal }) {
 
   function summarize() {
     const counts = new Int32Array(16);
-    for (const row of view.rows) for (const state of row.state) counts[state] += 1;
+    for (const row of view.all) for (const state of row.state) counts[state] += 1;
     const number = (mask, value) => counts.reduce((sum, many, state) => ((state & mask) === value ? sum + many : sum), 0);
     const [wanted, added, removed] = [number(WANTED, WANTED), number(ADDED, ADDED), number(REMOVED, REMOVED)];
     const [coming, going] = [number(HELD | WANTED, WANTED), number(HELD | WANTED, HELD)];
@@ -260,7 +263,7 @@ export function show(place, { feed, signal }) {
     context.fillText(count(one.desired.length), x + 100, y + height / 2);
   }
 
-  const holders = (expert) => view.rows.filter((row) => row.state[expert] & WANTED).map((row) => row.node_id);
+  const holders = (expert) => view.all.filter((row) => row.state[expert] & WANTED).map((row) => row.node_id);
 
   function words(state) {
     const said = { 0: "not held: called elsewhere", [HELD]: "held, to be dropped", [WANTED]: "on its way", [HELD | WANTED]: "held" }[state & 3];
@@ -299,8 +302,8 @@ export function show(place, { feed, signal }) {
       expert,
       total: view.total[expert],
       holders: holders(expert),
-      added: view.rows.filter((row) => row.state[expert] & ADDED).map((row) => row.node_id),
-      removed: view.rows.filter((row) => row.state[expert] & REMOVED).map((row) => row.node_id),
+      added: view.all.filter((row) => row.state[expert] & ADDED).map((row) => row.node_id),
+      removed: view.all.filter((row) => row.state[expert] & REMOVED).map((row) => row.node_id),
     }));
   }
 

@@ -1,0 +1,39 @@
+"""What operators did."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from app.access.roles import Role
+from app.schema import Identifier, Schema, Timestamp
+
+AUDIT_ID_PATTERN = r"^[0-9]{1,20}-[0-9]{1,20}$"
+AuditId = Annotated[str, Field(pattern=AUDIT_ID_PATTERN, description="In order of time.")]
+
+
+class AuditRecord(Schema):
+    """As stored."""
+
+    at: Timestamp
+    token_id: Annotated[
+        str,
+        Field(description="anonymous: none was asked for; operator-setting: the one that is a setting."),
+    ]
+    role: Role
+    operation: Annotated[str, Field(description="The operation's id in the contract.")]
+    method: str
+    path: str
+    cluster_id: Identifier | None
+    status: Annotated[int, Field(description="What was answered.")]
+    trace_id: str | None
+    generation_before: Annotated[int | None, Field(description="In force when it was asked.")]
+    generation_after: Annotated[int | None, Field(description="In force when it was answered.")]
+
+
+class AuditEntry(AuditRecord):
+    audit_id: AuditId
+
+
+class AuditList(Schema):
+    entries: list[AuditEntry]
+    next_before: Annotated[str | None, Field(description="`before` of the next page.")]

@@ -1,0 +1,33 @@
+"""The record of what operators did, in Redis. `scope` is a cluster's id, or `EVERYWHERE`."""
+
+from typing import cast
+
+from redis.asyncio import Redis
+
+from app.audit.schemas import AuditEntry, AuditRecord
+from app.storage.keys import ClusterKeys
+
+KEPT = 10_000
+"""Entries of a cluster, and of all; a few more stay for a while."""
+
+
+async def append(redis: Redis, scope: str, record: AuditRecord) -> None:
+    entry: dict[str, str] = {"e": record.model_dump_json()}
+    await redis.xadd(ClusterKeys(scope).audit, entry, maxlen=KEPT, approximate=True)  # type: ignore[arg-type]
+
+
+async def read_page(
+    redis: Redis, scope: str, *, limit: int, before: str | None
+) -> tuple[list[AuditEntry], str | None]:
+    """Newest first, and `before` of the next page."""
+    found = cast(
+        "list[tuple[bytes, dict[bytes, bytes]]]",
+        await redis.xrevrange(
+            ClusterKeys(scope).audit, "+" if before is None else f"({before}", "-", count=limit + 1
+        ),
+    )
+    entries = [
+        AuditEntry(audit_id=audit_id.decode(), **dict(AuditRecord.model_validate_json(fields[b"e"])))
+        for audit_id, fields in found[:limit]
+    ]
+    return entries, entries[-1].audit_id if len(found) > limit else None

@@ -1,0 +1,107 @@
+"""What operators change is on record: who, what, when, in which trace, from which generation to which."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from redis.asyncio import Redis
+
+from app.audit import store
+from app.storage.embedded import EmbeddedServer
+from tests.app.access.fleet import OPERATOR, client_of, issue, started
+
+pytestmark = pytest.mark.anyio
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPEC = {"instance_uid": "i", "devices": [{"device_id": "gpu0", "memory_bytes": 100_000_000}]}
+
+
+@pytest.fixture
+async def app(redis_server: EmbeddedServer, redis: Redis) -> AsyncIterator[FastAPI]:
+    async with started(redis_server.url) as app:
+        yield app
+
+
+async def prepare(client: AsyncClient) -> None:
+    for path, body in (
+        ("", {"origin": {}, "min_replicas": 0}),
+        ("/models/tiny", {"preset": "tiny-moe"}),
+        ("/nodes/a", SPEC),
+    ):
+        assert (await client.put(f"/v1/clusters/east{path}", json=body)).is_success
+
+
+async def test_a_new_placement_is_on_record(app: FastAPI) -> None:
+    """With the token's id, the trace of the request and both generations; newest first."""
+    token = await issue(app, "east", {"role": "OPERATOR", "note": "Ada"})
+    held = [{"node_id": "a", "holds": [{"model_id": "tiny", "layer": 0, "experts": [0]}]}]
+    async with client_of(app, token["token"]) as client:
+        await prepare(client)
+        first = await client.put(
+            "/v1/clusters/east/placement", json={"holds": held}, headers={"If-None-Match": "*"}
+        )
+        traced = {"If-Match": first.headers["etag"], "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+        second = await client.put("/v1/clusters/east/placement", json={"holds": []}, headers=traced)
+        assert second.status_code == 200, second.text
+        answer = (await client.get("/v1/clusters/east/audit")).json()
+    entries = answer["entries"]
+    assert [entry["operation"] for entry in entries] == [
+        "put_placement",
+        "put_placement",
+        "put_model",
+        "issue_token",
+    ]
+    newest = entries[0]
+    assert (newest["generation_before"], newest["generation_after"]) == (1, 2)
+    assert (newest["token_id"], newest["role"]) == (token["token_id"], "OPERATOR")
+    assert (newest["trace_id"], newest["method"], newest["status"]) == (TRACE, "PUT", 200)
+    assert newest["path"] == "/v1/clusters/east/placement"
+    assert (entries[1]["generation_before"], entries[1]["generation_after"]) == (None, 1)
+    assert entries[-1]["token_id"] == "operator-setting"
+    assert answer["next_before"] is None
+
+
+async def test_neither_nodes_nor_refusals_fill_the_record(app: FastAPI) -> None:
+    """A registration is a node's business; what was refused changed nothing."""
+    async with client_of(app, OPERATOR) as client, client_of(app) as stranger:
+        await prepare(client)
+        assert (await stranger.delete("/v1/clusters/east")).status_code == 401
+        assert (await client.delete("/v1/clusters/east/models/nothing")).status_code == 404
+        assert (await client.put("/v1/clusters/east/models/x", json={"preset": "?"})).status_code == 422
+        entries = (await client.get("/v1/clusters/east/audit")).json()["entries"]
+    assert [entry["operation"] for entry in entries] == ["put_model"]
+
+
+async def test_what_concerns_all_clusters_is_elsewhere(app: FastAPI, redis: Redis) -> None:
+    """That a cluster was made and deleted outlives it; its own record goes with it."""
+    await issue(app, None, {"role": "READER"})
+    async with client_of(app, OPERATOR) as client:
+        assert (await client.put("/v1/clusters/east", json={})).status_code == 201
+        assert (await client.post("/v1/clusters/east/placement:pause")).status_code == 200
+        assert (await client.delete("/v1/clusters/east")).status_code == 204
+        entries = (await client.get("/v1/audit?limit=2")).json()
+        assert [entry["operation"] for entry in entries["entries"]] == ["delete_cluster", "put_cluster"]
+        rest = (await client.get(f"/v1/audit?before={entries['next_before']}")).json()
+        assert [entry["operation"] for entry in rest["entries"]] == ["issue_global_token"]
+        assert (await client.get("/v1/clusters/east/audit")).status_code == 404
+    assert [key async for key in redis.scan_iter("moeplace:{east}:audit")] == []
+
+
+async def test_the_record_is_bounded(app: FastAPI, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest entries make room."""
+    monkeypatch.setattr(store, "KEPT", 50)
+    async with client_of(app, OPERATOR) as client:
+        assert (await client.put("/v1/clusters/east", json={})).status_code == 201
+        for _ in range(400):
+            await client.post("/v1/clusters/east/placement:pause")
+        assert await redis.xlen("moeplace:{east}:audit") <= 50 + 200
+        page = (await client.get("/v1/clusters/east/audit?limit=100")).json()
+        assert len(page["entries"]) >= 50
+
+
+async def test_actions_without_tokens_are_on_record_too(api: AsyncClient) -> None:
+    """Where nobody is asked, it is said that nobody was."""
+    await api.put("/v1/clusters/east", json={})
+    [entry] = (await api.get("/v1/audit")).json()["entries"]
+    assert (entry["token_id"], entry["operation"]) == ("anonymous", "put_cluster")
