@@ -77,6 +77,15 @@ class Settings(BaseSettings):
     max_unfolded_bytes: int = Field(
         256 << 20, ge=1024, description="Telemetry a cluster may have waiting for its worker; beyond: 503."
     )
+    max_requests: int = Field(
+        256, ge=1, description="Requests one API process works on at once, without long polls; beyond: 503."
+    )
+    max_held_bytes: int = Field(
+        128 << 20, ge=1024, description="Bytes of bodies one API process holds at once; beyond: 503."
+    )
+    max_connections: int = Field(
+        12_288, ge=1, description="Connections one API process keeps; beyond: 503 and closed."
+    )
     max_waiters: int = Field(10_000, ge=0, description="Long polls one API process holds; beyond: 503.")
     max_clusters: int = Field(1000, ge=1, description="Clusters; registering one more is refused.")
     drain_seconds: float = Field(8.0, gt=0, le=60, description="What SIGTERM leaves for open requests.")

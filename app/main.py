@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from app import metrics
@@ -15,12 +17,13 @@ from app.audit.middleware import AuditMiddleware
 from app.config import Settings
 from app.health.measuring import MeasuringMiddleware
 from app.http import problem
-from app.http.draining import Drain, DrainMiddleware
+from app.http.admission import Admission, AdmissionMiddleware
 from app.http.durable import DurableMiddleware
+from app.http.fast_routes import FastRoutesMiddleware
 from app.http.head import HeadMiddleware
 from app.http.trace import TraceMiddleware
 from app.http.waiting import Waiters
-from app.routes import include_routes
+from app.routes import FAST, include_routes
 from app.storage.client import open_client
 from app.storage.documents import IDENTITY_LIMIT
 from app.storage.durable import DiskSync, require_durability
@@ -37,10 +40,35 @@ document changes.
 """
 
 
+class Service(FastAPI):
+    """An application behind middleware that FastAPI's own is behind too: requests that are answered there do
+    not pass through what FastAPI and Starlette do for all others."""
+
+    def __init__(self, edge: Sequence[Middleware], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._edge: ASGIApp = super().__call__
+        for kind, arguments, options in reversed(edge):
+            self._edge = kind(self._edge, *arguments, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._edge(scope, receive, send)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The application; it opens its connections to `settings.redis_url` when it starts."""
-    drain = Drain()
-    app = FastAPI(
+    waiters = Waiters(settings.max_waiters)
+    admission = Admission(waiters, max_requests=settings.max_requests, max_bytes=settings.max_held_bytes)
+    app = Service(
+        [
+            Middleware(TraceMiddleware),
+            Middleware(problem.UnexpectedErrorMiddleware),
+            Middleware(MeasuringMiddleware),
+            Middleware(AdmissionMiddleware, admission=admission),
+            Middleware(HeadMiddleware),
+            *([Middleware(DurableMiddleware)] if settings.durable else []),
+            Middleware(FastRoutesMiddleware, routes=FAST),
+        ],
         title="moeplace",
         version=version("moeplace"),
         description=DESCRIPTION,
@@ -49,19 +77,14 @@ def create_app(settings: Settings) -> FastAPI:
         # A redirect would name the host as this process sees it, and clients repeat no body behind it.
         redirect_slashes=False,
         middleware=[
-            Middleware(TraceMiddleware),
-            Middleware(problem.UnexpectedErrorMiddleware),
-            Middleware(MeasuringMiddleware),
+            Middleware(problem.UnexpectedErrorMiddleware),  # before Starlette's own gets to it
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
-            Middleware(HeadMiddleware),
-            Middleware(DrainMiddleware, drain=drain),
             Middleware(AuditMiddleware),
-            *([Middleware(DurableMiddleware)] if settings.durable else []),
         ],
     )
     app.state.settings = settings
-    app.state.waiters = Waiters(settings.max_waiters)
-    app.state.drain = drain
+    app.state.waiters = waiters
+    app.state.admission = admission
     problem.install(app)
     include_routes(app)
     return app

@@ -5,8 +5,12 @@ them, so every gauge says how the values of its processes combine. Labels are bo
 never its path; a cluster's id (at most `max_clusters`), never that of an expert, a node, a plan or a move.
 """
 
+import asyncio
 import os
 import platform
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -23,6 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+FLUSH_SECONDS = 0.2
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 # A second series for each one, saying when it began: process start times tell the same.
@@ -51,6 +56,13 @@ HTTP_LONG_POLL_DURATION = Histogram(
 )
 HTTP_IN_FLIGHT = Gauge(
     "moeplace_http_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum"
+)
+REFUSED = Counter(
+    "moeplace_refused_total",
+    "Requests and connections refused because of what is waiting already, by what there is too much of: "
+    "requests, bytes, connections, waiters, commits (windows that wait for Redis) or unfolded (windows that "
+    "wait for the worker).",
+    ["reason"],
 )
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
 
@@ -163,12 +175,56 @@ BUILD_INFO = Gauge(
 )
 
 
+class Tally:
+    """What the busiest code counts, in numbers of its own that reach the values above a few times a second
+    and before they are shown: to raise a value that processes share costs more than what is counted."""
+
+    def __init__(self) -> None:
+        self._counted: defaultdict[Counter | Gauge, float] = defaultdict(float)
+        self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
+        self._flush: asyncio.TimerHandle | None = None
+
+    def count(self, counter: Counter | Gauge, number: float = 1.0) -> None:
+        self._counted[counter] += number
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def observe(self, histogram: Histogram, value: float) -> None:
+        self._observed[histogram].append(value)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        for counter, number in self._counted.items():
+            counter.inc(number)
+        self._counted.clear()
+        for histogram, values in self._observed.items():
+            _observe_all(histogram, values)
+        self._observed.clear()
+
+
+def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """As `observe` for each, which raises two shared values every time."""
+    buckets = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
+    for index, number in buckets.items():
+        histogram._buckets[index].inc(number)
+    histogram._sum.inc(sum(values))
+
+
+TALLY = Tally()
+"""Of this process."""
+
+
 def announce_build() -> None:
     BUILD_INFO.labels(version("moeplace"), platform.python_version()).set(1)
 
 
 def exposition() -> bytes:
     """All values in Prometheus' text format: of every process of this service, or of this one alone."""
+    TALLY.flush()
     if MULTIPROCESS_DIRECTORY not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()

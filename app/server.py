@@ -6,12 +6,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from app.config import Settings
+from app.connections import GuardedProtocol, descriptors_for
 from app.listening import BACKLOG
 from app.tls import CIPHERS
 
@@ -28,6 +32,18 @@ KILL_MARGIN_SECONDS = 1.0
 GARBAGE_THRESHOLDS = 50_000, 20, 50
 """Young objects between collections: requests make few cycles, and a collection at the default threshold of
 700 stops the loop for tens of milliseconds now and then."""
+
+
+_OPTIONS: dict[str, Any] = {
+    "loop": "uvloop" if sys.platform != "win32" else "asyncio",
+    "ws": "none",
+    "lifespan": "on",
+    "backlog": BACKLOG,
+    "access_log": False,
+    "log_config": None,
+    "server_header": False,
+    "timeout_keep_alive": 75,
+}
 
 
 class DrainingServer(uvicorn.Server):
@@ -83,6 +99,11 @@ class DrainingServer(uvicorn.Server):
                     server.close()
             elif not self._accepting and self._may_close(waited):
                 self.should_exit = True
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, GuardedProtocol):
+                    connection.look(now)
         return await super().on_tick(counter)
 
     def _last_answers(self) -> None:
@@ -113,18 +134,12 @@ def run_api(
 
     app = create_app(settings)
     seconds = settings.drain_seconds - KILL_MARGIN_SECONDS
+    connections = descriptors_for(settings.max_connections)
     config = uvicorn.Config(
         app,
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        backlog=BACKLOG,
-        access_log=False,
-        log_config=None,
-        server_header=False,
+        **_OPTIONS,
+        http=partial(GuardedProtocol, max_connections=connections),  # type: ignore[arg-type]  # it is called
         timeout_graceful_shutdown=max(1, int(seconds - LINGER_SECONDS)),
-        timeout_keep_alive=75,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
         ssl_ciphers=CIPHERS,
@@ -134,6 +149,12 @@ def run_api(
     DrainingServer(config, lambda: _drain(app), started, seconds).run(sockets=[listener])
 
 
+def serve_application(app: ASGIApp, listener: socket.socket) -> None:
+    """Any ASGI application, on the server and the collector's settings of ours and nothing else of them."""
+    config = uvicorn.Config(app, **_OPTIONS, http="httptools", proxy_headers=False)
+    DrainingServer(config, lambda: None, lambda: None, 0.0).run(sockets=[listener])
+
+
 def _drain(app: Starlette) -> None:
     app.state.waiters.drain()
-    app.state.drain.begin()
+    app.state.admission.receiving.begin_to_drain()

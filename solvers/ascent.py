@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from solvers.bounds import Dual, Relaxation, State, cheapest_calls
+from solvers.cell_calls import CellCalls
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
@@ -45,14 +46,16 @@ class Ascent:
         holds: UInt8,
         objective: float,
         hosting: bool | None = None,
+        calls: CellCalls | None = None,
     ) -> None:
-        """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable."""
+        """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable. `calls`:
+        the multipliers to climb with, in place of those the ascent would choose."""
         self._problem = problem
         self._objective = objective
         self._relaxation = Relaxation(problem)
         if hosting is None:
             hosting = not hosts_are_too_many(problem, traffic)
-        self._parts = _parts(problem, traffic, hosting)
+        self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting)
         self._fixed = self._nearest_calls(traffic)
         self._covers = problem.min_replicas > 0
         most = np.zeros((problem.nodes, problem.experts))
@@ -198,7 +201,7 @@ def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
 
 def _parts(
     problem: PlacementProblem, traffic: Traffic, hosting: bool
-) -> list[SlowestCalls | Hosting | SingleCalls]:
+) -> list[CellCalls | SlowestCalls | Hosting | SingleCalls]:
     if calls_are_single(problem, traffic):
         cells = problem.nodes * problem.experts
         level = levels(problem, max(_LEAST_LEVELS, _MOST_SINGLE_CALLS // max(1, cells)))
@@ -223,7 +226,9 @@ def _parts(
             extra[n] = (1.0 - _ALONE_SHARE) * others
     hosted, called = split(level, alone)
     hosted[:, -1] += extra
-    parts: list[SlowestCalls | Hosting | SingleCalls] = [Hosting(problem, traffic, level.order, hosted)]
+    parts: list[CellCalls | SlowestCalls | Hosting | SingleCalls] = [
+        Hosting(problem, traffic, level.order, hosted)
+    ]
     if called.any():
         parts.append(SlowestCalls(problem, traffic, level.order, called))
     return parts

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from redis.asyncio import Redis
 
-from app.instance.statistics import decode_bucket
+from app.instance.bucket_encoding import decode_bucket
 from app.storage.keys import ClusterKeys
 
 LAYERS = {0: 8, 3: 6}

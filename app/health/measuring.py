@@ -1,10 +1,11 @@
 """Counts and times every request, by route template."""
 
 import time
+from functools import cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_LONG_POLL_DURATION, HTTP_REQUESTS
+from app.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_LONG_POLL_DURATION, HTTP_REQUESTS, TALLY
 
 UNROUTED = "unrouted"
 """Label of requests that match no route: their paths are anybody's invention."""
@@ -15,6 +16,11 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
 class MeasuringMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        # Looking a series up costs more than counting in it.
+        self._requests = cache(
+            lambda method, route, hundreds: HTTP_REQUESTS.labels(method, route, f"{hundreds}xx")
+        )
+        self._durations = cache(lambda *labels: HTTP_DURATION.labels(*labels))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,19 +35,19 @@ class MeasuringMiddleware:
             await send(message)
 
         began = time.perf_counter()
-        HTTP_IN_FLIGHT.inc()
+        TALLY.count(HTTP_IN_FLIGHT, 1)
         try:
             await self._app(scope, receive, send_noting)
         finally:
-            HTTP_IN_FLIGHT.dec()
+            TALLY.count(HTTP_IN_FLIGHT, -1)
             seconds = time.perf_counter() - began
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = getattr(scope.get("route"), "path", UNROUTED)
-            HTTP_REQUESTS.labels(method, route, f"{status // 100}xx").inc()
-            if _waits(scope):
+            TALLY.count(self._requests(method, route, status // 100))
+            if method == "GET" and _waits(scope):
                 HTTP_LONG_POLL_DURATION.labels(route).observe(seconds)
             else:
-                HTTP_DURATION.labels(method, route).observe(seconds)
+                TALLY.observe(self._durations(method, route), seconds)
 
 
 def _waits(scope: Scope) -> bool:

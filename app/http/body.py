@@ -5,21 +5,29 @@ client that sends too slowly is given up.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
 import zstandard
 from isal import igzip_lib
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.config import Settings
 from app.errors import BodyTooLarge, MalformedRequest, RequestTimedOut, UnsupportedMediaType
+from app.http.admission import admission_of
+from app.http.parameters import header
+from app.http.receiving import Receiving
 
 IDLE_SECONDS = 15.0
 """A client that sends nothing for this long in the middle of a body is given up."""
 
 BODY_SECONDS = 60.0
 """A body that is read as a whole must be here within this time."""
+
+SLOWEST_BYTES_PER_SECOND = 4096
+"""A body that is read as a whole must come at this rate after `IDLE_SECONDS`: what has come of it takes room
+from others."""
 
 STREAM_IDLE_SECONDS = 120.0
 """The same as `IDLE_SECONDS`, for streams: their clients wait for the next window."""
@@ -127,7 +135,7 @@ class _Zstd:
 
 
 def _inflater(request: Request) -> _Inflater:
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    coding = (header(request, b"content-encoding") or "identity").strip().lower()
     if coding in ("", "identity"):
         return _Identity()
     if coding in ("gzip", "x-gzip"):
@@ -140,27 +148,60 @@ def _inflater(request: Request) -> _Inflater:
     )
 
 
-async def _sent(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes, without its transfer coding."""
-    chunks = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(idle_seconds):
-                chunk = await anext(chunks, None)
-        except TimeoutError:
-            raise RequestTimedOut(f"nothing of the body came for {idle_seconds:g} s") from None
-        except ClientDisconnect:
-            raise MalformedRequest("the connection was closed in the middle of the body") from None
-        if chunk is None:
-            return
-        if chunk:
-            request.scope[RECEIVED_BYTES] = request.scope.get(RECEIVED_BYTES, 0) + len(chunk)
-            yield chunk
+class _Sent:
+    """The body as it comes, without its transfer coding; what has come is accounted for as held."""
+
+    def __init__(self, request: Request, idle_seconds: float, whole_seconds: float) -> None:
+        self.admission = admission_of(request)
+        self._receiving = self.admission.receiving if self.admission else Receiving()
+        self._request = request
+        self._idle_seconds = idle_seconds
+        self._whole_seconds = whole_seconds
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
+        self._more = True
+
+    async def next(self) -> bytes | None:
+        """The next chunk, not empty; None at the end."""
+        while self._more:
+            until = min(self._clock() + self._idle_seconds, self._due())
+            try:
+                message = await self._receiving.next(self._request.receive, until)
+            except TimeoutError:
+                raise self._late() from None
+            if message["type"] == "http.disconnect":
+                raise MalformedRequest("the connection was closed in the middle of the body")
+            chunk: bytes = message.get("body", b"")
+            self._more = message.get("more_body", False)
+            if chunk:
+                scope = self._request.scope
+                scope[RECEIVED_BYTES] = scope.get(RECEIVED_BYTES, 0) + len(chunk)
+                if self.admission:
+                    self.admission.hold(scope, len(chunk))
+                return chunk
+        return None
+
+    def _due(self) -> float:
+        """When the whole must be here."""
+        if self._whole_seconds == math.inf:
+            return math.inf
+        received: int = self._request.scope.get(RECEIVED_BYTES, 0)
+        allowed = IDLE_SECONDS + received / SLOWEST_BYTES_PER_SECOND
+        return self._began + min(self._whole_seconds, allowed)
+
+    def _late(self) -> RequestTimedOut:
+        now = self._clock()
+        if now >= self._due():
+            return RequestTimedOut(
+                f"the body did not come within {now - self._began:.0f} s: it must at "
+                f"{SLOWEST_BYTES_PER_SECOND} bytes/s and within {self._whole_seconds:g} s"
+            )
+        return RequestTimedOut(f"nothing of the body came for {self._idle_seconds:g} s")
 
 
 def declared_length(request: Request) -> int | None:
     """Content-Length, or None where the client does not know it in advance."""
-    value = request.headers.get("content-length")
+    value = header(request, b"content-length")
     return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
@@ -168,8 +209,8 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes")
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body, inflated.
+async def read_body(request: Request, settings: Settings, *, inflated_limit: int | None = None) -> bytes:
+    """The whole body, inflated; to no more than `inflated_limit` where that is less than the settings allow.
 
     Raises `BodyTooLarge`, `RequestTimedOut`, `MalformedRequest` (broken coding, closed connection) or
     `UnsupportedMediaType` (unknown coding).
@@ -181,22 +222,25 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in _sent(request, IDLE_SECONDS):
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(chunk)
-    except TimeoutError:
-        raise RequestTimedOut(f"the body did not come within {BODY_SECONDS:g} s") from None
+    sending = _Sent(request, IDLE_SECONDS, BODY_SECONDS)
+    while (chunk := await sending.next()) is not None:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(chunk)
+    if sending.admission:
+        sending.admission.resume()
     sent = parts[0] if len(parts) == 1 else b"".join(parts)
     if isinstance(inflater, _Identity):
         return sent
-    out = _Whole(inflater, sent, settings.max_inflated_body_bytes)
+    largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
+    out = _Whole(inflater, sent, largest)
     if size > _INLINE_SENT_BYTES or not out.take(_INLINE_INFLATED_BYTES):
-        await asyncio.to_thread(out.take, settings.max_inflated_body_bytes + 1)
-    return out.body()
+        await asyncio.to_thread(out.take, largest + 1)
+    body = out.body()
+    if sending.admission:
+        sending.admission.hold(request.scope, len(body))
+    return body
 
 
 class _Whole:
@@ -232,12 +276,15 @@ async def stream_body(request: Request, settings: Settings) -> AsyncIterator[byt
     the body inflates to more than `max_inflated_body_bytes` and `STREAM_EXPANSION` times what was sent.
     """
     inflater = _inflater(request)
+    sending = _Sent(request, STREAM_IDLE_SECONDS, math.inf)
     sent = inflated = 0
-    async for chunk in _sent(request, STREAM_IDLE_SECONDS):
+    while (chunk := await sending.next()) is not None:
         sent += len(chunk)
         for piece in inflater.pieces(chunk):
             inflated += len(piece)
             if inflated > settings.max_inflated_body_bytes and inflated > STREAM_EXPANSION * sent:
                 raise BodyTooLarge(f"the stream inflates to more than {STREAM_EXPANSION} times its size")
             yield piece
+        if sending.admission:
+            sending.admission.hold(request.scope, -len(chunk))
     inflater.finish()

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import FieldError, InvalidRequest, PreconditionFailed, PreconditionRequired
+from app.http.parameters import headers as headers_of
 from app.storage.documents import EncodedDocument
 
 MAX_WAIT_SECONDS = 30
@@ -36,9 +38,9 @@ def require_match(request: Request, version: str | None) -> None:
     Raises `PreconditionRequired` when neither header is there, `PreconditionFailed` when it does not hold.
     """
     current = f"it is {entity_tag(version)} now" if version else "there is none yet"
-    given = request.headers.getlist("if-match")
-    if given:
-        wanted = ",".join(given).strip()
+    given = headers_of(request, b"if-match")
+    if given is not None:
+        wanted = given.strip()
         if version is not None and wanted == "*":
             return
         if version is not None and any(
@@ -46,7 +48,7 @@ def require_match(request: Request, version: str | None) -> None:
         ):
             return
         raise PreconditionFailed(f"If-Match does not name the version in force: {current}")
-    if ",".join(request.headers.getlist("if-none-match")).strip() == "*":
+    if (headers_of(request, b"if-none-match") or "").strip() == "*":
         if version is None:
             return
         raise PreconditionFailed(f"If-None-Match: * wants that there is none: {current}")
@@ -57,7 +59,8 @@ def require_match(request: Request, version: str | None) -> None:
 
 def wait_seconds(request: Request) -> int | None:
     """N of `Prefer: wait=N` (RFC 7240), at most 30; None without one. A preference malformed is none."""
-    for match in _WAIT.finditer(",".join(request.headers.getlist("prefer"))):
+    given = headers_of(request, b"prefer")
+    for match in _WAIT.finditer(given) if given else ():
         text = match.group(1).strip()
         if text.isascii() and text.isdigit():
             return min(int(text[:9]), MAX_WAIT_SECONDS)
@@ -68,10 +71,10 @@ def negotiate(request: Request, document: EncodedDocument) -> str | None:
     """The coding to answer in: the client's favourite among those there are, by q-values; None: identity."""
     if not document.gzip and not document.zstd:
         return None
-    given = request.headers.getlist("accept-encoding")
-    if not given:
+    given = headers_of(request, b"accept-encoding")
+    if given is None:
         return None
-    quality = _qualities(",".join(given))
+    quality = _qualities(given)
     other = quality.get("*", 0.0)
     best, best_quality = None, 0.0
     for coding in CODINGS:
@@ -139,10 +142,10 @@ def waited(request: Request) -> dict[str, str]:
 
 def _named_tag(request: Request, version: str) -> str | None:
     """The tag in If-None-Match that stands for `version`."""
-    given = request.headers.getlist("if-none-match")
-    if not given:
+    given = headers_of(request, b"if-none-match")
+    if given is None:
         return None
-    wanted = ",".join(given).strip()
+    wanted = given.strip()
     if wanted == "*":
         return version
     return next((tag for _, tag in _tags(wanted) if _version(tag) == version), None)
@@ -173,6 +176,7 @@ def _tags(header: str, *, strict: bool = False) -> list[tuple[bool, str]]:
     return tags
 
 
+@lru_cache(maxsize=256)
 def _qualities(header: str) -> dict[str, float]:
     qualities = {}
     for item in header.split(","):

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from app.errors import ProblemError
 from app.http import conditional
 from app.http.state import redis_of, waiters_of
+from app.http.versions import Versions
 from app.http.waiting import wait_until
-from app.storage.documents import EncodedDocument, read_document, read_version
+from app.storage.documents import EncodedDocument, read_document
 
 CACHED_BYTES = 64 << 20
 
@@ -52,6 +53,15 @@ def cache_of(request: Request) -> DocumentCache:
     if cache is None:
         cache = state.document_cache = DocumentCache()
     return cache
+
+
+def versions_of(request: Request) -> Versions:
+    """This application's; made on first use."""
+    state = request.app.state
+    versions: Versions | None = getattr(state, "document_versions", None)
+    if versions is None:
+        versions = state.document_versions = Versions(redis_of(request))
+    return versions
 
 
 async def await_version(
@@ -98,16 +108,16 @@ async def serve_document(
 
     With `version_key`, `key` has only the version, and that function tells where the document of one is.
     """
-    redis = redis_of(request)
+    versions = versions_of(request)
 
     async def read() -> str | None:
-        return await read_version(redis, key)
+        return await versions.read(key)
 
     version = await await_version(request, cluster_id, topic, read, absent, holder=holder)
     if conditional.has_version(request, version):
         return conditional.not_modified(request, version)
     place = version_key(version) if version_key else key
-    document = await cache_of(request).get(redis, place, version)
+    document = await cache_of(request).get(redis_of(request), place, version)
     if document is None:
         raise await absent()
     return conditional.respond(request, document)

@@ -19,6 +19,21 @@ PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at
 _ID = re.compile(ID_PATTERN)
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """The first header of that name (in small letters), found at a tenth of what a mapping of all costs."""
+    for given, value in request.scope["headers"]:
+        if given == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def headers(request: Request, name: bytes) -> str | None:
+    """All headers of that name (in small letters), joined as lists are; None where there is none."""
+    given = [value for known, value in request.scope["headers"] if known == name]
+    return b",".join(given).decode("latin-1") if given else None
+
+
 def path_id(request: Request, name: str) -> str:
     """For plain routes: the id in the path, judged as FastAPI does in the others."""
     value: str = request.path_params[name]

@@ -1,7 +1,7 @@
 """Every error leaves as application/problem+json (RFC 9457), whoever raised it; no stack trace ever does."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -130,11 +130,16 @@ def pointer(location: Sequence[int | str]) -> str:
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every exception with a problem."""
-    app.add_exception_handler(ProblemError, _on_problem)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
-    app.add_exception_handler(RedisError, _on_storage)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    for kind, handler in _handlers().items():
+        app.add_exception_handler(kind, handler)
+
+
+async def answer_exception(request: Request, error: Exception) -> Response | None:
+    """As `install` has an application do it; None where nobody foresaw the exception."""
+    for kind, handler in _handlers().items():
+        if isinstance(error, kind):
+            return await handler(request, error)
+    return None
 
 
 class UnexpectedErrorMiddleware:
@@ -265,3 +270,13 @@ def _printable(value: Any) -> Any:
     if isinstance(value, list):
         return [_printable(part) for part in value]
     return value
+
+
+def _handlers() -> Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
+    return {
+        ProblemError: _on_problem,
+        HTTPException: _on_http_exception,
+        RequestValidationError: _on_invalid_parameters,
+        RedisError: _on_storage,
+        ClientDisconnect: _on_disconnect,
+    }

@@ -3,9 +3,8 @@
 import re
 import secrets
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 _TRACEPARENT = re.compile(rb"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 
@@ -28,19 +27,17 @@ class TraceMiddleware:
             return
         given = [value for name, value in scope["headers"] if name == b"traceparent"]
         trace, flags = _parse(given[0]) if len(given) == 1 else (None, "00")
-        trace = trace or secrets.token_hex(16)
-        traceparent = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
+        ids = secrets.token_hex(24)
+        trace = trace or ids[16:]
+        traceparent = (b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode())
 
         async def send_traced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["traceparent"] = traceparent
+                message["headers"] = [*message.get("headers", ()), traceparent]
             await send(message)
 
-        tokens = bind_contextvars(trace_id=trace)
-        try:
-            await self._app(scope, receive, send_traced)
-        finally:
-            reset_contextvars(**tokens)
+        bind_contextvars(trace_id=trace)  # of this request's task, which ends with it
+        await self._app(scope, receive, send_traced)
 
 
 def _parse(value: bytes) -> tuple[str | None, str]:

@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.metrics import WAITERS
+from app.metrics import REFUSED, WAITERS
 from app.storage.keys import WAKE_PATTERN
 
 SILENCE_SECONDS = 5.0
@@ -186,6 +186,7 @@ class Waiters:
 
     def _add(self, waiter: Waiter) -> None:
         if self._count >= self._limit:
+            REFUSED.labels("waiters").inc()
             raise Unavailable(f"{self._limit} requests are waiting already", retry_after_seconds=5)
         if waiter.holder is not None:
             older = self._holders.get((waiter.topic, waiter.holder))

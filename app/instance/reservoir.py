@@ -24,35 +24,47 @@ ROUTES_PER_BLOCK = 512
 ROUTES_PER_BUCKET = 16_384
 """Routes kept in one time bucket of one node, over all blocks of a model."""
 
+ROUTES_PER_CLUSTER = 1 << 24
+"""Routes kept of all nodes, models and time buckets together, about: 12 to 16 bytes each."""
+
 _MIN_ROUTES_PER_BLOCK = 32
+_HIGHEST = float(np.finfo(np.float32).max)
 
 
-def capacity_per_block(blocks: int) -> int:
-    """How many routes a bucket of a model with that many blocks keeps of each."""
-    return min(ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, ROUTES_PER_BUCKET // max(1, blocks)))
+def capacity_per_block(blocks: int, blocks_of_all: int = 0) -> int:
+    """How many routes a bucket of a model with that many blocks keeps of each.
+
+    blocks_of_all: blocks over all nodes, models and time buckets of the cluster. Its samples share the room,
+    and many small samples say as much as few large ones.
+    """
+    share = min(ROUTES_PER_BUCKET // max(1, blocks), ROUTES_PER_CLUSTER // max(1, blocks_of_all))
+    return min(ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, share))
 
 
 @dataclass(frozen=True, eq=False)
 class Reservoir:
-    """n kept routes of B blocks, in order of block and then of falling priority.
+    """n kept routes of B blocks; where `ordered`, by block and then by falling priority.
 
-    block int32[n]; experts uint16[n, K], `NO_EXPERT` pads; weight, priority float64[n]; threshold float64[B]
+    block int32[n]; experts uint16[n, K], `NO_EXPERT` pads; weight, priority float32[n]; threshold float32[B].
+    Priorities are rounded when they are drawn, so that they are the same in memory and where they are stored.
     """
 
     block: npt.NDArray[np.int32]
     experts: npt.NDArray[np.uint16]
-    weight: npt.NDArray[np.float64]
-    priority: npt.NDArray[np.float64]
-    threshold: npt.NDArray[np.float64]
+    weight: npt.NDArray[np.float32]
+    priority: npt.NDArray[np.float32]
+    threshold: npt.NDArray[np.float32]
+    ordered: bool = False
 
     @classmethod
     def empty(cls, blocks: int) -> "Reservoir":
         return cls(
             np.zeros(0, np.int32),
             np.zeros((0, 1), np.uint16),
-            np.zeros(0),
-            np.zeros(0),
-            np.zeros(blocks),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(blocks, np.float32),
+            ordered=True,
         )
 
     @classmethod
@@ -61,17 +73,32 @@ class Reservoir:
         blocks: int,
         block: npt.NDArray[np.int32],
         experts: npt.NDArray[np.uint16],
-        weight: npt.NDArray[np.float64],
+        weight: npt.NDArray[np.floating],
         uniform: npt.NDArray[np.float64],
     ) -> "Reservoir":
         """Unsampled items (a reservoir of unbounded capacity); items without weight are left out."""
+        weight = weight.astype(np.float32, copy=False)
         some = weight > 0
         block, experts, weight, uniform = block[some], experts[some], weight[some], uniform[some]
-        return cls(block, experts, weight, weight / uniform, np.zeros(blocks))
+        # A weight near the largest number over a small u has no binary32: it stays, as the highest there is.
+        priority = np.minimum(weight / uniform, _HIGHEST).astype(np.float32)
+        return cls(block, experts, weight, priority, np.zeros(blocks, np.float32))
 
     def estimates(self) -> npt.NDArray[np.float64]:
         """float64[n]: unbiased estimate of each kept route's weight."""
-        return np.maximum(self.weight, self.threshold[self.block])
+        return np.maximum(self.weight, self.threshold[self.block]).astype(np.float64)
+
+
+def joined(parts: Sequence[Reservoir]) -> Reservoir:
+    """All that the parts kept, in no order: to be merged with others, or alone, before it is used."""
+    width = max(part.experts.shape[1] for part in parts)
+    return Reservoir(
+        np.concatenate([part.block for part in parts]),
+        np.concatenate([widened(part.experts, width) for part in parts]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.priority for part in parts]),
+        np.max([part.threshold for part in parts], axis=0),
+    )
 
 
 def merge(parts: Sequence[Reservoir], capacity: int) -> Reservoir:
@@ -80,24 +107,23 @@ def merge(parts: Sequence[Reservoir], capacity: int) -> Reservoir:
     The (m+1)-th highest priority of all items is the highest of the parts' thresholds and of the kept items
     beyond the m-th: whatever a part dropped lies at or below its threshold. O(n log n).
     """
-    width = max(part.experts.shape[1] for part in parts)
-    block = np.concatenate([part.block for part in parts])
-    experts = np.concatenate([_widened(part.experts, width) for part in parts])
-    weight = np.concatenate([part.weight for part in parts])
-    priority = np.concatenate([part.priority for part in parts])
-    threshold = np.max(np.stack([part.threshold for part in parts]), axis=0)
-
-    order = np.lexsort((-priority, block))
-    block, experts, weight, priority = block[order], experts[order], weight[order], priority[order]
+    every = parts[0] if len(parts) == 1 else joined(parts)
+    threshold = every.threshold.copy()
+    order = np.flatnonzero(every.priority > threshold[every.block])
+    # Priorities are positive, so their bits are in their order: one key sorts by block and falling priority.
+    falling = np.uint64(0xFFFF_FFFF) - every.priority[order].view(np.uint32)
+    order = order[np.argsort(every.block[order].astype(np.uint64) << np.uint64(32) | falling)]
+    block, priority = every.block[order], every.priority[order]
     first = np.searchsorted(block, np.arange(len(threshold)))
-    rank = np.arange(len(block)) - first[block]
-    beyond = rank == capacity
+    beyond = np.arange(len(block)) - first[block] == capacity
     threshold[block[beyond]] = np.maximum(threshold[block[beyond]], priority[beyond])
     kept = priority > threshold[block]
-    return Reservoir(block[kept], experts[kept], weight[kept], priority[kept], threshold)
+    order = order[kept]
+    return Reservoir(block[kept], every.experts[order], every.weight[order], priority[kept], threshold, True)
 
 
-def _widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint16]:
+def widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint16]:
+    """With columns of `NO_EXPERT` up to `width`."""
     if experts.shape[1] == width:
         return experts
     wide = np.full((len(experts), width), NO_EXPERT, np.uint16)

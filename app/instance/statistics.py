@@ -6,17 +6,15 @@ when rates are read: a bucket counts 2^(-age / half-life), its age measured from
 newest window, so that the same data give the same rates at any time of day.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
-from app.instance.reservoir import Reservoir, capacity_per_block, merge, uniforms
+from app.instance.reservoir import Reservoir, capacity_per_block, joined, merge, uniforms, widened
 from app.models.schemas import ModelRecord
 from app.telemetry.packed import NO_EXPERT, PackedWindow
 
@@ -27,6 +25,7 @@ MICROSECONDS = 1_000_000
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer]
 Float64 = npt.NDArray[np.float64]
 
 NodeModel = tuple[str, str]
@@ -38,10 +37,32 @@ def bucket_us(settings: ClusterSettings) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Layout:
+    """Where a model's blocks are. blocks: layer -> index; offset int64[B + 1]: first expert of each block."""
+
+    blocks: Mapping[int, int]
+    offset: Int64
+
+    @classmethod
+    def of(cls, model: ModelRecord) -> "Layout":
+        offset = np.zeros(len(model.blocks) + 1, np.int64)
+        np.cumsum([block.experts for block in model.blocks], out=offset[1:])
+        return cls({block.layer: index for index, block in enumerate(model.blocks)}, offset)
+
+    def index(self, layer: int) -> int:
+        index = self.blocks.get(layer)
+        if index is None:
+            raise ValueError(f"the model has no layer {layer}")
+        return index
+
+
+@dataclass(frozen=True, eq=False)
 class Bucket:
     """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
 
-    observed_us int64[B]: how long each block was observed; counts int64[E], block after block
+    observed_us int64[B]: how long each block was observed; counts uint32[E] or int64[E], block after block.
+    They are uint32 only while none needs more than 16 bits, so that thousands of windows of such counts can
+    be added at half the cost.
     """
 
     digest: str
@@ -51,156 +72,112 @@ class Bucket:
     tokens: int
     duration_us: int
     observed_us: Int64
-    counts: Int64
+    counts: Integers
     routes: Reservoir
 
     @classmethod
-    def of(cls, window: PackedWindow, model: ModelRecord, seed: int, span_us: int) -> "Bucket":
-        """The bucket of one window; raises ValueError or IndexError where the two do not fit.
+    def of(
+        cls,
+        windows: Sequence[tuple[PackedWindow, int]],
+        layout: Layout,
+        span_us: int,
+        before: "Bucket | None" = None,
+    ) -> "Bucket":
+        """`before`, whose arrays are used up, and windows that all ended in its span, each with the seed that
+        names its stream entry; the sample of routes may be larger than a bucket keeps (`trimmed`).
 
-        `seed` names the stream entry. A block without counts in a window that has tokens was not observed
-        (its counts were refused); in a window without tokens all were, and idle.
+        Raises ValueError or IndexError where a window does not fit the model. A block without counts in a
+        window that has tokens was not observed (its counts were refused); in a window without tokens all
+        were, and idle.
         """
-        duration = window.end_us - window.start_us
-        blocks = {block.layer: index for index, block in enumerate(model.blocks)}
-        offset = np.zeros(len(blocks) + 1, np.int64)
-        np.cumsum([block.experts for block in model.blocks], out=offset[1:])
-        counts = np.zeros(offset[-1], np.int64)
-        observed = np.full(len(blocks), 0 if window.tokens else duration, np.int64)
-        for layer in window.layers:
-            index = _index(blocks, layer.layer)
-            layer.add_to(counts[offset[index] : offset[index + 1]])
-            observed[index] = duration
-        parts = [(_index(blocks, routes.layer), *routes.rows()) for routes in window.routes]
-        reservoir = Reservoir.empty(len(blocks))
-        if parts:
-            width = max(experts.shape[1] for _, experts, _ in parts)
-            rows = sum(len(experts) for _, experts, _ in parts)
-            experts = np.full((rows, width), NO_EXPERT, np.uint16)
-            at = 0
-            for index, sets, _ in parts:
-                if ((sets >= model.blocks[index].experts) & (sets != NO_EXPERT)).any():
-                    raise ValueError(f"a route of layer {model.blocks[index].layer} names an unknown expert")
-                experts[at : at + len(sets), : sets.shape[1]] = sets
-                at += len(sets)
-            reservoir = Reservoir.of(
-                len(blocks),
-                np.repeat(
-                    np.asarray([index for index, _, _ in parts], np.int32),
-                    [len(sets) for _, sets, _ in parts],
-                ),
-                experts,
-                np.concatenate([weights for _, _, weights in parts]),
-                uniforms(seed, rows),
-            )
+        counts = np.zeros(layout.offset[-1], np.uint32) if before is None else before.counts
+        if counts.dtype == np.uint32 and any(window.count_bytes == 4 for window, _ in windows):
+            counts = counts.astype(np.int64)
+        observed = np.zeros(len(layout.blocks), np.int64) if before is None else before.observed_us
+        newest_us = windows_before = tokens = duration_us = 0
+        if before is not None:
+            newest_us, windows_before = before.newest_us, before.windows
+            tokens, duration_us = before.tokens, before.duration_us
+        for window, _ in windows:
+            duration = window.end_us - window.start_us
+            if window.layers is None or not window.tokens:
+                observed += duration
+            else:
+                observed[[layout.index(layer) for layer in window.layers]] += duration
+            _add_counts(window, counts, layout)
+            newest_us = max(newest_us, window.end_us)
+            tokens += window.tokens
+            duration_us += duration
+        routes = _reservoir(windows, layout)
+        if before is not None:
+            routes = before.routes if routes is None else joined([before.routes, routes])
+        first = windows[0][0]
         return cls(
-            model.digest,
-            window.end_us // span_us * span_us,
-            window.end_us,
-            1,
-            window.tokens,
-            duration,
+            first.model_digest,
+            first.end_us // span_us * span_us,
+            newest_us,
+            windows_before + len(windows),
+            tokens,
+            duration_us,
             observed,
             counts,
-            reservoir,
+            Reservoir.empty(len(layout.blocks)) if routes is None else routes,
         )
+
+    def trimmed(self, blocks_of_all: int = 0) -> "Bucket":
+        """With no more routes than `capacity_per_block` says."""
+        capacity = capacity_per_block(len(self.observed_us), blocks_of_all)
+        if self.routes.ordered and np.bincount(self.routes.block, minlength=1).max() <= capacity:
+            return self
+        return replace(self, routes=merge([self.routes], capacity))
 
     @property
     def activations(self) -> int:
         return int(self.counts.sum())
 
 
-def _index(blocks: Mapping[int, int], layer: int) -> int:
-    index = blocks.get(layer)
-    if index is None:
-        raise ValueError(f"the model has no layer {layer}")
-    return index
+def _add_counts(window: PackedWindow, counts: Integers, layout: Layout) -> None:
+    counted, experts = window.counted(), window.counted_experts()
+    if experts is not None:
+        counts[experts] += counted
+    elif window.layers is None:
+        counts += counted
+    else:
+        at = 0
+        for layer in window.layers:
+            index = layout.index(layer)
+            part = counts[layout.offset[index] : layout.offset[index + 1]]
+            part += counted[at : at + len(part)]
+            at += len(part)
+        if at != len(counted):
+            raise ValueError(f"{len(counted)} counts for {at} experts")
 
 
-def merge_buckets(parts: list[Bucket]) -> Bucket:
-    """All windows of all parts, which are of one node, model, digest and span."""
-    first = parts[0]
-    blocks = len(first.observed_us)
-    return Bucket(
-        first.digest,
-        first.start_us,
-        max(part.newest_us for part in parts),
-        sum(part.windows for part in parts),
-        sum(part.tokens for part in parts),
-        sum(part.duration_us for part in parts),
-        np.sum([part.observed_us for part in parts], axis=0),
-        np.sum([part.counts for part in parts], axis=0),
-        merge([part.routes for part in parts], capacity_per_block(blocks)),
-    )
-
-
-class _StoredBucket(msgspec.Struct, array_like=True, frozen=True):
-    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    digest: str
-    start_us: int
-    newest_us: int
-    windows: int
-    tokens: int
-    duration_us: int
-    observed_us: bytes
-    counts: bytes
-    route_block: bytes
-    route_k: Annotated[int, msgspec.Meta(ge=1)]
-    route_experts: bytes
-    route_weight: bytes
-    route_priority: bytes
-    route_threshold: bytes
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_StoredBucket)
-
-
-def encode_bucket(bucket: Bucket) -> bytes:
-    """MessagePack, arrays packed little-endian."""
-    routes = bucket.routes
-    return _encoder.encode(
-        _StoredBucket(
-            1,
-            bucket.digest,
-            bucket.start_us,
-            bucket.newest_us,
-            bucket.windows,
-            bucket.tokens,
-            bucket.duration_us,
-            bucket.observed_us.astype("<i8").tobytes(),
-            bucket.counts.astype("<i8").tobytes(),
-            routes.block.astype("<i4").tobytes(),
-            routes.experts.shape[1],
-            routes.experts.astype("<u2").tobytes(),
-            routes.weight.astype("<f8").tobytes(),
-            routes.priority.astype("<f8").tobytes(),
-            routes.threshold.astype("<f8").tobytes(),
-        )
-    )
-
-
-def decode_bucket(stored: bytes) -> Bucket:
-    """Raises ValueError on bytes that `encode_bucket` did not write."""
-    try:
-        it = _decoder.decode(stored)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"not a bucket of statistics: {error}") from None
-    return Bucket(
-        it.digest,
-        it.start_us,
-        it.newest_us,
-        it.windows,
-        it.tokens,
-        it.duration_us,
-        np.frombuffer(it.observed_us, "<i8").astype(np.int64),
-        np.frombuffer(it.counts, "<i8").astype(np.int64),
-        Reservoir(
-            np.frombuffer(it.route_block, "<i4").astype(np.int32),
-            np.frombuffer(it.route_experts, "<u2").astype(np.uint16).reshape(-1, it.route_k),
-            np.frombuffer(it.route_weight, "<f8").astype(np.float64),
-            np.frombuffer(it.route_priority, "<f8").astype(np.float64),
-            np.frombuffer(it.route_threshold, "<f8").astype(np.float64),
+def _reservoir(windows: Sequence[tuple[PackedWindow, int]], layout: Layout) -> Reservoir | None:
+    """All routes of the windows; None without any."""
+    parts = [
+        (layout.index(routes.layer), *routes.rows()) for window, _ in windows for routes in window.routes
+    ]
+    if not parts:
+        return None
+    index = np.asarray([index for index, _, _ in parts], np.int32)
+    lengths = [len(sets) for _, sets, _ in parts]
+    widths = {sets.shape[1] for _, sets, _ in parts}
+    if len(widths) == 1:
+        experts = np.concatenate([sets for _, sets, _ in parts])
+    else:
+        experts = np.concatenate([widened(sets, max(widths)) for _, sets, _ in parts])
+    block = np.repeat(index, lengths)
+    limit = np.diff(layout.offset)[block][:, None]
+    if ((experts >= limit) & (experts != NO_EXPERT)).any():
+        raise ValueError("a route names an unknown expert")
+    return Reservoir.of(
+        len(layout.blocks),
+        block,
+        experts.astype(np.uint16, copy=False),
+        np.concatenate([weights for _, _, weights in parts]),
+        np.concatenate(
+            [uniforms(seed, sum(routes.length for routes in window.routes)) for window, seed in windows]
         ),
     )
 

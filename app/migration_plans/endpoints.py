@@ -12,7 +12,7 @@ from app.clusters.store import require_cluster
 from app.errors import ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer, version_of, versioned_answer
-from app.http.document import await_version, cache_of
+from app.http.document import await_version, cache_of, versions_of
 from app.http.json_body import json_body, read_json
 from app.http.openapi import (
     CLUSTER_ID,
@@ -47,7 +47,7 @@ from app.migration_plans.schemas import (
 from app.nodes.service import require_node
 from app.schema import RECORD_ID_PATTERN
 from app.storage import topics
-from app.storage.documents import EncodedDocument, encode_document, read_version
+from app.storage.documents import EncodedDocument, encode_document
 from app.storage.keys import ClusterKeys
 from migrations.states import PlanState
 
@@ -86,7 +86,7 @@ async def get_moves(request: Request) -> Response:
 
     async def read() -> str | None:
         nonlocal none_yet
-        version = await read_version(redis, key)
+        version = await versions_of(request).read(key)
         if version is None:
             # Nothing was ever released to the node: an empty list to wait on, as any other.
             none_yet = await _no_moves(request, cluster_id, node_id)
@@ -149,8 +149,9 @@ MOVES = f"{CLUSTER}/nodes/{{node_id}}/moves"
 REPORTS = f"{CLUSTER}/nodes/{{node_id}}/move_reports"
 REPORT = f"{CLUSTER}/migration_plans/{{plan_id}}/moves/{{move_id}}/report"
 
+polled = [Route(MOVES, get_moves, methods=["GET"])]
 routes = [
-    Route(MOVES, get_moves, methods=["GET"]),
+    *polled,
     Route(REPORTS, post_reports, methods=["POST"]),
     Route(REPORT, put_report, methods=["PUT"]),
 ]

@@ -102,9 +102,12 @@ async def get_placement_status(request: Request) -> Response:
     )
 
 
-routes = [
+polled = [
     Route(f"{CLUSTER}/nodes/{{node_id}}/assignment", get_assignment, methods=["GET"]),
     Route(f"{CLUSTER}/placement", get_placement, methods=["GET"]),
+]
+routes = [
+    *polled,
     Route(f"{CLUSTER}/placement", put_placement, methods=["PUT"]),
     Route(f"{CLUSTER}/placement/status", get_placement_status, methods=["GET"]),
 ]

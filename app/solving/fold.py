@@ -7,7 +7,7 @@ answer to the commit, or a second worker therefore folds nothing twice and loses
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,26 +16,26 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.bucket_encoding import decode_bucket, encode_bucket
 from app.instance.statistics import (
+    BUCKETS_PER_WINDOW,
     MICROSECONDS,
     Bucket,
+    Layout,
     NodeModel,
     Statistics,
     bucket_us,
     combine,
-    decode_bucket,
-    encode_bucket,
-    merge_buckets,
 )
 from app.metrics import TELEMETRY_FOLD_LAG, TELEMETRY_FOLDED, TELEMETRY_STREAM_BYTES
 from app.models.schemas import ModelRecord
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
-from app.telemetry.packed import PackedWindow, Undecodable, unpack
+from app.telemetry.packed import PackedWindow, unpack
 
-BATCH_BYTES = 4 << 20
-"""Windows folded in one transaction, about; at least one."""
+BATCH_BYTES = 8 << 20
+"""Windows folded in one transaction, about; at least one. Redis serves nobody else meanwhile."""
 
 BATCH_WINDOWS = 256
 
@@ -69,13 +69,38 @@ class FoldOutcome:
 NOTHING = FoldOutcome(0, 0, 0, 0, False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """A bucket as stored: decoded where it is needed, so that a large fleet's fit into memory."""
+
+    digest: str
+    newest_us: int
+    stored: bytes
+
+    @classmethod
+    def of(cls, bucket: Bucket) -> "Kept":
+        return cls(bucket.digest, bucket.newest_us, encode_bucket(bucket))
+
+    def bucket(self) -> Bucket:
+        return decode_bucket(self.stored)
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """Buckets decoded one after another, each time they are asked for."""
+
+    kept: Collection[Kept]
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return (kept.bucket() for kept in self.kept)
+
+
 @dataclass(frozen=True, eq=False)
 class _Folded:
     """What a batch comes to, computed off the event loop."""
 
-    buckets: dict[NodeModel, dict[int, Bucket]]
+    buckets: dict[NodeModel, dict[int, Kept]]
     """Buckets that changed, whole."""
-    encoded: dict[NodeModel, dict[int, bytes]]
     windows: int
     discarded: int
     tokens: int
@@ -96,7 +121,7 @@ class TelemetryFold:
         self._lease = lease
         self._loaded = False
         self._last_id = START
-        self._buckets: dict[NodeModel, dict[int, Bucket]] = {}
+        self._buckets: dict[NodeModel, dict[int, Kept]] = {}
         self._newest_us: dict[NodeModel, int] = {}
 
     @property
@@ -146,7 +171,7 @@ class TelemetryFold:
         """Rates as of the last `fold`; with `since_us`, of the time buckets that began then or later."""
         if not self._loaded:
             await self.load()
-        buckets = {name: list(spans.values()) for name, spans in self._buckets.items()}
+        buckets = {name: _Decoded(list(spans.values())) for name, spans in self._buckets.items()}
         return await asyncio.to_thread(combine, buckets, dict(models), settings, self.until_us, since_us)
 
     async def _fold(
@@ -204,9 +229,9 @@ class TelemetryFold:
             for name, starts in expired.items():
                 if name not in dropped and starts:
                     pipe.hdel(keys.statistics(*name), *map(str, starts))
-            for name, spans in folded.encoded.items():
+            for name, spans in folded.buckets.items():
                 kept = {
-                    str(start): stored for start, stored in spans.items() if start in buckets.get(name, ())
+                    str(start): it.stored for start, it in spans.items() if start in buckets.get(name, ())
                 }
                 if kept:
                     pipe.hset(keys.statistics(*name), mapping=cast("Any", kept))
@@ -265,11 +290,12 @@ def _seed(entry_id: bytes) -> int:
     return int(milliseconds) << 20 ^ int(sequence)
 
 
-def _decode(cluster_id: str, name: NodeModel, stored: Mapping[bytes, bytes]) -> dict[int, Bucket]:
+def _decode(cluster_id: str, name: NodeModel, stored: Mapping[bytes, bytes]) -> dict[int, Kept]:
     buckets = {}
     for start, value in stored.items():
         try:
-            buckets[int(start)] = decode_bucket(value)
+            bucket = decode_bucket(value)
+            buckets[int(start)] = Kept(bucket.digest, bucket.newest_us, value)
         except ValueError as error:
             log.error(
                 "a bucket of statistics cannot be read and is left out",
@@ -282,56 +308,107 @@ def _decode(cluster_id: str, name: NodeModel, stored: Mapping[bytes, bytes]) -> 
     return buckets
 
 
+Window = tuple[PackedWindow, int]
+"""With the seed that names its stream entry."""
+
+
 def _fold_batch(
     cluster_id: str,
     entries: list[Entry],
-    known: Mapping[NodeModel, Mapping[int, Bucket]],
+    known: Mapping[NodeModel, Mapping[int, Kept]],
     models: Mapping[str, ModelRecord],
     nodes: Collection[str],
     span_us: int,
 ) -> _Folded:
-    parts: dict[tuple[NodeModel, int], list[Bucket]] = {}
-    newest: dict[NodeModel, int] = {}
-    windows = discarded = tokens = activations = size = 0
+    parts: dict[tuple[NodeModel, int], list[tuple[bytes, Window]]] = {}
+    size = 0
+    left_out: list[tuple[bytes, Exception]] = []
     for entry_id, fields in entries:
         packed = fields.get(b"w", b"")
         size += len(packed)
         try:
-            name, bucket = _bucket(unpack(packed), models, nodes, _seed(entry_id), span_us)
-        except (Undecodable, ValueError, IndexError, OverflowError) as error:
-            discarded += 1
-            log.warning(
-                "a window in the stream is left out",
-                cluster_id=cluster_id,
-                entry=entry_id.decode(),
-                reason=str(error),
-            )
+            window = unpack(packed)
+            _require_registered(window, models, nodes)
+        except ValueError as error:
+            left_out.append((entry_id, error))
             continue
-        windows += 1
-        tokens += bucket.tokens
-        activations += bucket.activations
-        parts.setdefault((name, bucket.start_us), []).append(bucket)
-        newest[name] = max(bucket.newest_us, newest.get(name, 0))
-    buckets: dict[NodeModel, dict[int, Bucket]] = {}
-    encoded: dict[NodeModel, dict[int, bytes]] = {}
-    for (name, start), fresh in parts.items():
+        place = (window.node_id, window.model_id), window.end_us // span_us * span_us
+        parts.setdefault(place, []).append((entry_id, (window, _seed(entry_id))))
+    windows = tokens = activations = 0
+    buckets: dict[NodeModel, dict[int, Kept]] = {}
+    newest: dict[NodeModel, int] = {}
+    blocks = _blocks_of_all(known, parts, models)
+    layouts = {model_id: Layout.of(model) for model_id, model in models.items()}
+    for (name, start), windows_of in parts.items():
         before = known.get(name, {}).get(start)
-        bucket = merge_buckets([*fresh, before] if before is not None else fresh)
-        buckets.setdefault(name, {})[start] = bucket
-        encoded.setdefault(name, {})[start] = encode_bucket(bucket)
-    return _Folded(buckets, encoded, windows, discarded, tokens, activations, size, newest)
+        folding = _Folding(layouts[name[1]], span_us, before)
+        folding.add(windows_of, left_out)
+        if folding.bucket is None:
+            continue
+        windows += folding.windows
+        tokens += folding.tokens
+        activations += folding.activations
+        newest[name] = max(folding.bucket.newest_us, newest.get(name, 0))
+        buckets.setdefault(name, {})[start] = Kept.of(folding.bucket.trimmed(blocks))
+    for entry_id, reason in left_out:
+        log.warning(
+            "a window in the stream is left out",
+            cluster_id=cluster_id,
+            entry=entry_id.decode(),
+            reason=str(reason),
+        )
+    return _Folded(buckets, windows, len(left_out), tokens, activations, size, newest)
 
 
-def _bucket(
-    window: PackedWindow,
-    models: Mapping[str, ModelRecord],
-    nodes: Collection[str],
-    seed: int,
-    span_us: int,
-) -> tuple[NodeModel, Bucket]:
+def _require_registered(
+    window: PackedWindow, models: Mapping[str, ModelRecord], nodes: Collection[str]
+) -> None:
     if window.node_id not in nodes:
         raise ValueError(f"node {window.node_id!r} is no longer registered")
     model = models.get(window.model_id)
     if model is None or model.digest != window.model_digest:
         raise ValueError(f"model {window.model_id!r} is no longer registered with these blocks")
-    return (window.node_id, window.model_id), Bucket.of(window, model, seed, span_us)
+
+
+class _Folding:
+    """One bucket and the windows that go into it."""
+
+    def __init__(self, layout: Layout, span_us: int, before: Kept | None) -> None:
+        self._layout = layout
+        self._span_us = span_us
+        self._before = before
+        self.bucket: Bucket | None = None
+        """As it is now; None while nothing was added."""
+        self.windows = self.tokens = self.activations = 0
+        """What was added."""
+
+    def add(self, windows: list[tuple[bytes, Window]], left_out: list[tuple[bytes, Exception]]) -> None:
+        """All windows but those that do not fit the model."""
+        try:
+            self._add_all([window for _, window in windows])
+        except (ValueError, IndexError, OverflowError) as error:
+            if len(windows) == 1:
+                left_out.append((windows[0][0], error))
+                return
+            for window in windows:
+                self.add([window], left_out)
+
+    def _add_all(self, windows: list[Window]) -> None:
+        # A window that does not fit may have been added in part: what was there is decoded anew each time.
+        stored = Kept.of(self.bucket) if self.bucket is not None else self._before
+        before = None if stored is None else stored.bucket()
+        bucket = Bucket.of(windows, self._layout, self._span_us, before)
+        self.bucket = bucket
+        self.windows += len(windows)
+        self.tokens += sum(window.tokens for window, _ in windows)
+        self.activations += sum(int(window.counted().sum()) for window, _ in windows)
+
+
+def _blocks_of_all(
+    known: Mapping[NodeModel, object],
+    parts: Iterable[tuple[NodeModel, int]],
+    models: Mapping[str, ModelRecord],
+) -> int:
+    """Blocks over all buckets there may be."""
+    names = {*known, *(name for name, _ in parts)}
+    return (BUCKETS_PER_WINDOW + 1) * sum(len(models[model_id].blocks) for _, model_id in names)

@@ -27,7 +27,6 @@ class Problems:
 
     def __init__(self, redis: Redis, keys: ClusterKeys, lease: Lease) -> None:
         self._fold = TelemetryFold(redis, keys, lease)
-        self._statistics = Statistics({}, None)
         self.statistics_version = 0
         """Rises whenever statistics change."""
         self._base: tuple[tuple[int, int], dict[str, LatencySpec | None], PlacementProblem] | None = None
@@ -36,11 +35,11 @@ class Problems:
     @property
     def until(self) -> datetime | None:
         """End of the newest folded window."""
-        return self._statistics.until
+        return Statistics({}, self.until_us).until
 
     @property
     def until_us(self) -> int | None:
-        return self._statistics.until_us
+        return self._fold.until_us
 
     async def fold(self, observation: Observation) -> None:
         """Fold the telemetry that came."""
@@ -54,7 +53,6 @@ class Problems:
             if not outcome.more or time.monotonic() > until:
                 break
         if changed or self.statistics_version == 0:
-            await self._read_statistics(observation)
             self.statistics_version += 1
 
     async def base(self, observation: Observation) -> PlacementProblem | None:
@@ -88,14 +86,14 @@ class Problems:
             self.statistics_version,
         )
         if self._built is None or self._built[0] != key:
-            if self._built is not None and self._built[0][0] != observation.spec_version:
-                # Settings of the cluster (half-life, window) may have changed without a new window.
-                await self._read_statistics(observation)
+            # Rates of a large fleet take seconds to add up: only here, where they are needed.
+            models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+            statistics = await self._fold.statistics(models, observation.cluster.settings)
             built = await asyncio.to_thread(
                 build_problem,
                 observation.fleet,
                 observation.cluster.settings,
-                self._statistics,
+                statistics,
                 holds=observation.held,
                 live=observation.live,
                 statuses=observation.statuses,
@@ -122,7 +120,3 @@ class Problems:
             live=observation.live,
             statuses=observation.statuses,
         )
-
-    async def _read_statistics(self, observation: Observation) -> None:
-        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
-        self._statistics = await self._fold.statistics(models, observation.cluster.settings)

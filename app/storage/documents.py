@@ -6,6 +6,7 @@ anew), the placement generation it belongs to, and the digest of its JSON.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -79,8 +80,12 @@ async def read_document(redis: Redis, key: str) -> EncodedDocument | None:
 
 async def read_version(redis: Redis, key: str) -> str | None:
     """Only the version: what a conditional request or a long poll compares."""
-    values = cast("list[bytes | None]", await redis.hmget(key, ["uid", "generation", "digest"]))
-    uid, generation, digest = values
+    return version_of(cast("list[bytes | None]", await redis.hmget(key, ["uid", "generation", "digest"])))
+
+
+def version_of(fields: Sequence[bytes | None]) -> str | None:
+    """From the stored uid, generation and digest; None where one is missing."""
+    uid, generation, digest = fields
     if uid is None or generation is None or digest is None:
         return None
     return f"{uid.decode()}.{int(generation)}.{digest.decode()}"

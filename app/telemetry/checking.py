@@ -6,10 +6,12 @@ pad batches and replay, and would be refused for what they rightly saw.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,11 +23,12 @@ from app.telemetry.packed import (
     EXPERT,
     MAX_COUNT,
     NO_EXPERT,
+    POSITION,
     VERSION,
     WEIGHT,
-    PackedLayer,
     PackedRoutes,
     PackedWindow,
+    narrow,
 )
 from app.telemetry.registry import LayerShape, ModelShape, Registered
 from app.telemetry.schemas import LayerCounts, LayerRoutes, StepTime
@@ -58,12 +61,17 @@ def check(
         return None
     if not _check_envelope(decoded, now, faults):
         return None
-    layers = _layers(decoded.layers, model, faults)
-    if decoded.layers_given and not layers:
+    counts = _all_counts(decoded.layers, model) or _counts(
+        _layers(decoded.layers, decoded.layer_places, model, faults), model
+    )
+    if decoded.layers_given and counts.layers == []:
         # Taken without any layer, it would say that the node was idle.
         faults.add("/layers", "none of the window's layers can be taken", "NO_LAYERS")
         return None
-    counted = {layer.layer for layer in layers}
+    routes = []
+    if decoded.routes:
+        counted = set(model.order if counts.layers is None else counts.layers)
+        routes = _routes(decoded.routes, decoded.route_places, model, counted, faults)
     return PackedWindow(
         VERSION,
         node_id,
@@ -73,8 +81,10 @@ def check(
         _microseconds(window.window.start_at),
         _microseconds(window.window.end_at),
         window.tokens,
-        layers,
-        _routes(decoded.routes, model, counted, faults),
+        counts.layers,
+        *narrow(counts.counts),
+        counts.experts,
+        routes,
         *_step_time(window.step_time_seconds, faults),
     )
 
@@ -141,9 +151,70 @@ class _Refused(Exception):
         self.code = code
 
 
-def _layers(given: Iterable[tuple[int, LayerCounts]], model: ModelShape, faults: Faults) -> list[PackedLayer]:
-    taken: dict[int, PackedLayer] = {}
-    for index, layer in given:
+class _Counts(msgspec.Struct, frozen=True):
+    """As in `PackedWindow`, not narrowed yet."""
+
+    layers: list[int] | None
+    counts: npt.NDArray[np.uint32]
+    experts: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer that can be taken. ids: whose counts they are; None: one for each expert."""
+
+    layer: int
+    counts: npt.NDArray[np.uint32]
+    ids: Ids | None
+
+
+_layer_of, _counts_of, _ids_of = map(attrgetter, ("layer", "counts", "expert_ids"))
+
+
+def _all_counts(layers: Sequence[LayerCounts], model: ModelShape) -> _Counts | None:
+    """What agents send: all layers in order, each with all its counts, packed. None for anything else."""
+    if list(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
+        return None
+    counts = list(map(_counts_of, layers))
+    if list(map(len, counts)) != model.count_bytes or set(map(type, counts)) != {bytes}:
+        return None
+    return _Counts(None, np.frombuffer(b"".join(counts), COUNT), None)
+
+
+def _counts(layers: list[_Layer], model: ModelShape) -> _Counts:
+    """Any layers, dense or sparse, in the model's order; sparse where that is shorter."""
+    layers.sort(key=lambda layer: model.offset[layer.layer])
+    numbers = [layer.layer for layer in layers]
+    counts = [layer.counts for layer in layers]
+    listed = sum(map(len, counts))
+    experts = sum(model.layers[number].experts for number in numbers)
+    if 3 * listed < experts:
+        places = [
+            (np.arange(len(layer.counts)) if layer.ids is None else layer.ids).astype(POSITION)
+            + POSITION.type(model.offset[layer.layer])
+            for layer in layers
+        ]
+        return _Counts(numbers, _joined(counts), _joined(places).tobytes())
+    dense = []
+    for layer in layers:
+        if layer.ids is None:
+            dense.append(layer.counts)
+        else:
+            spread = np.zeros(model.layers[layer.layer].experts, COUNT)
+            spread[layer.ids] = layer.counts
+            dense.append(spread)
+    return _Counts(None if numbers == model.order else numbers, _joined(dense), None)
+
+
+def _joined(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    return np.concatenate(parts) if parts else np.zeros(0, COUNT)
+
+
+def _layers(
+    given: Sequence[LayerCounts], places: Sequence[int] | None, model: ModelShape, faults: Faults
+) -> list[_Layer]:
+    taken: dict[int, _Layer] = {}
+    for index, layer in zip(places or range(len(given)), given, strict=True):
         try:
             if layer.layer in taken:
                 raise _Refused("/layer", f"layer {layer.layer} is there twice", "REPEATED_LAYER")
@@ -160,9 +231,10 @@ def _shape(layer: int, model: ModelShape) -> LayerShape:
     return shape
 
 
-def _layer(layer: LayerCounts, shape: LayerShape) -> PackedLayer:
-    counts = _packed_numbers(layer.counts, "/counts", COUNT, MAX_COUNT, "counts")
-    number = len(counts) // COUNT.itemsize
+def _layer(layer: LayerCounts, shape: LayerShape) -> _Layer:
+    packed = _packed_numbers(layer.counts, "/counts", COUNT, MAX_COUNT, "counts")
+    counts = np.frombuffer(packed, COUNT)
+    number = len(counts)
     if layer.expert_ids is None:
         if number != shape.experts:
             raise _Refused(
@@ -170,7 +242,7 @@ def _layer(layer: LayerCounts, shape: LayerShape) -> PackedLayer:
                 f"has {number} counts, expected {shape.experts}, one per expert of layer {shape.layer}",
                 "WRONG_LENGTH",
             )
-        return PackedLayer(shape.layer, counts, None)
+        return _Layer(shape.layer, counts, None)
     packed = _packed_numbers(layer.expert_ids, "/expert_ids", EXPERT, NO_EXPERT - 1, "expert ids")
     ids = np.frombuffer(packed, EXPERT)
     if len(ids) != number:
@@ -188,7 +260,7 @@ def _layer(layer: LayerCounts, shape: LayerShape) -> PackedLayer:
     if repeated.any():
         at = int(order[1:][repeated].min())
         raise _Refused(f"/expert_ids/{at}", f"expert {ids[at]} is there twice", "REPEATED_EXPERT")
-    return PackedLayer(shape.layer, counts, packed)
+    return _Layer(shape.layer, counts, ids)
 
 
 def _packed_numbers(
@@ -242,12 +314,16 @@ class _Sets:
 
 
 def _routes(
-    given: Iterable[tuple[int, LayerRoutes]], model: ModelShape, counted: set[int], faults: Faults
+    given: Sequence[LayerRoutes],
+    places: Sequence[int] | None,
+    model: ModelShape,
+    counted: set[int],
+    faults: Faults,
 ) -> list[PackedRoutes]:
     entries: list[_Sets] = []
     seen: set[int] = set()
     left = MAX_ROUTES
-    for index, routes in given:
+    for index, routes in zip(places or range(len(given)), given, strict=True):
         try:
             shape = _shape(routes.layer, model)
             if routes.layer in seen:

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.telemetry.store import Append, Outcome, queue_append
+from app.metrics import REFUSED
+from app.telemetry.store import Append, Outcome, queue_appends
 
 QUEUED_WINDOWS = 4096
 QUEUED_BYTES = 64 << 20
@@ -16,6 +18,9 @@ QUEUED_BYTES = 64 << 20
 
 GROUP_WINDOWS = 256
 GROUP_BYTES = 4 << 20
+
+CALL_WINDOWS = 32
+"""Windows of a cluster that go in one call; Redis serves nobody else meanwhile."""
 
 
 class GroupCommit:
@@ -35,6 +40,7 @@ class GroupCommit:
         """
         size = len(window.packed)
         if len(self._queue) >= QUEUED_WINDOWS or self._queued_bytes + size > QUEUED_BYTES:
+            REFUSED.labels("commits").inc()
             raise Unavailable("too many windows wait for Redis", retry_after_seconds=1)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((window, future))
@@ -84,13 +90,30 @@ class GroupCommit:
         return group
 
     async def _commit(self, windows: list[Append]) -> list[Outcome | Unavailable]:
+        calls = _calls(windows)
         async with self._redis.pipeline(transaction=False) as pipe:
-            for window in windows:
-                queue_append(pipe, window)
+            for places in calls:
+                queue_appends(pipe, [windows[place] for place in places])
             replies = await pipe.execute(raise_on_error=False)
-        return [
-            Unavailable(f"Redis refused the window: {reply}", retry_after_seconds=2)
-            if isinstance(reply, Exception)
-            else Outcome(reply)
-            for reply in replies
-        ]
+        outcomes: list[Outcome | Unavailable] = [Outcome.FULL] * len(windows)
+        for places, reply in zip(calls, replies, strict=True):
+            for at, place in enumerate(places):
+                outcomes[place] = (
+                    Unavailable(f"Redis refused the window: {reply}", retry_after_seconds=2)
+                    if isinstance(reply, Exception)
+                    else Outcome(reply[at])
+                )
+        return outcomes
+
+
+def _calls(windows: Sequence[Append]) -> list[list[int]]:
+    """Places of the windows that go together: those of one cluster, in the order they came."""
+    open_calls: dict[tuple[str, bytes, int], list[int]] = {}
+    calls: list[list[int]] = []
+    for place, window in enumerate(windows):
+        call = open_calls.get(window.shared)
+        if call is None or len(call) == CALL_WINDOWS:
+            call = open_calls[window.shared] = []
+            calls.append(call)
+        call.append(place)
+    return calls

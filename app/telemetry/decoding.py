@@ -4,20 +4,24 @@ What is well formed is decoded in one go. Where that fails the value is taken ap
 layer or in one set of routes costs no more than that layer or set.
 
 Decoding holds the interpreter, and lists of numbers cost by the number: a megabyte of them could hold up
-everybody else for a quarter of a second. So windows beyond `MAX_LISTED_BYTES` must be packed.
+everybody else for a quarter of a second. So windows beyond `MAX_LISTED_BYTES` must be packed. Counts in JSON
+are packed here, all at once, which is cheap enough for windows of up to `MAX_JSON_COUNTS_BYTES`.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 import msgspec
 
 from app.telemetry.faults import Faults
+from app.telemetry.listed import pack_lists
 from app.telemetry.schemas import (
+    LargeListedWindow,
     LayerCounts,
     LayerRoutes,
+    ListedWindow,
     PackedWindow,
     StepTime,
     Window,
@@ -25,7 +29,10 @@ from app.telemetry.schemas import (
 )
 
 MAX_LISTED_BYTES = 96 << 10
-"""Largest window that may give its numbers in lists."""
+"""Largest window that may give any of its numbers in lists."""
+
+MAX_JSON_COUNTS_BYTES = 512 << 10
+"""Largest window in JSON that may give the counts of its layers in lists, one per expert."""
 
 MAX_PARTS = 1024
 """Layers and routes of one window; a model has at most 256 blocks."""
@@ -40,31 +47,47 @@ class Malformed(ValueError):
     """Not a value of the format at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """layers and routes: (index in the body, part), without those that could not be decoded."""
+class Decoded(msgspec.Struct, frozen=True):
+    """layers and routes: without those that could not be decoded; `places` are their indexes in the body, or
+    None where nothing is missing."""
 
     window: Window
-    layers: list[tuple[int, LayerCounts]]
-    routes: list[tuple[int, LayerRoutes]]
-    layers_given: bool
+    layers: Sequence[LayerCounts]
+    routes: Sequence[LayerRoutes]
+    layer_places: Sequence[int] | None = None
+    route_places: Sequence[int] | None = None
+    layers_given: bool = True
 
 
 _MODULES: dict[Format, Any] = {Format.JSON: msgspec.json, Format.MSGPACK: msgspec.msgpack}
 _DECODERS: dict[tuple[Format, type], Any] = {
     (form, wanted): module.Decoder(wanted)
     for form, module in _MODULES.items()
-    for wanted in (Window, PackedWindow, WindowParts, LayerCounts, LayerRoutes, StepTime, msgspec.Raw)
+    for wanted in (
+        Window,
+        PackedWindow,
+        ListedWindow,
+        LargeListedWindow,
+        WindowParts,
+        LayerCounts,
+        LayerRoutes,
+        StepTime,
+        msgspec.Raw,
+    )
 }
 _NULL = {b"", b"null", b"\xc0"}
 
 
 def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
     """None when the window cannot be taken at all, which `faults` then explains. Raises `Malformed`."""
-    if body.count(b"layer") > 2 * MAX_PARTS:
+    large = len(body) > MAX_LISTED_BYTES
+    if large and body.count(b"layer") > 2 * MAX_PARTS:
         faults.add("", f"expected at most {MAX_PARTS} layers and routes", "TOO_MANY")
         return None
-    large = len(body) > MAX_LISTED_BYTES
+    if form is Format.JSON and len(body) <= MAX_JSON_COUNTS_BYTES:
+        listed = _decode_listed(body, large)
+        if listed is not None:
+            return listed
     try:
         try:
             window: Window = _DECODERS[form, PackedWindow if large else Window].decode(body)
@@ -72,13 +95,37 @@ def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
             _DECODERS[form, msgspec.Raw].decode(body)  # what is no JSON at all is told so
             if not large:
                 return _take_apart(body, form, faults)
-            _add(faults, "", error, f"; a window of more than {MAX_LISTED_BYTES >> 10} KiB must be packed")
+            _add(faults, "", error, _must_be_packed(form))
             return None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Malformed(f"not {form.value}: {_words(error)}") from None
-    return Decoded(
-        window, list(enumerate(window.layers)), list(enumerate(window.routes)), bool(window.layers)
-    )
+    if len(window.layers) + len(window.routes) > MAX_PARTS:
+        return _take_apart(body, form, faults)
+    return Decoded(window, window.layers, window.routes, layers_given=bool(window.layers))
+
+
+def _must_be_packed(form: Format) -> str:
+    listed = f"; a window of more than {MAX_LISTED_BYTES >> 10} KiB must be packed"
+    if form is Format.MSGPACK:
+        return listed
+    return f"{listed}, all but counts of all experts up to {MAX_JSON_COUNTS_BYTES >> 10} KiB"
+
+
+def _decode_listed(body: bytes, large: bool) -> Decoded | None:
+    """The window with its counts packed; None where something about it is not as usual."""
+    try:
+        window: ListedWindow = _DECODERS[Format.JSON, LargeListedWindow if large else ListedWindow].decode(
+            body
+        )
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if len(window.layers) + len(window.routes) > MAX_PARTS:
+        return None
+    packed = pack_lists([memoryview(layer.counts) for layer in window.layers])
+    if packed is None:
+        return None
+    layers = [LayerCounts(it.layer, counts) for it, counts in zip(window.layers, packed, strict=True)]
+    return Decoded(window, layers, window.routes)
 
 
 def _take_apart(body: bytes, form: Format, faults: Faults) -> Decoded | None:
@@ -101,19 +148,25 @@ def _take_apart(body: bytes, form: Format, faults: Faults) -> Decoded | None:
         [],
         step_time,
     )
-    layers = _each(_DECODERS[form, LayerCounts], parts.layers, "/layers", faults)
-    routes = _each(_DECODERS[form, LayerRoutes], parts.routes, "/routes", faults)
-    return Decoded(window, layers, routes, bool(parts.layers))
+    layer_places, layers = _each(_DECODERS[form, LayerCounts], parts.layers, "/layers", faults)
+    route_places, routes = _each(_DECODERS[form, LayerRoutes], parts.routes, "/routes", faults)
+    return Decoded(window, layers, routes, layer_places, route_places, bool(parts.layers))
 
 
-def _each(decoder: Any, parts: list[msgspec.Raw], pointer: str, faults: Faults) -> list[tuple[int, Any]]:
+def _each(
+    decoder: Any, parts: list[msgspec.Raw], pointer: str, faults: Faults
+) -> tuple[list[int], list[Any]]:
+    """Places and values of the parts that can be decoded."""
     if len(parts) > MAX_PARTS:
         faults.add(pointer, f"has {len(parts)} elements, expected at most {MAX_PARTS}", "TOO_MANY")
-        return []
-    decoded = (
-        (index, _part(decoder, part, f"{pointer}/{index}", faults)) for index, part in enumerate(parts)
-    )
-    return [(index, part) for index, part in decoded if part is not None]
+        return [], []
+    places, values = [], []
+    for place, part in enumerate(parts):
+        value = _part(decoder, part, f"{pointer}/{place}", faults)
+        if value is not None:
+            places.append(place)
+            values.append(value)
+    return places, values
 
 
 def _part(decoder: Any, encoded: bytes | msgspec.Raw, pointer: str, faults: Faults) -> Any:

@@ -4,22 +4,24 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from app.errors import BodyTooLarge, MalformedRequest, UnsupportedMediaType
-from app.http.answers import json_answer
+from app.http.admission import admission_of
 from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
-from app.http.parameters import path_id
+from app.http.parameters import header, path_id
 from app.http.state import settings_of
-from app.metrics import TELEMETRY_BYTES
+from app.metrics import TALLY, TELEMETRY_BYTES
+from app.telemetry.account import Account, answer_of
 from app.telemetry.contract import FRAGMENT, JSON, MSGPACK, NDJSON, PATH
 from app.telemetry.decoding import Format, Malformed
-from app.telemetry.framing import MAX_WINDOW_BYTES, Lines, Values
+from app.telemetry.framing import MAX_WINDOW_BYTES, Framing, Lines, Values
 from app.telemetry.intake import Intake
-from app.telemetry.schemas import TelemetryAnswer
 
 _MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
+
+_MEDIA_TYPES = {JSON, NDJSON, *_MSGPACK_NAMES}
 
 _WHOLE_BYTES = 1 << 20
 """A MessagePack body of known length up to this is read at once; others are taken as they come."""
@@ -30,17 +32,17 @@ def intake_of(request: Request) -> Intake:
     return cast(Intake, request.app.state.intake)
 
 
-async def post_telemetry(request: Request) -> Response:
+async def post_telemetry(request: Request) -> ASGIApp:
     try:
-        return json_answer(await _post(request))
+        return answer_of(await _post(request))
     finally:
-        TELEMETRY_BYTES.inc(request.scope.get(RECEIVED_BYTES, 0))
+        TALLY.count(TELEMETRY_BYTES, request.scope.get(RECEIVED_BYTES, 0))
 
 
-async def _post(request: Request) -> TelemetryAnswer:
+async def _post(request: Request) -> Account:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in {JSON, NDJSON, *_MSGPACK_NAMES}:
+    media_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
         raise UnsupportedMediaType(
             f"Content-Type: expected {JSON}, {NDJSON} or {MSGPACK}, got {media_type[:100] or 'none'}",
             headers={"Accept": f"{JSON}, {NDJSON}, {MSGPACK}"},
@@ -49,15 +51,15 @@ async def _post(request: Request) -> TelemetryAnswer:
     await intake.require_node(cluster_id, node_id)
     settings = settings_of(request)
     if media_type == JSON:
-        body = _within_limit(await read_body(request, settings))
-        return await intake.take_one(cluster_id, node_id, body, Format.JSON)
+        body = await read_body(request, settings, inflated_limit=MAX_WINDOW_BYTES)
+        return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.JSON)
     if media_type == NDJSON:
-        pieces = stream_body(request, settings)
-        return await intake.take_stream(cluster_id, node_id, pieces, Lines(), Format.JSON)
+        pieces = _accounted(request, stream_body(request, settings), lines := Lines())
+        return await intake.take_stream(cluster_id, node_id, pieces, lines, Format.JSON)
     length = declared_length(request)
     if length is None or length > _WHOLE_BYTES:
-        pieces = stream_body(request, settings)
-        return await intake.take_stream(cluster_id, node_id, pieces, Values(), Format.MSGPACK)
+        pieces = _accounted(request, stream_body(request, settings), values := Values())
+        return await intake.take_stream(cluster_id, node_id, pieces, values, Format.MSGPACK)
     body = await read_body(request, settings)
     try:
         return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.MSGPACK)
@@ -65,6 +67,19 @@ async def _post(request: Request) -> TelemetryAnswer:
         if not _has_several(body):
             raise
     return await intake.take_stream(cluster_id, node_id, _at_once(body), Values(), Format.MSGPACK)
+
+
+async def _accounted(
+    request: Request, pieces: AsyncIterator[bytes], framing: Framing
+) -> AsyncIterator[bytes]:
+    """The pieces; what the framing keeps of them is accounted for as held."""
+    admission = admission_of(request)
+    held = 0
+    async for piece in pieces:
+        yield piece
+        if admission:
+            admission.hold(request.scope, framing.buffered - held)
+            held = framing.buffered
 
 
 def _within_limit(body: bytes) -> bytes:

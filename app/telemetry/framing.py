@@ -16,6 +16,10 @@ MAX_BLANK_LINES = 1000
 
 
 class Framing(Protocol):
+    @property
+    def buffered(self) -> int:
+        """Bytes kept of a window that is not complete."""
+
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The windows that are complete with this piece. Raises `BodyTooLarge` or `Malformed`."""
 
@@ -29,6 +33,10 @@ class Lines:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._blank = 0
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         searched = len(self._buffer)
@@ -107,6 +115,10 @@ class Values:
         self._buffer = bytearray()
         self._at = 0
         self._missing = 1
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         self._buffer += piece

@@ -8,21 +8,23 @@ from redis.asyncio import Redis
 
 from app.config import Settings
 from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailable
-from app.metrics import TELEMETRY_WINDOWS
+from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
 from app.storage.keys import ClusterKeys
+from app.telemetry.account import Account
 from app.telemetry.checking import check
-from app.telemetry.commit import GroupCommit
 from app.telemetry.decoding import Decoded, Format, Malformed, decode
 from app.telemetry.faults import Faults
 from app.telemetry.framing import Framing
+from app.telemetry.lanes import CommitLanes
 from app.telemetry.packed import pack
 from app.telemetry.registry import Registry
-from app.telemetry.schemas import TelemetryAnswer
 from app.telemetry.store import Append, Outcome
 
 _ATTEMPTS = 5
 _LARGE_BYTES = 64 << 10
 _FRAMED_INLINE_BYTES = 16 << 10
+
+_ACCEPTED, _DUPLICATE, _REJECTED = map(TELEMETRY_WINDOWS.labels, ("accepted", "duplicate", "rejected"))
 
 MAX_REJECTED = 1000
 """Windows of one stream that cannot be taken before the rest of it isn't read."""
@@ -35,7 +37,7 @@ class Intake:
         self._redis = redis
         self._settings = settings
         self._registry = Registry(redis)
-        self._commit = GroupCommit(redis)
+        self._commit = CommitLanes(redis)
 
     async def stop(self) -> None:
         await self._commit.drain()
@@ -44,25 +46,25 @@ class Intake:
         """Raises `NotFound` where the cluster or the node is not registered."""
         await self._registry.with_node(cluster_id, node_id)
 
-    async def take_one(self, cluster_id: str, node_id: str, body: bytes, form: Format) -> TelemetryAnswer:
+    async def take_one(self, cluster_id: str, node_id: str, body: bytes, form: Format) -> Account:
         """A body that is one window. Raises `InvalidRequest` when it cannot be taken at all."""
-        account = _Account()
+        account = Account()
         try:
             await self._take(cluster_id, node_id, body, form, account)
         except Malformed as error:
             raise MalformedRequest(str(error)) from None
         if account.accepted == 0 and not account.duplicate:
             raise InvalidRequest(account.faults.summary(), errors=account.faults.listed)
-        return account.answer()
+        return account
 
     async def take_stream(
         self, cluster_id: str, node_id: str, pieces: AsyncIterator[bytes], framing: Framing, form: Format
-    ) -> TelemetryAnswer:
+    ) -> Account:
         """Windows one after another, each in Redis before the next is looked at.
 
         What was accepted stays accepted when the stream breaks; sending all of it again counts it once.
         """
-        account = _Account()
+        account = Account()
         index = 0
         try:
             async for piece in pieces:
@@ -82,10 +84,10 @@ class Intake:
             if account.accepted:
                 error.detail += f"; {account.accepted} windows before it were accepted"
             raise
-        return account.answer()
+        return account
 
     async def _take_part(
-        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "_Account", index: int
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "Account", index: int
     ) -> None:
         account.faults.at = f"/{index}"
         try:
@@ -93,7 +95,7 @@ class Intake:
         except Malformed as error:
             account.faults.add("", str(error), "MALFORMED")
             account.rejected += 1
-            TELEMETRY_WINDOWS.labels("rejected").inc()
+            TALLY.count(_REJECTED)
         if account.rejected > MAX_REJECTED:
             raise InvalidRequest(
                 f"more than {MAX_REJECTED} windows of the stream cannot be taken, the rest was not read",
@@ -103,7 +105,7 @@ class Intake:
         await asyncio.sleep(0)
 
     async def _take(
-        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "_Account"
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "Account"
     ) -> None:
         faults = account.faults
         rejected_before = faults.count
@@ -116,15 +118,15 @@ class Intake:
             outcome = await self._append(cluster_id, node_id, decoded, len(body) > _LARGE_BYTES, faults)
         if outcome is Outcome.ACCEPTED:
             account.accepted += 1
-            TELEMETRY_WINDOWS.labels("accepted").inc()
+            TALLY.count(_ACCEPTED)
         elif outcome is Outcome.DUPLICATE:
             account.duplicate = True
-            TELEMETRY_WINDOWS.labels("duplicate").inc()
+            TALLY.count(_DUPLICATE)
         else:
             # However many faults tell why, it is one window that was left out.
             faults.count = rejected_before + 1
             account.rejected += 1
-            TELEMETRY_WINDOWS.labels("rejected").inc()
+            TALLY.count(_REJECTED)
 
     async def _append(
         self, cluster_id: str, node_id: str, decoded: Decoded, large: bool, faults: Faults
@@ -172,6 +174,7 @@ def _explained(
     outcome: Outcome, instance_uid: str, sequence_number: int, faults: Faults, found: Faults
 ) -> Outcome:
     if outcome is Outcome.FULL:
+        REFUSED.labels("unfolded").inc()
         raise Unavailable("the cluster's worker does not keep up with its telemetry", retry_after_seconds=5)
     if outcome is Outcome.UNKNOWN_INSTANCE:
         faults.add(
@@ -194,20 +197,3 @@ async def _framed(framing: Framing, piece: bytes) -> list[bytes]:
     if len(piece) > _FRAMED_INLINE_BYTES:
         return await asyncio.to_thread(lambda: list(framing.feed(piece)))
     return list(framing.feed(piece))
-
-
-class _Account:
-    """What became of the windows of one request."""
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.rejected = 0
-        self.duplicate = False
-        self.faults = Faults()
-
-    def answer(self) -> TelemetryAnswer:
-        return TelemetryAnswer(
-            accepted_count=self.accepted,
-            duplicate=self.duplicate,
-            partial_success=self.faults.partial_success(),
-        )

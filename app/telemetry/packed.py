@@ -2,27 +2,33 @@
 
 MessagePack, arrays instead of maps (fields in the order given here), numbers packed little-endian:
 
-    [version, node_id, model_id, model_digest, sequence_number, start_us, end_us, tokens, layers, routes,
+    [version, node_id, model_id, model_digest, sequence_number, start_us, end_us, tokens,
+     layers [layer, ..] | nil, count_bytes, counts, experts uint32[n] | nil, routes,
      step_time_p50_seconds | nil, step_time_p99_seconds | nil]
-    layer:  [layer, counts uint32[n], expert_ids uint16[n] | nil]     nil: one count per expert of the layer
+    layers: those that have counts, in the model's order; nil: all of them
+    counts: n numbers of count_bytes (1, 2 or 4) each, whatever the largest needs
+    experts: whose counts they are, numbered over the whole model, layer after layer; nil: one count for each
+        expert of the layers
     routes: [layer, k, experts uint16[S * k], weights float32[S] | nil]    65535 pads, nil: weight 1 each
 
-Times are microseconds since the epoch. Only the API writes these and only the worker reads them.
+So the common window, of all experts, is one array that is added in one go. Times are microseconds since the
+epoch. Only the API writes these and only the worker reads them.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+VERSION = 2
 NO_EXPERT = 65_535
 """Stands after the last expert of a route that has fewer than k; no expert has this id."""
 
 COUNT = np.dtype("<u4")
 EXPERT = np.dtype("<u2")
 WEIGHT = np.dtype("<f4")
+POSITION = np.dtype("<u4")
 
 MAX_COUNT = 2**32 - 1
 """Largest count of an expert, and of tokens, in one window."""
@@ -30,25 +36,16 @@ MAX_COUNT = 2**32 - 1
 _Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class PackedLayer(msgspec.Struct, array_like=True, frozen=True):
-    layer: int
-    counts: bytes
-    expert_ids: bytes | None
-
-    def add_to(self, totals: npt.NDArray[np.int64]) -> None:
-        """Add the counts to int64[experts of the layer]."""
-        counts = np.frombuffer(self.counts, COUNT)
-        if self.expert_ids is None:
-            totals += counts
-        else:
-            totals[np.frombuffer(self.expert_ids, EXPERT)] += counts
-
-
 class PackedRoutes(msgspec.Struct, array_like=True, frozen=True):
     layer: int
     k: Annotated[int, msgspec.Meta(ge=1)]
     experts: bytes
     weights: bytes | None
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return len(self.experts) // (self.k * EXPERT.itemsize)
 
     def rows(self) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float64]]:
         """uint16[S, k] and float64[S]."""
@@ -67,10 +64,37 @@ class PackedWindow(msgspec.Struct, array_like=True, frozen=True):
     start_us: _Natural
     end_us: _Natural
     tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
-    layers: list[PackedLayer]
+    layers: list[int] | None
+    count_bytes: Literal[1, 2, 4]
+    counts: bytes
+    experts: bytes | None
     routes: list[PackedRoutes]
     step_time_p50_seconds: float | None
     step_time_p99_seconds: float | None
+
+    def counted(self) -> npt.NDArray[np.unsignedinteger]:
+        """uint8, uint16 or uint32[n]."""
+        return np.frombuffer(self.counts, _COUNTS[self.count_bytes])
+
+    def counted_experts(self) -> npt.NDArray[np.uint32] | None:
+        return None if self.experts is None else np.frombuffer(self.experts, POSITION)
+
+
+_COUNTS: dict[int, np.dtype[np.unsignedinteger]] = {
+    1: np.dtype("<u1"),
+    2: np.dtype("<u2"),
+    4: COUNT,
+}
+
+
+def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], bytes]:
+    """The counts in as many bytes each as the largest of them needs."""
+    largest = int(counts.max(initial=0))
+    if largest >= 1 << 16:
+        return 4, counts.astype(COUNT, copy=False).tobytes()
+    if largest >= 1 << 8:
+        return 2, counts.astype(_COUNTS[2]).tobytes()
+    return 1, counts.astype(_COUNTS[1]).tobytes()
 
 
 class Undecodable(ValueError):

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import msgspec
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 
 from app.errors import NotFound
 from app.storage.keys import ClusterKeys
+from app.telemetry.packed import COUNT
 
 CACHED_CLUSTERS = 256
 _LARGE_BYTES = 256 << 10
@@ -31,8 +33,25 @@ class _Model(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
+    """order: its layers' numbers; count_bytes: of each one's packed counts; offset: of each one's first
+    expert among all of the model's."""
+
     digest: str
     layers: Mapping[int, LayerShape]
+    order: list[int]
+    count_bytes: list[int]
+    offset: Mapping[int, int]
+
+    @classmethod
+    def of(cls, digest: str, blocks: Sequence[LayerShape]) -> "ModelShape":
+        before = accumulate((block.experts for block in blocks), initial=0)
+        return cls(
+            digest,
+            {block.layer: block for block in blocks},
+            [block.layer for block in blocks],
+            [block.experts * COUNT.itemsize for block in blocks],
+            {block.layer: at for block, at in zip(blocks, before, strict=False)},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +129,5 @@ def _shapes(models: Mapping[bytes, bytes]) -> dict[str, ModelShape]:
     shapes = {}
     for model_id, record in models.items():
         model = _decoder.decode(record)
-        shapes[model_id.decode()] = ModelShape(model.digest, {block.layer: block for block in model.blocks})
+        shapes[model_id.decode()] = ModelShape.of(model.digest, model.blocks)
     return shapes

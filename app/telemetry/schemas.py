@@ -16,7 +16,7 @@ class Span(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     end_at: Moment
 
 
-class LayerCounts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class LayerCounts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """Lists, or the same numbers packed little-endian: uint32 counts, uint16 ids."""
 
     layer: int
@@ -33,7 +33,7 @@ class LayerRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     weights: list[float] | bytes | None = None
 
 
-class PackedLayerCounts(LayerCounts, forbid_unknown_fields=True, frozen=True):
+class PackedLayerCounts(LayerCounts, forbid_unknown_fields=True, frozen=True, gc=False):
     counts: bytes
     expert_ids: bytes | None = None
 
@@ -63,6 +63,24 @@ class PackedWindow(Window, forbid_unknown_fields=True, frozen=True):
     """All numbers packed, as large windows must be: their cost does not depend on what they hold."""
 
     layers: list[PackedLayerCounts]  # type: ignore[assignment]  # read only
+    routes: list[PackedLayerRoutes] = []  # type: ignore[assignment]  # read only
+
+
+class ListedLayerCounts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Counts of all experts, left as they came: to be packed for all layers together."""
+
+    layer: int
+    counts: msgspec.Raw
+    expert_ids: None = None
+
+
+class ListedWindow(Window, forbid_unknown_fields=True, frozen=True):
+    """What JSON usually is."""
+
+    layers: list[ListedLayerCounts]  # type: ignore[assignment]  # read only
+
+
+class LargeListedWindow(ListedWindow, forbid_unknown_fields=True, frozen=True):
     routes: list[PackedLayerRoutes] = []  # type: ignore[assignment]  # read only
 
 

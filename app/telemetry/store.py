@@ -1,8 +1,9 @@
 """Windows into the cluster's stream: each at most once, and only if all it was judged by still holds."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import IntEnum
 
+import msgspec
 from redis.asyncio.client import Pipeline
 
 from app.storage.keys import ClusterKeys
@@ -22,30 +23,45 @@ class Outcome(IntEnum):
     FULL = -4
 
 
-# KEYS revision, telemetry_instances, telemetry_seen, telemetry, telemetry_bytes
-# ARGV revision, node id, instance uid, sequence number, bytes allowed, numbers remembered, packed window
+# KEYS revision, telemetry_instances, telemetry, telemetry_bytes, then telemetry_seen of each window's node
+# ARGV revision, bytes allowed, numbers remembered, then of each window: node id, instance uid, sequence
+# number, packed window
+# One outcome a window. What all share is read once, and written once: the windows of a cluster that come
+# together cost little more than their bytes.
 _APPEND = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return -1 end
-if redis.call('HGET', KEYS[2], ARGV[2]) ~= ARGV[3] then return -2 end
-if redis.call('ZSCORE', KEYS[3], ARGV[4]) then return 0 end
-local remembered = tonumber(ARGV[6])
-local full = redis.call('ZCARD', KEYS[3]) >= remembered
-if full then
-  local lowest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-  if tonumber(ARGV[4]) < tonumber(lowest[2]) then return -3 end
+local outcomes = {}
+local stale = (redis.call('GET', KEYS[1]) or '') ~= ARGV[1]
+local waiting = tonumber(redis.call('GET', KEYS[4]) or '0')
+local allowed, remembered = tonumber(ARGV[2]), tonumber(ARGV[3])
+local added = 0
+for index = 1, #KEYS - 4 do
+  local seen, at = KEYS[index + 4], 4 * index
+  local node, instance, number, window = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local function append()
+    if stale then return -1 end
+    if redis.call('HGET', KEYS[2], node) ~= instance then return -2 end
+    if redis.call('ZSCORE', seen, number) then return 0 end
+    local full = redis.call('ZCARD', seen) >= remembered
+    if full then
+      local lowest = redis.call('ZRANGE', seen, 0, 0, 'WITHSCORES')
+      if tonumber(number) < tonumber(lowest[2]) then return -3 end
+    end
+    local size = string.len(window)
+    if waiting + added + size > allowed then return -4 end
+    redis.call('XADD', KEYS[3], '*', 'w', window)
+    redis.call('ZADD', seen, number, number)
+    if full then redis.call('ZREMRANGEBYRANK', seen, 0, 0) end
+    added = added + size
+    return 1
+  end
+  outcomes[index] = append()
 end
-local size = string.len(ARGV[7])
-if tonumber(redis.call('GET', KEYS[5]) or '0') + size > tonumber(ARGV[5]) then return -4 end
-redis.call('ZADD', KEYS[3], ARGV[4], ARGV[4])
-if full then redis.call('ZREMRANGEBYRANK', KEYS[3], 0, 0) end
-redis.call('XADD', KEYS[4], '*', 'w', ARGV[7])
-redis.call('INCRBY', KEYS[5], size)
-return 1
+if added > 0 then redis.call('INCRBY', KEYS[4], added) end
+return outcomes
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """One window on its way. `revision` is that of what it was judged by."""
 
     keys: ClusterKeys
@@ -56,23 +72,29 @@ class Append:
     packed: bytes
     max_unfolded_bytes: int
 
+    @property
+    def shared(self) -> tuple[str, bytes, int]:
+        """Windows that agree in this may go in one call."""
+        return self.keys.cluster_id, self.revision, self.max_unfolded_bytes
 
-def queue_append(pipe: Pipeline, append: Append) -> None:
-    """Queue the append; its reply is an `Outcome`."""
-    keys = append.keys
+
+def queue_appends(pipe: Pipeline, appends: Sequence[Append]) -> None:
+    """Queue the appends, which have one `shared`, as one call; it replies with an `Outcome` for each."""
+    first = appends[0]
+    keys = first.keys
+    arguments: list[str | bytes] = []
+    for it in appends:
+        arguments += (it.node_id, it.instance_uid, str(it.sequence_number), it.packed)
     pipe.eval(
         _APPEND,
-        5,
+        4 + len(appends),
         keys.revision,
         keys.telemetry_instances,
-        keys.telemetry_seen(append.node_id),
         keys.telemetry,
         keys.telemetry_bytes,
-        append.revision,
-        append.node_id,
-        append.instance_uid,
-        str(append.sequence_number),
-        str(append.max_unfolded_bytes),
+        *(keys.telemetry_seen(it.node_id) for it in appends),
+        first.revision,
+        str(first.max_unfolded_bytes),
         str(REMEMBERED),
-        append.packed,
+        *arguments,
     )

@@ -46,7 +46,8 @@ def naive(parts: list[Reservoir], capacity: int) -> tuple[list[object], list[flo
 
 
 items = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(0, 5), st.floats(0, 1e6, allow_subnormal=False)), max_size=40
+    st.tuples(st.integers(0, 2), st.integers(0, 5), st.floats(0, 1e6, allow_subnormal=False, width=32)),
+    max_size=40,
 )
 
 

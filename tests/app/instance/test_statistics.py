@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.bucket_encoding import decode_bucket, encode_bucket
 from app.instance.statistics import (
     BUCKETS_PER_WINDOW,
     Bucket,
+    Layout,
     bucket_us,
     combine,
-    decode_bucket,
-    encode_bucket,
-    merge_buckets,
 )
-from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow
+from app.telemetry.packed import VERSION, PackedRoutes, PackedWindow
 from tests.app.telemetry.cluster import model, packed
 
 MODEL = model("moe", {1: 3, 4: 2})
@@ -30,8 +29,8 @@ def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **route
     """Ends `at` seconds after START, 10 s long."""
     end = START + round(at * ONE_SECOND)
     return PackedWindow(
-        1, "n", "moe", "d1", 1, end - 10 * ONE_SECOND, end, tokens,
-        [PackedLayer(layer, packed(c, "<u4"), None) for layer, c in counts.items()],
+        VERSION, "n", "moe", "d1", 1, end - 10 * ONE_SECOND, end, tokens,
+        list(counts), 4, packed([it for c in counts.values() for it in c], "<u4"), None,
         [
             PackedRoutes(int(layer[1:]), len(rows[0]), packed([e for r in rows for e in r], "<u2"), None)
             for layer, rows in routes.items()
@@ -41,7 +40,7 @@ def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **route
 
 
 def bucket(*windows: PackedWindow) -> Bucket:
-    return merge_buckets([Bucket.of(w, MODEL, seed, SPAN) for seed, w in enumerate(windows)])
+    return Bucket.of([(w, seed) for seed, w in enumerate(windows)], Layout.of(MODEL), SPAN).trimmed()
 
 
 counts = st.fixed_dictionaries(

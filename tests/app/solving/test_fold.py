@@ -8,12 +8,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterSettings
-from app.instance.statistics import Bucket, bucket_us, merge_buckets
+from app.instance.statistics import Bucket, Layout, bucket_us
 from app.solving import fold as fold_module
 from app.solving.fold import FoldMoved, TelemetryFold
 from app.storage.fenced import fenced
 from app.storage.lease import Lease, LeaseLost, acquire
-from app.telemetry.packed import PackedLayer, PackedRoutes, PackedWindow, pack
+from app.telemetry.packed import VERSION, PackedRoutes, PackedWindow, pack
 from tests.app.telemetry.cluster import KEYS, model, packed
 
 pytestmark = pytest.mark.anyio
@@ -29,10 +29,7 @@ def make(
 ) -> PackedWindow:
     end = START + round(at * 1e6)
     shape = MODELS[model_id]
-    layers = [
-        PackedLayer(b.layer, packed([rng.randrange(1000) for _ in range(b.experts)], "<u4"), None)
-        for b in shape.blocks
-    ]
+    counts = packed([rng.randrange(1000) for b in shape.blocks for _ in range(b.experts)], "<u4")
     first = shape.blocks[0]
     routes = [
         PackedRoutes(
@@ -44,8 +41,8 @@ def make(
     ]
     fields: dict[str, Any] = {"model_digest": shape.digest, **changes}
     return PackedWindow(
-        1, node_id, model_id, fields["model_digest"], 1, end - 10_000_000, end, rng.randrange(500), layers,
-        routes, None, None,
+        VERSION, node_id, model_id, fields["model_digest"], 1, end - 10_000_000, end, rng.randrange(500),
+        None, 4, counts, None, routes, None, None,
     )  # fmt: skip
 
 
@@ -84,13 +81,13 @@ def naive(
 ) -> dict[tuple[str, str], list[Bucket]]:
     """All windows at once: bucket by bucket, without those that are too old."""
     span = bucket_us(SETTINGS)
-    parts: dict[tuple[str, str, int], list[Bucket]] = {}
+    parts: dict[tuple[str, str, int], list[tuple[PackedWindow, int]]] = {}
     for entry_id, window in zip(ids, windows, strict=True):
-        bucket = Bucket.of(window, MODELS[window.model_id], fold_module._seed(entry_id), span)
-        parts.setdefault((window.node_id, window.model_id, bucket.start_us), []).append(bucket)
+        seeded = (window, fold_module._seed(entry_id))
+        parts.setdefault((window.node_id, window.model_id, window.end_us // span * span), []).append(seeded)
     found: dict[tuple[str, str], list[Bucket]] = {}
     for (node_id, model_id, _), several in sorted(parts.items()):
-        bucket = merge_buckets(several)
+        bucket = Bucket.of(several, Layout.of(MODELS[model_id]), span).trimmed()
         if bucket.newest_us > START + newest * 1e6 - 1200e6:
             found.setdefault((node_id, model_id), []).append(bucket)
     return found
@@ -115,7 +112,7 @@ async def total(redis: Redis, name: str) -> int:
 
 
 def held(fold: TelemetryFold) -> dict[tuple[str, str], list[Any]]:
-    return plain({name: list(spans.values()) for name, spans in fold._buckets.items()})
+    return plain({name: [it.bucket() for it in spans.values()] for name, spans in fold._buckets.items()})
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
@@ -209,10 +206,24 @@ async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
         pack(make(random.Random(4), model_digest="another")),
         pack(make(random.Random(4), node_id="gone")),
         pack(make(random.Random(4)))[:-5],
-        pack(PackedWindow(1, "n1", "moe", "d1", 1, 0, 10, 1, [PackedLayer(1, b"123", None)], [], None, None)),
+        pack(PackedWindow(VERSION, "n1", "moe", "d1", 1, 0, 10, 1, [1], 1, b"123", None, [], None, None)),
         pack(
             PackedWindow(
-                1, "n1", "moe", "d1", 1, 0, 10, 1, [], [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)], None, None
+                VERSION,
+                "n1",
+                "moe",
+                "d1",
+                1,
+                0,
+                10,
+                1,
+                [],
+                1,
+                b"",
+                None,
+                [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)],
+                None,
+                None,
             )
         ),
     ],
@@ -271,6 +282,6 @@ async def test_rates_follow_from_the_windows(redis: Redis) -> None:
     traffic = found.traffic["n1", "moe"]
     assert found.until_us == window.end_us
     assert traffic.tokens_per_second == pytest.approx(window.tokens / 10)
-    counted = Bucket.of(window, MODELS["moe"], 0, 1).counts
+    counted = Bucket.of([(window, 0)], Layout.of(MODELS["moe"]), 1).counts
     assert traffic.activations_per_second == pytest.approx(counted / 10)
     assert traffic.route_weight.sum() == pytest.approx(window.routes[0].rows()[1].sum())

@@ -16,7 +16,7 @@ from app.solving.observation import Observer
 from app.solving.outcomes import Outcomes
 from app.solving.problems import Problems
 from app.storage.lease import acquire
-from app.telemetry.packed import PackedLayer, PackedWindow, pack
+from app.telemetry.packed import VERSION, PackedWindow, pack
 from tests.app.solving.simulation import MODEL, Cluster, cluster_settings
 from tests.simulation.workers import InlineSolver
 
@@ -97,8 +97,8 @@ async def telemetry(cluster: Cluster, *, expert: int, end: float) -> None:
     counts = struct.pack("<4I", *(100 * (number == expert) for number in range(4)))
     end_us = round(end * 1e6)
     window = PackedWindow(
-        1, "a", MODEL, f"{MODEL}-1", 1, end_us - 500_000, end_us, 100,
-        [PackedLayer(layer, counts, None) for layer in range(2)], [], None, None,
+        VERSION, "a", MODEL, f"{MODEL}-1", 1, end_us - 500_000, end_us, 100, None, 4, 2 * counts, None, [],
+        None, None,
     )  # fmt: skip
     body = pack(window)
     await cluster.redis.xadd(cluster.keys.telemetry, {"w": body})

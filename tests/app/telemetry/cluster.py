@@ -4,6 +4,7 @@ import base64
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from app.nodes.schemas import Device, NodeRecord, NodeSpec
 from app.storage.keys import ClusterKeys
 from app.telemetry import endpoints
 from app.telemetry.intake import Intake
+from app.telemetry.packed import PackedWindow
 
 KEYS = ClusterKeys("edge")
 NODE = "node-a"
@@ -153,3 +155,16 @@ def msgpack_window(sequence_number: int = 1, **changes: Any) -> dict[str, Any]:
 
 def encoded(value: Any) -> bytes:
     return msgspec.msgpack.encode(value)
+
+
+def dense(kept: PackedWindow) -> dict[int, list[int]]:
+    """Counts by layer, of a window of `moe`."""
+    shape = {block.layer: block.experts for block in model().blocks}
+    layers = list(shape) if kept.layers is None else kept.layers
+    of_all = np.zeros(sum(shape.values()), np.int64)
+    at = dict(zip(shape, accumulate(shape.values(), initial=0), strict=False))
+    experts = kept.counted_experts()
+    if experts is None:
+        experts = np.concatenate([np.zeros(0, np.int64)] + [np.arange(shape[it]) + at[it] for it in layers])
+    of_all[experts] = kept.counted()
+    return {layer: of_all[at[layer] : at[layer] + shape[layer]].tolist() for layer in layers}

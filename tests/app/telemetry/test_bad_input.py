@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer
 from app.telemetry.packed import unpack
-from tests.app.telemetry.cluster import COUNTS, KEYS, PATH, client_of, msgpack_window, register, window
+from tests.app.telemetry.cluster import COUNTS, KEYS, PATH, client_of, dense, msgpack_window, register, window
 
 ANYTHING = st.recursive(
     st.none()
@@ -70,19 +70,7 @@ class Posting:
             async with client_of(redis) as client:
                 answer = await client.post(PATH, content=body, headers=headers)
             entries: Any = await redis.xrange(KEYS.telemetry)
-        found = []
-        for _, fields in entries:
-            counts = {}
-            for layer in unpack(fields[b"w"]).layers:
-                dense = [0] * len(COUNTS[layer.layer])
-                numbers = memoryview(layer.counts).cast("I").tolist()
-                ids = (
-                    memoryview(layer.expert_ids).cast("H").tolist() if layer.expert_ids else range(len(dense))
-                )
-                for expert, count in zip(ids, numbers, strict=False):
-                    dense[expert] = count
-                counts[layer.layer] = dense
-            found.append(counts)
+        found = [dense(unpack(fields[b"w"])) for _, fields in entries]
         return answer.status_code, answer.json(), found
 
     def close(self) -> None:

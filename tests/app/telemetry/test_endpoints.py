@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import httpx
-import numpy as np
 import pytest
 import zstandard
 from redis.asyncio import Redis
@@ -20,6 +19,7 @@ from tests.app.telemetry.cluster import (
     NODE,
     PATH,
     client_of,
+    dense,
     encoded,
     model,
     msgpack_window,
@@ -49,15 +49,6 @@ async def stream(redis: Redis) -> list[bytes]:
 
 async def stored(redis: Redis) -> list[PackedWindow]:
     return [unpack(body) for body in await stream(redis)]
-
-
-def dense(kept: PackedWindow) -> dict[int, list[int]]:
-    found = {}
-    for layer in kept.layers:
-        totals = np.zeros(model().blocks[[1, 2, 5].index(layer.layer)].experts, np.int64)
-        layer.add_to(totals)
-        found[layer.layer] = totals.tolist()
-    return found
 
 
 def sets(kept: PackedWindow) -> dict[int, list[tuple[list[int], float]]]:

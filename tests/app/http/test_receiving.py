@@ -29,7 +29,7 @@ async def test_a_body_that_does_not_come_is_given_up(application: FastAPI, api: 
     )
     await asyncio.sleep(0.05)
     began = time.monotonic()
-    application.state.drain.begin()
+    application.state.admission.receiving.begin_to_drain()
     for refused in (
         await waiting,
         await api.put("/v1/clusters/late", content=slowly(b"{", b"}", 30), headers=headers),
@@ -43,7 +43,7 @@ async def test_a_body_that_does_not_come_is_given_up(application: FastAPI, api: 
 
 async def test_a_body_that_comes_in_time_is_taken(application: FastAPI, api: AsyncClient) -> None:
     """Draining loses no request that is nearly here."""
-    application.state.drain.begin()
+    application.state.admission.receiving.begin_to_drain()
     body = slowly(b"{", b"}", 0.1)
     taken = await api.put("/v1/clusters/c", content=body, headers={"Content-Type": "application/json"})
     assert taken.status_code == 201
@@ -66,7 +66,7 @@ async def test_a_stream_is_ended(application: FastAPI, api: AsyncClient, redis: 
     )
     while sent < 3:  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.01)
-    application.state.drain.begin()
+    application.state.admission.receiving.begin_to_drain()
     async with asyncio.timeout(5):
         ended = await stream
     assert ended.status_code == 503

@@ -1,0 +1,107 @@
+"""Connections of one API process: how many there may be, and how long one may keep us waiting.
+
+uvicorn gives up connections that are idle after an answer, and nothing else: a head that never ends, or a
+client that does not read its answer, would be kept for ever.
+"""
+
+import asyncio
+import resource
+import time
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.errors import Unavailable
+from app.metrics import REFUSED
+
+HEAD_SECONDS = 10.0
+"""From the first byte of a request, or from the connection, to the end of the request's head."""
+
+MAX_HEAD_BYTES = 64 << 10
+
+WRITE_SECONDS = 30.0
+"""How long a client may read nothing of what is ready for it."""
+
+SPARE_DESCRIPTORS = 256
+"""For everything but clients: Redis, logs, the metrics of all processes."""
+
+_PROBLEM = orjson.dumps(
+    {
+        "type": f"/problems/{Unavailable.slug}",
+        "title": Unavailable.title,
+        "status": Unavailable.status,
+        "detail": "this process has too many connections",
+        "instance": "",
+        "trace_id": None,
+        "errors": [],
+    }
+)
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Type: application/problem+json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_PROBLEM), _PROBLEM)
+)
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection; `look` is to be called about once a second."""
+
+    def __init__(self, *given: Any, max_connections: int, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._max_connections = max_connections
+        self._head_began: float | None = None
+        self._head_bytes = 0
+        self._write_paused: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_began = time.monotonic()
+        if len(self.connections) > self._max_connections:
+            REFUSED.labels("connections").inc()
+            transport.write(_FULL)
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if self._head_began is None and (cycle is None or cycle.response_complete):
+            self._head_began = time.monotonic()
+            self._head_bytes = 0
+        super().data_received(data)
+        if self._head_began is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._head_began = None
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        self._write_paused = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._write_paused = None
+        super().resume_writing()
+
+    def look(self, now: float) -> None:
+        """Give the connection up if it has kept us waiting for too long."""
+        if self._write_paused is not None and now - self._write_paused > WRITE_SECONDS:
+            self.transport.abort()
+        elif self._head_began is not None and now - self._head_began > HEAD_SECONDS:
+            self.transport.close()
+
+
+def descriptors_for(connections: int) -> int:
+    """As many connections as the system has descriptors for, `connections` at most; the process's limit is
+    raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - SPARE_DESCRIPTORS))
+    )
