@@ -136,7 +136,7 @@ def test_the_autoscaler_follows_a_metric_that_there_is() -> None:
     (worker,) = (d for d in kind(documents, "Deployment") if d["metadata"]["name"] == target)
     assert "replicas" not in worker["spec"]
     (metric,) = scaler["spec"]["metrics"]
-    (family,) = TELEMETRY_FOLD_LAG.describe()
+    (family,) = TELEMETRY_FOLD_LAG.gauge.describe()
     assert metric["external"]["metric"]["name"] == family.name
 
 

@@ -17,6 +17,23 @@ from app.storage.client import CONNECTIONS
 
 pytestmark = pytest.mark.anyio
 
+COUNTS = (
+    "moeplace_build_info",
+    "moeplace_waiters",
+    "moeplace_http_requests_in_flight",
+    "moeplace_placement_generation",
+    "moeplace_workers",
+    "moeplace_worker_clusters",
+    "moeplace_clusters",
+    "moeplace_cluster_condition",
+    "moeplace_cluster_paused",
+    "moeplace_cluster_nodes",
+    "moeplace_cluster_experts",
+    "moeplace_cluster_copies",
+    "moeplace_migration_moves",
+)
+"""Gauges without a unit: they count, or are 0 or 1."""
+
 
 @contextlib.asynccontextmanager
 async def running(redis_url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
@@ -134,18 +151,8 @@ async def test_metrics_are_valid_and_in_base_units(redis_url: str) -> None:
         assert family.documentation.endswith(".") or name == "moeplace_build_info"
         if family.type == "histogram":
             assert name.endswith("_seconds"), name
-        if (
-            name
-            not in {
-                "moeplace_build_info",
-                "moeplace_waiters",
-                "moeplace_http_requests_in_flight",
-                "moeplace_placement_generation",
-                "moeplace_worker_clusters",
-            }
-            and family.type == "gauge"
-        ):
-            assert name.endswith(("_seconds", "_bytes", "_ratio")), name
+        if family.type == "gauge" and not name.startswith(COUNTS):
+            assert name.endswith(("_seconds", "_bytes", "_ratio", "_per_second")), name
     build = families["moeplace_build_info"].samples[0]
     assert build.value == 1
     assert build.labels["version"]
