@@ -33,7 +33,7 @@ _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _MOST_ROUTES = (
-    1_000_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
+    750_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
 )
 _FIRST_CLIMB = 20  # steps of the dual before the first placement made from it; then twice as many each time
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
@@ -295,7 +295,7 @@ def certified(
         ascent.take(traffic)
         while not (ascent.done or stopping() or reached()):
             before = ascent.best.bound
-            search.climb(ascent, _FIRST_CLIMB // 4, stopping)
+            search.climb(ascent, _FIRST_CLIMB // 2, FirstOf((stopping, reached)))
             if ascent.best.bound - before < _FLAT * (search.cost - before):
                 break
     idle = 0

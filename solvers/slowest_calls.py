@@ -19,13 +19,15 @@ class SlowestCalls:
     theta(r, i, e) >= 0 with a sum of at most 1 over the experts of a route says whose absence a route pays
     for at level i. All routes of a node see the same gradient of an expert, so an entropic step keeps theta a
     softmax of potentials float64[N, L, E], which are all that is stored, L the levels with a gap. A step is
-    O(N^2 E + R K L), memory O(N E L).
+    O(N E L + R K L), memory O(N E L).
     """
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
         self._place, levels = places(gap > 0.0)
+        number = np.arange(1, problem.nodes)
+        self._near: Int64 = np.where(self._place[:, :-1] >= 0, number, 0).max(axis=1, initial=0)
         self._potential = np.zeros((problem.nodes, levels, problem.experts))
         self._potentials = np.zeros_like(self._potential)
         self._calls = np.zeros_like(self._potential)
@@ -37,8 +39,9 @@ class SlowestCalls:
         self._traffic = traffic
         self._calls[:] = 0.0  # where nobody calls a step leaves them alone
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._potential.shape[1]
-        self._blocks = ranges(work + len(self._order) ** 2 * np.diff(self._offset))
-        self.work = int(work.sum()) // 10 + len(self._order) ** 2 * int(self._offset[-1]) // 5
+        work += (int(self._near.sum()) + 2 * len(self._near)) * np.diff(self._offset)
+        self._blocks = ranges(work)
+        self.work = int(work.sum()) // 8
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[N, E] what replicas could earn at most."""
@@ -61,6 +64,7 @@ class SlowestCalls:
                 self._order,
                 self._gap,
                 self._place,
+                self._near,
                 length,
                 _LEAST_POTENTIAL,
                 self._potential,

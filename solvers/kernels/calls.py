@@ -75,6 +75,7 @@ def slowest(
     order: Int64,
     gap: Float64,
     place: Int64,
+    near: Int64,
     length: float,
     least: float,
     potential: Float64,
@@ -93,7 +94,8 @@ def slowest(
     = sum of what calls moved * lack * gap.
 
     Routes are sorted by node within a block. held float64[N, E] may lie outside 0..1; order, place
-    int64[N, N], -1 where there is no gap; gap float64[N, N]. O(N^2 E + R K L), the memory it needs O(E_b L).
+    int64[N, N], -1 where there is no gap; gap float64[N, N]; near int64[N]: the servers up to the last level
+    with a gap but the very last, which is beyond all of them. O(N E L + R K L), the memory it needs O(E_b L).
     """
     nodes = order.shape[0]
     levels = potential.shape[1]
@@ -102,6 +104,8 @@ def slowest(
     for b in range(start.shape[0] - 1):
         most = max(most, block_offset[b + 1] - block_offset[b])
     left_of = np.empty(most)
+    whole_of = np.empty(most)
+    all_of = np.empty(most)
     gained_of = np.empty(most)
     lack_of = np.empty((levels, most))
     factors = np.zeros((quads, _LANES * most))
@@ -115,6 +119,15 @@ def slowest(
         high = block_offset[b + 1]
         size = high - low
         left = left_of[:size]
+        whole = whole_of[:size]
+        by_all = all_of[:size]
+        for e in range(size):
+            whole[e] = 0.0
+            by_all[e] = 0.0
+        for m in range(nodes):
+            there = held[m, low:high]
+            for e in range(size):
+                whole[e] += there[e]
         gained = gained_of[:size]
         after = start[b]
         for n in range(nodes):
@@ -127,10 +140,16 @@ def slowest(
                 left[e] = 1.0
             for j in range(levels):
                 gaps[j] = 0.0
-            for i in range(nodes):
-                there = held[order[n, i], low:high]
-                for e in range(size):
-                    left[e] -= there[e]
+            for step in range(near[n] + 1):
+                i = step
+                if step < near[n]:
+                    there = held[order[n, i], low:high]
+                    for e in range(size):
+                        left[e] -= there[e]
+                else:
+                    i = nodes - 1
+                    for e in range(size):
+                        left[e] = 1.0 - whole[e]
                 j = place[n, i]
                 if j < 0:
                     continue
@@ -164,20 +183,27 @@ def slowest(
                     told[1] += moved * gaps[j]
             for e in range(size):
                 gained[e] = 0.0
-            some = False
-            for i in range(nodes - 1, -1, -1):
+            j = place[n, nodes - 1]
+            if j >= 0:
+                share = calls[n, j, low:high]
+                for e in range(size):
+                    by_all[e] += gaps[j] * share[e]
+                    told[0] += gaps[j] * share[e]
+            for i in range(near[n] - 1, -1, -1):
                 j = place[n, i]
                 if j >= 0:
-                    some = True
                     share = calls[n, j, low:high]
                     for e in range(size):
                         gained[e] += gaps[j] * share[e]
-                if some:
-                    there = earned[order[n, i], low:high]
-                    for e in range(size):
-                        there[e] += gained[e]
+                there = earned[order[n, i], low:high]
+                for e in range(size):
+                    there[e] += gained[e]
             for e in range(size):
                 told[0] += gained[e]
+        for m in range(nodes):
+            there = earned[m, low:high]
+            for e in range(size):
+                there[e] += by_all[e]
 
 
 @compiled
