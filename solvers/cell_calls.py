@@ -46,6 +46,7 @@ class CellCalls:
         self._calls: Float32 = np.zeros(shape, np.float32)
         self._potential: Float32 = np.zeros(shape, np.float32)
         self._from = (self._calls.copy(), self._potential.copy())
+        self.work = traffic.experts.size * shape[1] // 8 + shape[0] * (problem.nodes + shape[1]) // 5
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
@@ -55,7 +56,7 @@ class CellCalls:
             for n in range(len(self._order)):
                 mine = self._node == n
                 for i in range(self._ends[n, level], self._ends[n, level + 1]):
-                    earned[self._column[mine], self._order[n, i]] += worth[mine]
+                    earned[self._order[n, i], self._column[mine]] += worth[mine]
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
@@ -74,6 +75,7 @@ class CellCalls:
 
     def _share(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         told = np.empty(2)
+        of_experts = np.zeros((held.shape[1], held.shape[0]))  # the kernel runs over the servers of an expert
         kernel.share(
             self._group,
             self._route,
@@ -84,15 +86,16 @@ class CellCalls:
             self._order,
             self._ends,
             self._gap,
-            held,
+            np.ascontiguousarray(held.T),
             length,
             _LEAST_POTENTIAL,
             self._potential,
             self._total,
             self._calls,
-            earned,
+            of_experts,
             told,
         )
+        earned += of_experts.T
         return float(told[0]), float(told[1])
 
 
