@@ -90,7 +90,8 @@ def test_a_full_bucket_of_a_large_model_stays_small() -> None:
     weights = np.linspace(1, 2, 64, dtype="<f4").tobytes()
     counted = rng.integers(0, 60_000, 58 * 256, "<u4").tobytes()
     sampled = PackedWindow(
-        VERSION, "n", "v3", "d1", 1, START, end, 1, None, 4, counted, None, [PackedRoutes(layer, 8, ids, weights) for layer in range(58)], None, None,
+        VERSION, "n", "v3", "d1", 1, START, end, 1, None, 4, counted, None,
+        [PackedRoutes(layer, 8, ids, weights) for layer in range(58)], None, None,
     )  # fmt: skip
     found = Bucket.of([(sampled, 1)], Layout.of(large), SPAN).trimmed(13 * 58 * 1000)
     assert len(encode_bucket(found)) < 70_000
