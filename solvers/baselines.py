@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.coverage import allowance, make_feasible
+from solvers.coverage import allowance, allowed_at, make_feasible
 from solvers.packing import pack, packable_bytes, packs_within_bytes
 from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.traffic import Traffic
@@ -110,7 +110,7 @@ class _Room:
 
 def _fill_row(problem: PlacementProblem, calls: Float64, node: int, holds: UInt8) -> None:
     """Adds to row `node` the experts of most calls float64[E] per byte that still fit."""
-    allowed = allowance(problem)[node]
+    allowed = allowed_at(problem, node)
     size = problem.column_bytes
     free = int(packable_bytes(problem)[node] - holds[node].astype(np.int64) @ size)
     for column in np.argsort(-calls / size, kind="stable").tolist():

@@ -28,6 +28,13 @@ def allowance(problem: PlacementProblem) -> Int8:
     return allowed
 
 
+def allowed_at(problem: PlacementProblem, node: int) -> Int8:
+    """int8[E]: the row of a node in `allowance`. O(E)."""
+    if problem.drained is not None and problem.drained[node]:
+        return np.full(problem.experts, -1, np.int8)
+    return np.zeros(problem.experts, np.int8) if problem.pins is None else problem.pins[node]
+
+
 def finite_fallback(problem: PlacementProblem) -> Float64:
     """float64[N]: what a call costs while nobody holds its expert: the origin's latency; without one, the
     worst latency to any node, or 1000 times the worst of all where some node cannot be reached."""
@@ -70,9 +77,12 @@ def impossibility(problem: PlacementProblem) -> str | None:
     return None
 
 
-def replica_worth(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> tuple[Float64, Float64]:
-    """Two float64[N, E]: seconds per second that a replica at n saves all nodes while nobody holds the
-    expert, and what dropping it from n costs them given `holds`; both by single expert calls. O(N^2 E)."""
+def replica_worth(
+    problem: PlacementProblem, traffic: Traffic, holds: UInt8, wanted: int
+) -> tuple[Float64, Float64]:
+    """Two float64[N, E], both by single expert calls: seconds per second that a replica at n saves all nodes
+    while nobody holds the expert, of experts with fewer than `wanted` replicas, and what dropping a replica
+    held by n costs them given `holds`; 0 elsewhere. O(N) per replica, O(N^2) per expert short of `wanted`."""
     benefit = np.empty((problem.experts, problem.nodes))
     loss = np.empty((problem.experts, problem.nodes))
     kernel.replica_worth(
@@ -80,6 +90,7 @@ def replica_worth(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> 
         problem.latency_seconds,
         finite_fallback(problem),
         np.ascontiguousarray(traffic.activity.T),
+        wanted,
         benefit,
         loss,
     )
@@ -92,7 +103,8 @@ def make_feasible(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> 
     Pins and drained nodes first; then the least useful experts leave nodes that are too full; then experts
     short of replicas take free memory, or that of replicas to spare, where that costs least. Where this gets
     stuck, an integer programme over kinds of experts finds a covering placement and the useful rest is added
-    again. Raises `Uncoverable` where no placement is feasible. O(N^2 E + E N E), the programme aside.
+    again. Raises `Uncoverable` where no placement is feasible. O(N E log E), and per expert that is short of
+    replicas O(N^2) and what its evictions take; the programme aside.
     """
     reason = impossibility(problem)
     if reason is not None:
@@ -101,11 +113,12 @@ def make_feasible(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> 
         return holds.copy()
     allowed = allowance(problem)
     wished = np.where(allowed == 0, holds, allowed == 1).astype(np.uint8)
-    benefit, loss = replica_worth(problem, traffic, wished)
+    benefit, loss = replica_worth(problem, traffic, wished, problem.min_replicas)
     repaired = _repair(problem, allowed, wished, benefit, loss)
     if repaired is not None:
         return repaired
     covering = _covering(problem, allowed)
+    benefit, _ = replica_worth(problem, traffic, wished, problem.nodes + 1)
     _fill(problem, allowed, wished, benefit, covering)
     return covering
 

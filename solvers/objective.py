@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.kernels import evaluation
+from solvers.kernels import nearest as kernel
 from solvers.problem import Coupling, Float64, Int64, PlacementProblem, ProblemError, UInt8
 
 COUPLING_CODE = {
@@ -50,21 +52,16 @@ def nearest_nodes(problem: PlacementProblem) -> Int64:
 
 
 def serving_costs(problem: PlacementProblem, holds: UInt8) -> Float64:
-    """float64[N, E]: c(n, e; X) in seconds, inf where neither origin nor reachable holder serves. O(N^2
-    E)."""
-    held = checked_holds(problem, holds)
-    costs = np.empty((problem.nodes, problem.experts))
-    evaluation.serving_costs(
-        held, problem.latency_seconds, problem.origin_latency_seconds, -1, 0, problem.experts, costs
-    )
-    return costs
+    """float64[N, E]: c(n, e; X) in seconds, inf where neither origin nor reachable holder serves. O(N E
+    sqrt(N)), in threads."""
+    return _costs(problem, checked_holds(problem, holds), nearest_nodes(problem))
 
 
 def route_latencies(problem: PlacementProblem, holds: UInt8) -> Float64:
-    """float64[R]: D(n, S; X) in seconds of every route under the problem's coupling. O(N^2 E + R K), and
-    O(N^2 E + R N K) for `colocated`."""
-    held = checked_holds(problem, holds)
-    return _latencies(problem, held, serving_costs(problem, held))
+    """float64[R]: D(n, S; X) in seconds of every route under the problem's coupling. As `serving_costs` and
+    O(R K), or O(R N K) for `colocated`, in threads."""
+    held, nearest = checked_holds(problem, holds), nearest_nodes(problem)
+    return _latencies(problem, held, nearest, _costs(problem, held, nearest))
 
 
 def evaluate(problem: PlacementProblem, holds: UInt8) -> float:
@@ -103,8 +100,8 @@ def mean_latency_seconds(problem: PlacementProblem, holds: UInt8, token_rate: fl
 
 def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
     """Rate, shares and latency per (node, block): what an analysis draws. As `route_latencies`."""
-    held = checked_holds(problem, holds)
-    costs = serving_costs(problem, held)
+    held, nearest = checked_holds(problem, holds), nearest_nodes(problem)
+    costs = _costs(problem, held, nearest)
     sums = np.zeros((problem.nodes, problem.blocks, 6))
     evaluation.breakdown(
         held,
@@ -116,7 +113,7 @@ def breakdown(problem: PlacementProblem, holds: UInt8) -> Breakdown:
         problem.route_block,
         problem.route_experts,
         problem.route_rate,
-        _latencies(problem, held, costs),
+        _latencies(problem, held, nearest, costs),
         sums,
     )
     rate, latency = sums[:, :, 0], sums[:, :, 1]
@@ -129,19 +126,46 @@ def _ratio(part: Float64, whole: Float64) -> Float64:
     return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
-def _latencies(problem: PlacementProblem, held: UInt8, costs: Float64) -> Float64:
+def _costs(problem: PlacementProblem, held: UInt8, nearest: Int64) -> Float64:
+    costs = np.empty((problem.nodes, problem.experts))
+    offset = np.empty(problem.experts + 1, np.int64)
+    holders = kernel.holders_of(held, offset)
+
+    def some(first: int, last: int) -> None:
+        kernel.serving_costs(
+            held,
+            holders,
+            offset,
+            nearest,
+            problem.latency_seconds,
+            problem.origin_latency_seconds,
+            first,
+            last,
+            costs,
+        )
+
+    side_by_side(some, ranges(np.full(problem.experts, problem.nodes)))
+    return costs
+
+
+def _latencies(problem: PlacementProblem, held: UInt8, nearest: Int64, costs: Float64) -> Float64:
     out = np.empty(problem.routes)
-    evaluation.route_latencies(
-        COUPLING_CODE[problem.coupling],
-        held,
-        problem.latency_seconds,
-        nearest_nodes(problem),
-        problem.origin_latency_seconds,
-        costs,
-        problem.block_offset,
-        problem.route_node,
-        problem.route_block,
-        problem.route_experts,
-        out,
-    )
+    hosts = problem.nodes if problem.coupling is Coupling.COLOCATED else 1
+
+    def some(first: int, last: int) -> None:
+        evaluation.route_latencies(
+            COUPLING_CODE[problem.coupling],
+            held,
+            problem.latency_seconds,
+            nearest,
+            problem.origin_latency_seconds,
+            costs,
+            problem.block_offset,
+            problem.route_node[first:last],
+            problem.route_block[first:last],
+            problem.route_experts[first:last],
+            out[first:last],
+        )
+
+    side_by_side(some, ranges(np.full(problem.routes, problem.route_experts.shape[1] * hosts)))
     return out

@@ -36,6 +36,7 @@ from solvers.params import (
 from solvers.placement import Placement
 from solvers.prism import prism
 from solvers.problem import PlacementProblem, UInt8
+from solvers.region import is_large, region_bound, solve_region
 from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
@@ -89,6 +90,20 @@ def _sgd(task: Task) -> UInt8:
 
 
 def _certified(task: Task) -> UInt8:
+    if is_large(task.problem):
+        regional = solve_region(
+            task.problem,
+            task.traffic,
+            task.generator,
+            task.start,
+            task.seconds,
+            task.stopping,
+            task.report,
+            patience=task.params.patience,
+            goal_gap=task.params.goal_gap,
+        )
+        task.certify(regional.bound)
+        return regional.holds
     found = certified(
         task.problem,
         task.traffic,
@@ -244,7 +259,6 @@ def solve(
     settings = read_params(chosen.params, params)
     first = None if start is None else checked_holds(problem, start.holds)
     began = time.monotonic()
-    whole = never if time_limit_seconds is None else MaxRuntime(time_limit_seconds)
     share = settings.bound_share if settings.bound_steps else 0.0
     seconds = None if time_limit_seconds is None else time_limit_seconds * (1.0 - share)
     search = never if seconds is None else MaxRuntime(seconds)
@@ -292,19 +306,18 @@ def solve(
     if settings.bound_steps and (gap is None or gap > max(settings.goal_gap, OPTIMALITY_TOLERANCE)):
         if time_limit_seconds is None:
             used = time.monotonic() - began
-            bounding: Stopping = MaxRuntime(max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share)))
+            bounding = max(_LEAST_BOUND_SECONDS, used * share / (1.0 - share))
         else:
-            bounding = FirstOf((whole, MaxRuntime(time_limit_seconds * share)))
-        ascended = lagrangian_bound(
-            problem,
-            traffic,
-            holds,
-            objective,
-            settings.bound_steps,
-            FirstOf((stopping, bounding)),
-            climbs[-1] if climbs else None,
-        ).bound
-        bound = ascended if bound is None else max(bound, ascended)
+            left = max(0.0, time_limit_seconds - (time.monotonic() - began))
+            bounding = min(left, time_limit_seconds * share)
+        limit = FirstOf((stopping, MaxRuntime(bounding)))
+        if not is_large(problem):
+            begun = climbs[-1] if climbs else None
+            steps = settings.bound_steps
+            found = lagrangian_bound(problem, traffic, holds, objective, steps, limit, begun).bound
+            bound = found if bound is None else max(bound, found)
+        elif bound is None:
+            bound = min(objective, region_bound(problem, limit, bounding))
     gap = gap_ratio(objective, bound)
     if gap is not None and gap <= OPTIMALITY_TOLERANCE:
         status = SolveStatus.OPTIMAL

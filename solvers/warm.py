@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from solvers.holders import first_holders, nearest_holder
 from solvers.instalment import Budget, instalment
 from solvers.kernels import knapsack, tables
 from solvers.objective import breakdown, mean_latency_seconds
 from solvers.problem import Coupling, PlacementProblem
+from solvers.region import solve_region
 from solvers.solve import ALGORITHMS, solve
+from solvers.stopping import never
+from solvers.traffic import compile_traffic
 
 
 def warm() -> None:
@@ -39,6 +43,20 @@ def warm() -> None:
         nothing = np.zeros((2, 3), np.uint8)
         both = np.array([[1, 1, 0], [0, 1, 1]], np.uint8)
         instalment(problem.replace(min_replicas=0), nothing, both, Budget(copies=1))
+        # what only large fleets need
+        solve_region(
+            problem,
+            compile_traffic(problem),
+            np.random.default_rng(0),
+            both,
+            None,
+            never,
+            lambda _, __: None,
+            patience=1,
+            goal_gap=0.0,
+        )
+        nearest_holder(problem, both)
+        first_holders(np.ascontiguousarray(both.T), [0, 1], np.zeros(1, np.int64), 1)
         # the greedy tables, which blocks this small don't use by themselves
         solve(problem, "sgd", params={"exact_limit": 0})
         solve(problem, "maxconv", params={"mode": "fptas"})

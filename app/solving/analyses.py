@@ -9,9 +9,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.analysis.schemas import Analysis
 from app.instance.problem import BuiltProblem
 from app.solving.analysis import compose_analysis, compose_overview, pack_layer
 from app.solving.cancellation import end
+from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.observation import Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
@@ -37,13 +39,20 @@ class Analyses:
     """One cluster's, for as long as one lease lasts."""
 
     def __init__(
-        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+        self,
+        redis: Redis,
+        keys: ClusterKeys,
+        lease: Lease,
+        planner: SolverProcess,
+        problems: Problems,
+        metrics: ClusterMetrics,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._lease = lease
         self._planner = planner
         self._problems = problems
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._made_of: object = None
         self._not_before = 0.0
@@ -110,12 +119,14 @@ class Analyses:
                 pipe.hset(self._keys.analysis_layers, items=fields)
 
         await fenced(self._redis, self._lease, queue)
+        self._metrics.show_analysis(written.shown)
         self._blocks, self._first_block = blocks, written.next_block
         took = time.monotonic() - begun
         self._not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)
 
 
 class _Written(NamedTuple):
+    shown: Analysis
     analysis: EncodedDocument
     overview: EncodedDocument
     layers: dict[str, bytes]
@@ -145,4 +156,4 @@ def _compose(
             break
         layers[packed.field] = encoded
     next_block = (first_block + len(layers)) % count if count else 0
-    return _Written(documents[0], documents[1], layers, next_block)
+    return _Written(analysis, documents[0], documents[1], layers, next_block)

@@ -17,8 +17,11 @@ import orjson
 from app.instance.fleet import ExpertAddress, Fleet
 from app.placements.schemas import TargetKind
 from app.storage.documents import EncodedDocument, encode_document
+from solvers.holders import first_holders
 from solvers.packing import pack
 from solvers.problem import Float64, Int64, PlacementProblem, UInt8
+
+Bool = npt.NDArray[np.bool_]
 
 MAX_TARGETS = 4
 """Places named for one expert; the origin is among them where it is one of the nearest."""
@@ -45,12 +48,15 @@ class Tables:
 
 
 def assignment_contents(tables: Tables) -> dict[str, bytes]:
-    """node_id -> JSON of devices, targets, routes and what to evict, for every node. O(N^2 E)."""
+    """node_id -> JSON of devices, targets, routes and what to evict, for every node. O(N^2 log N), and per
+    node and expert as much as there are nodes nearer than its last target."""
+    held_by: UInt8 = np.ascontiguousarray(tables.serving.T)
+    serves: Bool = np.any(tables.serving, axis=1)
     return {
         node_id: orjson.dumps(
             {
                 "devices": _devices(tables, row),
-                **_routes(tables, row),
+                **_routes(tables, held_by, _by_latency(tables, serves, row), row),
                 "evict": _by_layer(tables.obsolete.get(node_id, ())),
             },
             option=orjson.OPT_SERIALIZE_NUMPY,
@@ -148,11 +154,19 @@ def _by_layer(experts: Iterable[ExpertAddress]) -> list[dict[str, object]]:
     ]
 
 
-def _routes(tables: Tables, row: int) -> dict[str, object]:
+def _routes(tables: Tables, held_by: UInt8, order: Sequence[int], row: int) -> dict[str, object]:
+    """`order`: rows of the places that serve anything, the nearest first. Of these, the targets are those
+    that some list names, and the origin."""
     fleet, problem = tables.fleet, tables.problem
-    order = _by_latency(tables, row)
     elsewhere: Int64 = np.flatnonzero(tables.serving[row] == 0).astype(np.int64)
-    lists = _target_lists(tables.serving, order, elsewhere)
+    origin = order.index(ORIGIN_ROW) if ORIGIN_ROW in order else None
+    slots = first_holders(held_by, order, elsewhere, MAX_TARGETS, origin)
+    named = np.zeros(len(order) + 1, np.bool_)
+    named[slots] = True
+    named[-1] = False  # where -1 stands for nobody
+    if origin is not None:
+        named[origin] = True
+    places: Int64 = np.where(slots < 0, -1, (np.cumsum(named) - 1)[slots])
     cuts = np.searchsorted(elsewhere, fleet.block_offset)
     routes = []
     for block in np.flatnonzero(np.diff(cuts)).tolist():
@@ -163,11 +177,11 @@ def _routes(tables: Tables, row: int) -> dict[str, object]:
                 "model_id": model_id,
                 "layer": layer,
                 "experts": elsewhere[here] - fleet.block_offset[block],
-                "targets": lists[here],
+                "targets": _lists(places[here]),
             }
         )
     targets = []
-    for other in order:
+    for other in (order[position] for position in np.flatnonzero(named).tolist()):
         if other == ORIGIN_ROW:
             kind, node_id, url, experts_url = TargetKind.ORIGIN, None, tables.origin_url, None
             latency = float(problem.origin_latency_seconds[row])
@@ -188,35 +202,23 @@ def _routes(tables: Tables, row: int) -> dict[str, object]:
     return {"targets": targets, "routes": routes}
 
 
-def _by_latency(tables: Tables, row: int) -> list[int]:
-    """Rows of the nodes that serve anything and can be reached, nearest first, and ORIGIN_ROW among them."""
+def _by_latency(tables: Tables, serves: Bool, row: int) -> list[int]:
+    """Rows of the nodes that serve anything and can be reached, nearest first, and ORIGIN_ROW among them,
+    after nodes as near."""
     latency: Float64 = tables.problem.latency_seconds[row]
     origin = float(tables.problem.origin_latency_seconds[row])
-    serves = tables.serving.any(axis=1) & np.isfinite(latency)
-    serves[row] = False
-    ranked = sorted((float(latency[other]), other) for other in np.flatnonzero(serves).tolist())
+    able = serves & np.isfinite(latency)
+    able[row] = False
+    others = np.flatnonzero(able)
+    ranked: list[int] = others[np.argsort(latency[others], kind="stable")].tolist()
     if np.isfinite(origin):
-        ranked.append((origin, ORIGIN_ROW))
-        ranked.sort(key=lambda entry: (entry[0], entry[1] == ORIGIN_ROW, entry[1]))
-    return [other for _, other in ranked]
+        ranked.insert(int((latency[others] <= origin).sum()), ORIGIN_ROW)
+    return ranked
 
 
-def _target_lists(serving: UInt8, order: Sequence[int], columns: Int64) -> list[list[int]]:
-    """For each column the indices into `order` that serve it, the first MAX_TARGETS; equal lists are one."""
-    if not len(columns):
-        return []
-    if not order:
-        return [[]] * len(columns)
-    holds: npt.NDArray[np.bool_] = np.ones((len(order), len(columns)), np.bool_)
-    for index, other in enumerate(order):
-        if other != ORIGIN_ROW:
-            holds[index] = serving[other, columns] == 1
-    rank = np.cumsum(holds, axis=0, dtype=np.int32)
-    chosen = holds & (rank <= MAX_TARGETS)
-    column, target = np.nonzero(chosen.T)
-    slots = np.full((len(columns), MAX_TARGETS), -1, np.int64)
-    slots[column, rank[target, column] - 1] = target
-    code = (slots + 1) @ (len(order) + 1) ** np.arange(MAX_TARGETS, dtype=np.int64)
-    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-    different = [[int(t) for t in slots[index] if t >= 0] for index in first.tolist()]
-    return [different[index] for index in inverse.tolist()]
+def _lists(places: Int64) -> Int64 | list[list[int]]:
+    """The rows of places int64[C, MAX_TARGETS] without what is -1, which comes last."""
+    if (places >= 0).all():
+        return places
+    rows: list[list[int]] = places.tolist()
+    return [row if row[-1] >= 0 else [place for place in row if place >= 0] for row in rows]

@@ -13,6 +13,7 @@ from migrations.planner import plan
 from migrations.verify import verify
 from migrations.warm import warm as warm_planner
 from solvers.feasibility import shortfalls
+from solvers.holders import nearest_holder
 from solvers.instalment import UNLIMITED, Budget, instalment
 from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
@@ -259,15 +260,8 @@ def _calls(problem: PlacementProblem) -> Float64:
 
 def _served(problem: PlacementProblem, held: UInt8, calls: Float64) -> Float64:
     """float64[N]: calls that land on each node when each goes to its nearest holder, or the origin where that
-    is nearer; O(N^2 E)."""
-    served = np.zeros(problem.nodes)
-    for node in range(problem.nodes):
-        left = calls[node].copy()
-        latency = problem.latency_seconds[node]
-        for holder in np.argsort(latency, kind="stable").tolist():
-            if latency[holder] > problem.origin_latency_seconds[node] or np.isinf(latency[holder]):
-                break
-            here = held[holder] == 1
-            served[holder] += left[here].sum()
-            left[here] = 0.0
+    is nearer."""
+    holder = nearest_holder(problem, held).T
+    by_node = holder >= 0
+    served: Float64 = np.bincount(holder[by_node], calls[by_node], minlength=problem.nodes).astype(np.float64)
     return served

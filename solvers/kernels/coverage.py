@@ -74,47 +74,48 @@ def replica_worth(
     latency: Float64,
     fallback: Float64,
     activity: Float64,
+    wanted: int,
     benefit: Float64,
     loss: Float64,
 ) -> None:
-    """benefit[e, n]: what a replica at n saves all nodes while nobody holds e; loss[e, n]: what they lose
-    without n's replica, given the other holders. By single calls, `fallback` float64[N] being what a call
-    costs while nobody holds the expert.
+    """benefit[e, n]: what a replica at n saves all nodes while nobody holds e, for the experts of fewer than
+    `wanted` replicas, 0 for others; loss[e, n]: what the nodes lose without the replica that n holds, given
+    the other holders, 0 where it holds none. By single calls, `fallback` float64[N] being what a call costs
+    while nobody holds the expert.
 
     held_by uint8[E, N]; activity float64[E, N], calls per second; latency float64[N, N] as ever. Writes
-    benefit and loss float64[E, N]. O(N^2 E): per node and expert the best and the second best holder tell
-    what is left without any one of them.
+    benefit and loss float64[E, N]. O(N holders) an expert, O(N^2) one of fewer than `wanted` replicas: per
+    node the best and the second best holder tell what is left without any one of them.
     """
     experts, nodes = held_by.shape
-    best = np.empty(nodes)
-    second = np.empty(nodes)
-    holder = np.empty(nodes, np.int64)
+    holders = np.empty(nodes, np.int64)
     for e in range(experts):
-        for i in range(nodes):
-            best[i] = fallback[i]
-            second[i] = fallback[i]
-            holder[i] = -1
-            if activity[e, i] == 0.0:
-                continue
-            for n in range(nodes):
-                if held_by[e, n] != 0:
-                    cost = latency[i, n]
-                    if cost < best[i]:
-                        second[i] = best[i]
-                        best[i] = cost
-                        holder[i] = n
-                    elif cost < second[i]:
-                        second[i] = cost
-        benefit[e] = 0.0
-        loss[e] = 0.0
+        number = 0
+        for n in range(nodes):
+            benefit[e, n] = 0.0
+            loss[e, n] = 0.0
+            if held_by[e, n] != 0:
+                holders[number] = n
+                number += 1
         for i in range(nodes):
             rate = activity[e, i]
             if rate == 0.0:
                 continue
-            for n in range(nodes):
-                served = latency[i, n]
-                if served < fallback[i]:
-                    benefit[e, n] += rate * (fallback[i] - served)
-                others = second[i] if holder[i] == n else best[i]
-                if served < others:
-                    loss[e, n] += rate * (others - served)
+            best = fallback[i]
+            second = fallback[i]
+            holder = -1
+            for position in range(number):
+                cost = latency[i, holders[position]]
+                if cost < best:
+                    second = best
+                    best = cost
+                    holder = holders[position]
+                elif cost < second:
+                    second = cost
+            if holder >= 0:
+                loss[e, holder] += rate * (second - best)
+            if number < wanted:
+                for n in range(nodes):
+                    served = latency[i, n]
+                    if served < fallback[i]:
+                        benefit[e, n] += rate * (fallback[i] - served)

@@ -185,7 +185,7 @@ async def test_no_request_fails_while_processes_are_replaced(
                     60,
                     "both processes are others",
                 )
-                assert traffic.answers > answers + 100
+                assert traffic.answers > answers + 10
             # Some that those who answer now are asked.
             answers = traffic.answers
             await in_time(lambda: traffic.answers > answers + 50, 20, "the new processes answer")
@@ -238,6 +238,8 @@ def test_https_and_a_new_certificate(
         "--operator-token-file", str(tmp_path / "operator.token"),
         "--tls-certificate", str(chain),
         "--tls-key", str(key),
+        "--trusted-proxies", "127.0.0.1",
+        env={"MOEPLACE_FAILED_AUTHENTICATIONS_PER_MINUTE": "3"},
     )  # fmt: skip
     assert api.url.startswith("https://127.0.0.1:")
     environment = {**os.environ, "MOEPLACE_TOKEN": secret.strip(), "MOEPLACE_CA_FILE": str(trusted)}
@@ -277,6 +279,14 @@ def test_https_and_a_new_certificate(
 
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{api.url}/healthz")
+    # The proxy says who asks: wrong tokens count against them, and not against it.
+    context = ssl.create_default_context(cafile=str(trusted))
+    with httpx.Client(verify=context, headers={"Authorization": "Bearer wrong"}) as client:
+        for asking in ("203.0.113.1", "203.0.113.2"):
+            forwarded = {"X-Forwarded-For": asking}
+            refused = [client.get(f"{api.url}/metrics", headers=forwarded).status_code for _ in range(8)]
+            assert refused.count(401) in range(3, 7)  # each of the two processes counts for itself
+            assert set(refused) == {401, 429}
     before, workers = served(), api.workers()
 
     pem = chain.read_bytes()

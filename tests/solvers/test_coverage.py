@@ -19,11 +19,13 @@ def _cost(latency: Float64, fallback: Float64, activity: Float64, holds: UInt8, 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_worth_is_the_difference_of_costs(seed: int) -> None:
-    """A replica's benefit and loss are what the cost of single calls changes by when it comes and goes."""
+    """A replica's benefit and loss are what the cost of single calls changes by when it comes and goes: the
+    benefit of those of experts that are short, the loss of those that are held."""
     problem = random_problem(seed, coupling=Coupling.SUM)
     traffic = compile_traffic(problem)
     holds = random_holds(problem, seed)
-    benefit, loss = replica_worth(problem, traffic, holds)
+    wanted = seed % 4
+    benefit, loss = replica_worth(problem, traffic, holds, wanted)
     fallback = finite_fallback(problem)
     for n in range(problem.nodes):
         for e in range(problem.experts):
@@ -35,5 +37,7 @@ def test_worth_is_the_difference_of_costs(seed: int) -> None:
                 _cost(problem.latency_seconds, fallback, traffic.activity, h, e)
                 for h in (nobody, only, without, with_it)
             ]
-            assert benefit[n, e] == pytest.approx(costs[0] - costs[1], rel=1e-9, abs=1e-9)
-            assert loss[n, e] == pytest.approx(costs[2] - costs[3], rel=1e-9, abs=1e-9)
+            short = holds[:, e].sum() < wanted
+            gained, lost = short * (costs[0] - costs[1]), holds[n, e] * (costs[2] - costs[3])
+            assert benefit[n, e] == pytest.approx(gained, rel=1e-9, abs=1e-9)
+            assert loss[n, e] == pytest.approx(lost, rel=1e-9, abs=1e-9)

@@ -1,0 +1,141 @@
+"""Kernel of the linear relaxation by levels over the calls that are made, a cell each; see
+`solvers.cell_calls`."""
+
+import numpy as np
+
+from solvers.kernels.compiled import compiled
+from solvers.problem import Float32, Float64, Int32, Int64
+
+_LEAST_EXPONENT = -80
+_PER_WHOLE = 16
+_POWERS = np.exp(_LEAST_EXPONENT + np.arange(-_LEAST_EXPONENT * _PER_WHOLE + 1) / _PER_WHOLE)
+
+
+@compiled
+def _power(x: float) -> float:
+    """e^x for x <= 0, to 1e-9, by a table of sixteenths and a polynomial between them."""
+    if x <= _LEAST_EXPONENT:
+        return float(_POWERS[0])
+    place = int((x - _LEAST_EXPONENT) * _PER_WHOLE + 0.5)
+    part = x - _LEAST_EXPONENT - place / _PER_WHOLE
+    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part / 24.0)))
+    return float(_POWERS[place] * rise)
+
+
+@compiled
+def share(
+    group: Int64,
+    route: Int64,
+    node: Int32,
+    column: Int32,
+    routes: Int32,
+    rate: Float64,
+    order: Int64,
+    ends: Int64,
+    gap: Float64,
+    held: Float64,
+    length: float,
+    least: float,
+    potential: Float32,
+    total: Float32,
+    calls: Float32,
+    earned: Float64,
+    told: Float64,
+) -> None:
+    """A step of all multipliers: raises potentials, shares the routes out by them, and adds up what replicas
+    earn.
+
+    group int64[G + 1], route int64[G + 1]: cells and routes of every (block, node) that calls; node, column
+    int32[C] of the cells; routes int32[R, K]: the cells of a route, -1 pads at the end; rate float64[R].
+    Level l of n has the servers order[n, ends[n, l] : ends[n, l + 1]] of order int64[N, N], ends int64[N, L +
+    1], and costs gap float64[N, L] where none of them or before holds the expert. held float64[E, N].
+
+    potential float32[C, L] rises by length * (1 - what is held up to there), to least at least, and is
+    added to total where length > 0; calls float32[C, L] becomes the rate that pays for each level: a route's
+    softmax over its potentials and 0, summed. Adds to earned float64[E, N]; told[0] = multipliers times gaps,
+    told[1] = sum of gap * what calls moved * (1 - held). O(C (N + L) + R K L).
+    """
+    levels = gap.shape[1]
+    width = routes.shape[1]
+    most = 0
+    for g in range(group.shape[0] - 1):
+        most = max(most, group[g + 1] - group[g])
+    left = np.empty((most, levels))
+    factor = np.empty((most, levels))
+    paid = np.empty((most, levels))
+    highest = np.empty(levels)
+    nothing = np.empty(levels)
+    sums = np.empty(levels)
+    constant = 0.0
+    moved = 0.0
+    for g in range(group.shape[0] - 1):
+        first = group[g]
+        size = group[g + 1] - first
+        n = node[first]
+        for j in range(levels):
+            highest[j] = 0.0
+        for c in range(size):
+            e = column[first + c]
+            lack = 1.0
+            for j in range(levels):
+                for i in range(ends[n, j], ends[n, j + 1]):
+                    lack -= held[e, order[n, i]]
+                left[c, j] = lack
+                paid[c, j] = 0.0
+                value = max(least, potential[first + c, j] + length * lack)
+                potential[first + c, j] = value
+                if length > 0.0:
+                    total[first + c, j] += value
+                highest[j] = max(highest[j], value)
+        for j in range(levels):
+            nothing[j] = _power(-highest[j])
+        for c in range(size):
+            for j in range(levels):
+                if gap[n, j] > 0.0:
+                    factor[c, j] = _power(potential[first + c, j] - highest[j])
+                else:
+                    factor[c, j] = 0.0
+        for r in range(route[g], route[g + 1]):
+            for j in range(levels):
+                sums[j] = nothing[j]
+            members = 0
+            while members < width and routes[r, members] >= 0:
+                c = routes[r, members] - first
+                for j in range(levels):
+                    sums[j] += factor[c, j]
+                members += 1
+            for j in range(levels):
+                sums[j] = rate[r] / sums[j]
+            for k in range(members):
+                c = routes[r, k] - first
+                for j in range(levels):
+                    paid[c, j] += sums[j] * factor[c, j]
+        for c in range(size):
+            e = column[first + c]
+            gained = 0.0
+            for j in range(levels - 1, -1, -1):
+                moved += gap[n, j] * (paid[c, j] - calls[first + c, j]) * left[c, j]
+                calls[first + c, j] = paid[c, j]
+                gained += gap[n, j] * paid[c, j]
+                if gained > 0.0:
+                    for i in range(ends[n, j], ends[n, j + 1]):
+                        earned[e, order[n, i]] += gained
+            constant += gained
+    told[0] = constant
+    told[1] = moved
+
+
+@compiled
+def apart(
+    node: Int32, gap: Float64, calls: Float32, other: Float32, potential: Float32, past: Float32
+) -> float:
+    """Sum over the cells and levels of gap * (calls - other) * (potential - past)."""
+    total = 0.0
+    for c in range(node.shape[0]):
+        for j in range(gap.shape[1]):
+            total += (
+                gap[node[c], j]
+                * (np.float64(calls[c, j]) - other[c, j])
+                * (np.float64(potential[c, j]) - past[c, j])
+            )
+    return total
