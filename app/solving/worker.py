@@ -141,12 +141,19 @@ class Worker:
             for cluster_id, exists, leased in zip(ordered, found[::2], found[1::2], strict=True)
             if exists == 1 and leased == 0
         ]
-        for cluster_id in free[:count]:
-            asked = time.monotonic()
-            keys = ClusterKeys(cluster_id)
-            lease = await acquire(self._redis, keys, self.worker_id, self._settings.worker_lease_seconds)
-            if lease is not None:
+        asked = time.monotonic()
+        # All before work begins on any: what a dead worker had is not left to itself while that is read in.
+        lease_seconds = self._settings.worker_lease_seconds
+        leases = await asyncio.gather(
+            *(acquire(self._redis, ClusterKeys(it), self.worker_id, lease_seconds) for it in free[:count]),
+            return_exceptions=True,
+        )
+        for lease in leases:
+            if isinstance(lease, Lease):
                 self._begin(lease, asked)
+        for failure in leases:
+            if isinstance(failure, BaseException):
+                raise failure
 
     def _begin(self, lease: Lease, asked: float) -> None:
         cluster_id = lease.cluster_id
