@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 
 # Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
 # set. TOOLS are Debian packages.
-TOOLS := chromium systemd
+TOOLS := chromium prometheus systemd
 
 tools: install
 	@missing=; for tool in $(TOOLS); do \

@@ -31,6 +31,12 @@ TOKEN_VARIABLE = "MOEPLACE_TOKEN"
 CA_VARIABLE = "MOEPLACE_CA_FILE"
 
 
+def ca_file_of_environment() -> Path | None:
+    """Who signs the service's certificate, where the system does not know them."""
+    named = os.environ.get(CA_VARIABLE)
+    return Path(named) if named else None
+
+
 def _id(text: str) -> str:
     if not is_id(text):
         raise ValueError("expected an id (A-Z a-z 0-9 . _ -)")
@@ -70,8 +76,7 @@ class ServiceSection(_Section):
 
     def authorities(self) -> Path | None:
         """Raises `NodeFileError` for a file that holds none."""
-        named = os.environ.get(CA_VARIABLE)
-        path = self.ca_file or (Path(named) if named else None)
+        path = self.ca_file or ca_file_of_environment()
         if path is not None:
             try:
                 ssl.create_default_context(cafile=str(path))

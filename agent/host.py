@@ -185,20 +185,18 @@ class Node:
             self.metrics.fetch_seconds.observe(seconds)
 
     def _watch(self) -> None:
-        agent, watch = self.agent, self.metrics.watch
-        watch("held_experts", "Experts held.", lambda: len(agent.holdings))
-        watch("used_bytes", "Memory of held and arriving experts.", lambda: agent.holdings.used_bytes)
-        watch("capacity_bytes", "Memory that experts may use.", lambda: agent.holdings.capacity_bytes)
-        watch("sends_in_progress", "Experts being sent now.", lambda: self._sends.running)
-        watch("windows_waiting", "Telemetry windows not sent yet.", lambda: len(agent.outbox))
-        watch(
-            "windows_dropped_total",
-            "Telemetry windows given up: newer ones needed the room, or the service refused them.",
-            lambda: agent.outbox.dropped,
-        )
-        watch("heartbeats_total", "Heartbeats answered.", lambda: agent.heartbeats)
-        watch(
-            "generation",
-            "Placement generation last seen; 0 before the first.",
-            lambda: agent.generation or 0,
+        agent = self.agent
+        self.metrics.watch(
+            {
+                "held_experts": lambda: len(agent.holdings),
+                "used_bytes": lambda: agent.holdings.used_bytes,
+                "capacity_bytes": lambda: agent.holdings.capacity_bytes,
+                "sends_in_progress": lambda: self._sends.running,
+                "windows_waiting": lambda: len(agent.outbox),
+                "windows_dropped_total": lambda: agent.outbox.dropped,
+                "registrations_total": lambda: agent.registrations,
+                "heartbeats_total": lambda: agent.heartbeats,
+                "generation": lambda: agent.generation or 0,
+                "assignment_failed": lambda: agent.failure is not None,
+            }
         )

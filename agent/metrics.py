@@ -1,11 +1,15 @@
-"""Every metric of an agent or an origin, defined once. No label names a node or an expert: their numbers are
-unbounded."""
+"""Every metric of an agent or an origin, defined once; `docs/metrics.md` is made from here.
+
+No label names a node or an expert: their numbers are unbounded.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from types import MappingProxyType
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -18,6 +22,24 @@ from agent.experts.fetching import ORIGIN
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS: Sequence[float] = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+WATCHED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "moeplace_agent_held_experts": "Experts held.",
+        "moeplace_agent_used_bytes": "Memory of held and arriving experts.",
+        "moeplace_agent_capacity_bytes": "Memory that experts may use.",
+        "moeplace_agent_sends_in_progress": "Experts being sent now.",
+        "moeplace_agent_windows_waiting": "Telemetry windows not sent yet.",
+        "moeplace_agent_windows_dropped_total": "Telemetry windows given up: newer ones needed the room, or "
+        "the service refused them.",
+        "moeplace_agent_registrations_total": "Times the node has registered.",
+        "moeplace_agent_heartbeats_total": "Heartbeats answered.",
+        "moeplace_agent_generation": "Placement generation last seen; 0 before the first.",
+        "moeplace_agent_assignment_failed": "1 while the newest assignment cannot be applied, else 0.",
+    }
+)
+"""What is asked for at every scrape: a counter where its name ends so, else a gauge."""
 
 
 class _Watched(Collector):
@@ -69,9 +91,10 @@ class AgentMetrics(SendingMetrics):
     def _counter(self, name: str, words: str, labels: Sequence[str]) -> Counter:
         return Counter(f"moeplace_agent_{name}", words, labels, registry=self.registry)
 
-    def watch(self, name: str, words: str, value: Callable[[], float]) -> None:
-        """A value that is asked for at every scrape: a counter where its name ends so, else a gauge."""
-        self.registry.register(_Watched(f"moeplace_agent_{name}", words, value))
+    def watch(self, values: Mapping[str, Callable[[], float]]) -> None:
+        """Where to ask for each of `WATCHED`, and for nothing else."""
+        for name, words in WATCHED.items():
+            self.registry.register(_Watched(name, words, values[name.removeprefix("moeplace_agent_")]))
 
     def fetched(self, source: str, count: int) -> None:
         self.fetched_bytes.labels("origin" if source == ORIGIN else "peer").inc(count)

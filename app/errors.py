@@ -109,5 +109,9 @@ class TooManyRequests(_RetryLater):
     status, slug, title = 429, "too-many-requests", "Too much is waiting already"
 
 
+class RateLimited(_RetryLater):
+    status, slug, title = 429, "rate-limited", "You ask too often"
+
+
 class Unavailable(_RetryLater):
     status, slug, title = 503, "unavailable", "The service cannot answer now"

@@ -1,7 +1,7 @@
 """Logs: readable lines for people, JSON lines for collectors; the standard library's loggers included.
 
-Whoever handles a request or works on a cluster binds `trace_id` and `cluster_id` with
-`structlog.contextvars.bind_contextvars`; every line logged below carries them.
+Every line logged while a request is answered carries its `trace_id` (`app.http.trace`); whoever works on a
+cluster binds `cluster_id` with `structlog.contextvars.bind_contextvars`.
 """
 
 import logging
@@ -11,6 +11,7 @@ import orjson
 import structlog
 
 from app.config import LogFormat
+from app.http.trace import add_trace_id
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -45,6 +46,7 @@ def configure(log_format: LogFormat, level: str, *, process: str) -> None:
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),

@@ -1,40 +1,122 @@
-"""Every metric of the service, defined once.
+"""Every metric of the service, defined once; `docs/metrics.md` is made from here.
 
 Several processes may share one set of values: the supervisor sets PROMETHEUS_MULTIPROC_DIR before it starts
 them, so every gauge says how the values of its processes combine. Labels are bounded: a route's template,
 never its path; a cluster's id (at most `max_clusters`), never that of an expert, a node, a plan or a move.
+What differs from node to node is told as a statistic over the nodes.
 """
 
 import asyncio
+import math
 import os
 import platform
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import product
+from types import MappingProxyType
+from typing import Final
 
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+MAX_CLUSTERS_SHOWN = 10_000
+"""Clusters of which one process of several ever shows gauges: their common files only grow."""
+
 FLUSH_SECONDS = 0.2
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 # A second series for each one, saying when it began: process start times tell the same.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_FAST: Sequence[float] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+STATISTICS: Final = MappingProxyType({"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0})
+"""Of the values of all nodes: name, and the share of nodes that have no more."""
+
+FAST: Final[Sequence[float]] = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
 _SLOW: Sequence[float] = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_LONG: Sequence[float] = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+
+class ClusterGauge:
+    """A gauge with one series per cluster, or one per cluster and value of one more label, all given here.
+
+    Set by whoever holds the cluster's lease. A value that is not known (None, or not finite) has no series.
+    """
+
+    def __init__(self, name: str, words: str, label: str | None = None, values: Sequence[str] = ()) -> None:
+        labels = ["cluster"] if label is None else ["cluster", label]
+        self.gauge = Gauge(name, words, labels, multiprocess_mode="livemostrecent")
+        self.label, self.values = label, tuple(values)
+        self._last: dict[tuple[str, ...], float] = {}
+        CLUSTER_GAUGES.append(self)
+
+    def set(self, cluster_id: str, value: float | None, of: str | None = None) -> None:
+        """`of`: the value of the label besides the cluster's."""
+        if (of is None) != (self.label is None) or (of is not None and of not in self.values):
+            raise ValueError(f"{self.label}: is {of!r}, expected one of {', '.join(self.values) or 'none'}")
+        if not _is_shown(cluster_id):
+            return
+        key = (cluster_id,) if of is None else (cluster_id, of)
+        number = math.nan if value is None or not math.isfinite(value) else float(value)
+        last = self._last.get(key)
+        if last is None or (number != last and not (math.isnan(number) and math.isnan(last))):
+            self.gauge.labels(*key).set(number)
+            self._last[key] = number
+
+    def set_statistics(self, cluster_id: str, values: Iterable[float]) -> None:
+        """`STATISTICS` over the nodes' values; not known without any. Each is the value of some node."""
+        ordered = sorted(values)
+        for statistic, share in STATISTICS.items():
+            rank = max(0, math.ceil(share * len(ordered)) - 1)
+            self.set(cluster_id, ordered[rank] if ordered else None, statistic)
+
+    def forget(self, cluster_id: str) -> None:
+        for key in [(cluster_id,)] if self.label is None else [(cluster_id, value) for value in self.values]:
+            if self._last.pop(key, None) is None:
+                continue
+            if MULTIPROCESS_DIRECTORY in os.environ:
+                self.gauge.labels(*key).set(math.nan)  # nothing can be taken out of the common files
+            else:
+                self.gauge.remove(*key)
+
+
+CLUSTER_GAUGES: list[ClusterGauge] = []
+LABEL_VALUES: dict[Counter, Mapping[str, Sequence[str]]] = {}
+"""Of counters whose labels have few values, known here."""
+
+
+def _counter(name: str, words: str, **labels: Sequence[str]) -> Counter:
+    """A counter that shows 0 for each value of its labels from the start: the first event is an increase."""
+    counter = Counter(name, words, list(labels))
+    for values in product(*labels.values()):
+        counter.labels(*values)
+    LABEL_VALUES[counter] = labels
+    return counter
+
+
+_shown: set[str] = set()
+
+
+def _is_shown(cluster_id: str) -> bool:
+    if cluster_id in _shown:
+        return True
+    if len(_shown) >= MAX_CLUSTERS_SHOWN:
+        return False
+    _shown.add(cluster_id)
+    return True
+
+
+def forget_cluster(cluster_id: str) -> None:
+    """Its lease is lost, or it is gone: whatever its gauges say is no longer ours to say."""
+    for gauge in CLUSTER_GAUGES:
+        gauge.forget(cluster_id)
+    if MULTIPROCESS_DIRECTORY not in os.environ:
+        _shown.discard(cluster_id)
+
 
 # --- the HTTP edge
 HTTP_REQUESTS = Counter(
@@ -46,7 +128,7 @@ HTTP_DURATION = Histogram(
     "moeplace_http_request_duration_seconds",
     "Time from a request's head to the end of its answer; long polls not included.",
     ["method", "route"],
-    buckets=_FAST,
+    buckets=FAST,
 )
 HTTP_LONG_POLL_DURATION = Histogram(
     "moeplace_http_long_poll_duration_seconds",
@@ -57,115 +139,293 @@ HTTP_LONG_POLL_DURATION = Histogram(
 HTTP_IN_FLIGHT = Gauge(
     "moeplace_http_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum"
 )
-REFUSED = Counter(
+REFUSED = _counter(
     "moeplace_refused_total",
     "Requests and connections refused because of what is waiting already, by what there is too much of: "
     "requests, bytes, connections, waiters, commits (windows that wait for Redis) or unfolded (windows that "
     "wait for the worker).",
-    ["reason"],
+    reason=("requests", "bytes", "connections", "waiters", "commits", "unfolded"),
 )
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
 
 # --- who may ask
-AUTHENTICATION_FAILURES = Counter(
+AUTHENTICATION_FAILURES = _counter(
     "moeplace_authentication_failures_total",
     "Requests refused for their token, by reason: missing, malformed, unknown, expired.",
-    ["reason"],
+    reason=("missing", "malformed", "unknown", "expired"),
 )
-AUTHORIZATION_FAILURES = Counter(
+AUTHORIZATION_FAILURES = _counter(
     "moeplace_authorization_failures_total",
     "Requests refused since their token, which is valid, is not for them, by role.",
-    ["role"],
+    role=("OPERATOR", "READER", "NODE"),
 )
 
 # --- telemetry
-TELEMETRY_WINDOWS = Counter(
+TELEMETRY_WINDOWS = _counter(
     "moeplace_telemetry_windows_total",
     "Windows received, by outcome: accepted, duplicate or rejected.",
-    ["outcome"],
+    outcome=("accepted", "duplicate", "rejected"),
 )
 TELEMETRY_BYTES = Counter("moeplace_telemetry_received_bytes_total", "Bytes of telemetry bodies, as sent.")
 TELEMETRY_FOLDED = Counter("moeplace_telemetry_folded_windows_total", "Windows folded into the statistics.")
-TELEMETRY_FOLD_LAG = Gauge(
+TELEMETRY_DISCARDED = Counter(
+    "moeplace_telemetry_discarded_windows_total",
+    "Accepted windows left out of the statistics: their node or model was gone by then.",
+)
+TELEMETRY_TOKENS = Counter("moeplace_telemetry_tokens_total", "Tokens of the windows folded.")
+TELEMETRY_ACTIVATIONS = Counter(
+    "moeplace_telemetry_activations_total", "Expert calls counted in the windows folded."
+)
+TELEMETRY_FOLD_LAG = ClusterGauge(
     "moeplace_telemetry_fold_lag_seconds",
     "Age of the oldest window of a cluster that is not folded yet; 0 when all are.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
 )
-TELEMETRY_STREAM_BYTES = Gauge(
-    "moeplace_telemetry_stream_bytes",
-    "Bytes of a cluster's windows that are not folded yet.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
+TELEMETRY_STREAM_BYTES = ClusterGauge(
+    "moeplace_telemetry_stream_bytes", "Bytes of a cluster's windows that are not folded yet."
+)
+TELEMETRY_NEWEST = ClusterGauge(
+    "moeplace_telemetry_newest_window_timestamp_seconds",
+    "End of the newest window folded; telemetry is stale when it stands still.",
+)
+
+# --- clusters
+CLUSTER_COUNT = Gauge(
+    "moeplace_clusters", "Clusters that exist, as workers see it.", multiprocess_mode="livemostrecent"
+)
+CLUSTER_CONDITION = ClusterGauge(
+    "moeplace_cluster_condition",
+    "1 where the condition of `placement/status` is true, else 0.",
+    "condition",
+    ("Available", "Converged", "Migrating", "TelemetryFresh"),
+)
+CLUSTER_CONDITION_SINCE = ClusterGauge(
+    "moeplace_cluster_condition_since_timestamp_seconds",
+    "Since when the condition has been what it is.",
+    "condition",
+    CLUSTER_CONDITION.values,
+)
+CLUSTER_PAUSED = ClusterGauge("moeplace_cluster_paused", "1 while an operator has paused the cluster.")
+CLUSTER_NODES = ClusterGauge(
+    "moeplace_cluster_nodes",
+    "Registered nodes: live (lease held), draining (live, to be emptied) or lost (lease run out).",
+    "condition",
+    ("live", "draining", "lost"),
+)
+CLUSTER_NODES_FAILED = ClusterGauge(
+    "moeplace_cluster_nodes_failed", "Live nodes that report they could not apply their assignment."
+)
+CLUSTER_NODES_FLAPPING = ClusterGauge(
+    "moeplace_cluster_nodes_flapping",
+    "Nodes that were lost three times or more in the last 15 minutes, as the lease's holder saw.",
+)
+CLUSTER_NODES_BEHIND = ClusterGauge(
+    "moeplace_cluster_nodes_behind",
+    "Live nodes that do not hold, or do not route by, what the placement in force gives them.",
+)
+CLUSTER_EXPERTS = ClusterGauge(
+    "moeplace_cluster_experts",
+    "Experts of all models: held by a live node, or unheld.",
+    "state",
+    ("held", "unheld"),
+)
+CLUSTER_COPIES = ClusterGauge(
+    "moeplace_cluster_copies",
+    "Copies of experts at live nodes: held, missing (the placement wants them) or excess (it does not).",
+    "state",
+    ("held", "missing", "excess"),
+)
+CLUSTER_MEMORY = ClusterGauge(
+    "moeplace_cluster_memory_bytes",
+    "Memory for experts: capacity of the nodes that may hold any, used of it, required for min_replicas "
+    "copies of every expert, and what the largest node contributes to the capacity.",
+    "kind",
+    ("capacity", "used", "required", "largest_node"),
+)
+CLUSTER_TOKENS = ClusterGauge(
+    "moeplace_cluster_tokens_per_second", "Tokens per second of all nodes, over the statistics window."
+)
+
+# --- over the nodes of a cluster
+NODE_FREE_MEMORY = ClusterGauge(
+    "moeplace_node_free_memory_ratio",
+    "Share of a live node's memory for experts that holds none.",
+    "statistic",
+    tuple(STATISTICS),
+)
+NODE_TELEMETRY_AGE = ClusterGauge(
+    "moeplace_node_telemetry_age_seconds",
+    "Time since the end of a live node's newest window folded.",
+    "statistic",
+    tuple(STATISTICS),
+)
+NODE_LOCAL_HITS = ClusterGauge(
+    "moeplace_node_local_hit_ratio",
+    "Share of the expert calls of a live node's tokens that it serves itself.",
+    "statistic",
+    tuple(STATISTICS),
+)
+NODE_LATENCY = ClusterGauge(
+    "moeplace_node_mean_latency_seconds",
+    "Expected expert latency of a token at a live node, over all layers.",
+    "statistic",
+    tuple(STATISTICS),
+)
+NODE_SERVED = ClusterGauge(
+    "moeplace_node_served_calls_per_second",
+    "Expert calls that a live node serves, for itself and for others.",
+    "statistic",
+    tuple(STATISTICS),
+)
+NODE_TRANSITIONS = _counter(
+    "moeplace_node_transitions_total",
+    "Registered nodes that came to life (live) or whose lease ran out (lost).",
+    to=("live", "lost"),
 )
 
 # --- solving
 SOLVER_RUNS = Counter(
-    "moeplace_solver_runs_total", "Solver runs, by algorithm and status.", ["algorithm", "status"]
+    "moeplace_solver_runs_total",
+    "Solver runs that gave a result, by algorithm and status.",
+    ["algorithm", "status"],
+)
+SOLVER_FAILURES = _counter(
+    "moeplace_solver_failures_total",
+    "Solver runs without a result: they failed, crashed, or overran their deadline and were ended.",
+    how=("failed", "crashed", "overran"),
 )
 SOLVER_DURATION = Histogram(
     "moeplace_solver_duration_seconds", "Duration of solver runs.", ["algorithm"], buckets=_SLOW
 )
-PLACEMENT_GENERATION = Gauge(
-    "moeplace_placement_generation",
-    "Generation of the placement in force.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
-)
-PLACEMENT_OBJECTIVE = Gauge(
-    "moeplace_placement_objective_ratio",
-    "Objective of the placement in force: seconds of expert latency incurred per second.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
-)
-PLACEMENT_GAP = Gauge(
-    "moeplace_placement_gap_ratio",
-    "Proven distance of the placement in force from the optimum, (objective - bound) / objective.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
-)
-PLACEMENT_MEAN_LATENCY = Gauge(
-    "moeplace_placement_mean_latency_seconds",
-    "Expected expert latency of a token under the placement in force.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
+SOLVER_DECISIONS = _counter(
+    "moeplace_solver_decisions_total",
+    "What became of solver runs with a result: adopted, or kept (what is in force stays).",
+    decision=("adopted", "kept"),
 )
 
-PLACEMENT_PREDICTED_IMPROVEMENT = Gauge(
-    "moeplace_placement_predicted_improvement_ratio",
-    "Latency that the placement in force was expected to save against the one before; NaN: not known.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
+# --- the placement in force
+PLACEMENT_GENERATION = ClusterGauge("moeplace_placement_generation", "Generation of the placement in force.")
+PLACEMENT_CREATED = ClusterGauge(
+    "moeplace_placement_created_timestamp_seconds", "When the placement in force came into force."
 )
-PLACEMENT_ACHIEVED_IMPROVEMENT = Gauge(
+PLACEMENT_OBJECTIVE = ClusterGauge(
+    "moeplace_placement_objective_ratio",
+    "Predicted when it was adopted: seconds of expert latency incurred per second, migration included.",
+)
+PLACEMENT_GAP = ClusterGauge(
+    "moeplace_placement_gap_ratio",
+    "Proven distance of the placement in force from the optimum, (objective - bound) / objective, as of the "
+    "newest solve.",
+)
+PLACEMENT_MEAN_LATENCY = ClusterGauge(
+    "moeplace_placement_mean_latency_seconds",
+    "Predicted when it was adopted: expected expert latency of a token.",
+)
+PLACEMENT_PREDICTED_IMPROVEMENT = ClusterGauge(
+    "moeplace_placement_predicted_improvement_ratio",
+    "Latency that the placement in force was expected to save against the one before.",
+)
+PLACEMENT_ACHIEVED_IMPROVEMENT = ClusterGauge(
     "moeplace_placement_achieved_improvement_ratio",
     "Latency that the placement in force saves against the one before, on traffic from after its "
-    "convergence; NaN: not measured yet.",
-    ["cluster"],
-    multiprocess_mode="livemostrecent",
+    "convergence.",
+)
+PLACEMENT_NOW_OBJECTIVE = ClusterGauge(
+    "moeplace_placement_current_objective_ratio",
+    "Seconds of expert latency incurred per second of the traffic now: under what nodes hold (held), and "
+    "under what they are to hold (desired).",
+    "placement",
+    ("held", "desired"),
+)
+PLACEMENT_NOW_LATENCY = ClusterGauge(
+    "moeplace_placement_current_mean_latency_seconds",
+    "Expected expert latency of a token of the traffic now, under what nodes hold.",
+)
+PLACEMENT_SERVED = ClusterGauge(
+    "moeplace_placement_served_ratio",
+    "Share of expert calls served by the token's own node (local), by another (peer), by the origin, or "
+    "by nobody.",
+    "by",
+    ("local", "peer", "origin", "nobody"),
+)
+PLACEMENT_BALANCEDNESS = ClusterGauge(
+    "moeplace_placement_balancedness_ratio",
+    "Mean over maximum, over live nodes, of the expert calls each serves in all layers together.",
+)
+PLACEMENTS = _counter(
+    "moeplace_placements_total",
+    "Placements that came into force, by what made them: solver, operator or rollback.",
+    made_by=("solver", "operator", "rollback"),
 )
 
 # --- migrations
+_OUTCOMES = ("succeeded", "failed", "cancelled")
 COPIES_AVOIDED = Counter(
     "moeplace_copies_avoided_total",
     "Copies that rebalances as EPLB does them would have asked for, beyond those of the placements adopted.",
 )
-MOVES = Counter(
+MOVES = _counter(
     "moeplace_moves_total",
-    "Moves that ended, by kind (copy, drop) and outcome (succeeded, failed, cancelled).",
-    ["kind", "outcome"],
+    "Moves that ended, by kind (copy, drop) and outcome (succeeded, failed, cancelled); a failed attempt "
+    "counts although it is tried again.",
+    kind=("copy", "drop"),
+    outcome=_OUTCOMES,
 )
-MOVED_BYTES = Counter("moeplace_moved_bytes_total", "Bytes of experts that nodes report as copied.")
+MOVED_BYTES = _counter(
+    "moeplace_moved_bytes_total",
+    "Bytes that nodes received for copies, by what became of the copy (succeeded, failed, cancelled).",
+    outcome=_OUTCOMES,
+)
+MIGRATION_PLANS = _counter(
+    "moeplace_migration_plans_total",
+    "Plans that ended, by outcome: succeeded, failed, cancelled or superseded.",
+    outcome=(*_OUTCOMES, "superseded"),
+)
+MIGRATION_DURATION = Histogram(
+    "moeplace_migration_duration_seconds",
+    "Duration of plans that succeeded: as planned, and as it was (actual).",
+    ["of"],
+    buckets=_LONG,
+)
+MIGRATION_MOVES = ClusterGauge(
+    "moeplace_migration_moves",
+    "Moves of the plan being carried out: pending, released to nodes, succeeded, failed (to be retried).",
+    "state",
+    ("pending", "released", "succeeded", "failed"),
+)
+MIGRATION_BYTES = ClusterGauge(
+    "moeplace_migration_bytes",
+    "Bytes of the plan being carried out: to be copied in all (total), and copied (done).",
+    "kind",
+    ("total", "done"),
+)
+MIGRATION_STALLED = ClusterGauge(
+    "moeplace_migration_stalled_seconds",
+    "How long no move has made progress although nodes are to be brought to the placement in force; 0 "
+    "where there is nothing to do, and while an operator has paused the plan.",
+)
 
 # --- who works
-LEASE_CHANGES = Counter(
-    "moeplace_lease_changes_total", "Leases of clusters acquired, lost or released.", ["event"]
+LEASE_CHANGES = _counter(
+    "moeplace_lease_changes_total",
+    "Leases of clusters acquired, lost or released.",
+    event=("acquired", "lost", "released"),
 )
+LEASE_TAKEOVERS = Counter(
+    "moeplace_lease_takeovers_total", "Leases acquired of clusters that some worker had held before."
+)
+WORKERS = Gauge("moeplace_workers", "Workers that live.", multiprocess_mode="livesum")
 WORKER_CLUSTERS = Gauge(
     "moeplace_worker_clusters", "Clusters whose lease a live worker holds.", multiprocess_mode="livesum"
 )
 WORKER_TICK = Histogram(
     "moeplace_worker_tick_duration_seconds", "Duration of a worker's tick over one cluster.", buckets=_SLOW
+)
+WORKER_TICK_TIME = ClusterGauge(
+    "moeplace_worker_tick_timestamp_seconds", "When the worker last finished a tick over the cluster."
+)
+WORKER_ABANDONED = Counter(
+    "moeplace_worker_abandoned_ticks_total",
+    "Ticks that came to nothing: Redis did not answer, or others kept changing what was to be written.",
 )
 BUILD_INFO = Gauge(
     "moeplace_build_info",
@@ -220,18 +480,3 @@ TALLY = Tally()
 
 def announce_build() -> None:
     BUILD_INFO.labels(version("moeplace"), platform.python_version()).set(1)
-
-
-def exposition() -> bytes:
-    """All values in Prometheus' text format: of every process of this service, or of this one alone."""
-    TALLY.flush()
-    if MULTIPROCESS_DIRECTORY not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
-
-
-def forget_process(directory: str, pid: int) -> None:
-    """Drop the gauges of a process that ended from the values shared in `directory`; its counters stay."""
-    mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]

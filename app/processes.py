@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from app.child import ended, ended_within
-from app.metrics import MULTIPROCESS_DIRECTORY, forget_process
+from app.exposition import forget_process
+from app.metrics import MULTIPROCESS_DIRECTORY
 from app.storage.embedded import EmbeddedServer, EmbeddedServerError
 from app.tied import tied_command
 

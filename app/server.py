@@ -1,5 +1,6 @@
 """One API process: uvicorn, which on SIGTERM first tells everybody that it is going."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -24,6 +25,9 @@ NOTICE_SECONDS = 0.5
 
 LINGER_SECONDS = 1.0
 """How long after that it still answers on the connections it has: their clients may be sending."""
+
+GOODBYE_SECONDS = 0.5
+"""What a client whose connection is being closed has to agree to it."""
 
 KILL_MARGIN_SECONDS = 1.0
 """How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
@@ -105,6 +109,22 @@ class DrainingServer(uvicorn.Server):
                 if isinstance(connection, GuardedProtocol):
                     connection.look(now)
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting = asyncio.create_task(self._cut_goodbyes())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    async def _cut_goodbyes(self) -> None:
+        """TLS waits half a minute for a client's good-bye, and one that is idle does not look."""
+        while True:
+            await asyncio.sleep(GOODBYE_SECONDS)
+            for connection in list(self.server_state.connections):
+                transport = connection.transport
+                if transport.is_closing() and not transport.get_write_buffer_size():
+                    transport.abort()
 
     def _last_answers(self) -> None:
         """Answers from now on end their connection, those to requests under way too."""

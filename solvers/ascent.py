@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.bounds import Dual, Relaxation, cheapest_calls
+from solvers.bounds import Dual, Relaxation, State, cheapest_calls
 from solvers.cell_calls import CellCalls
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
@@ -12,52 +12,31 @@ from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
 from solvers.single_calls import SingleCalls
 from solvers.slowest_calls import SlowestCalls
 from solvers.stopping import Stopping
-from solvers.traffic import Traffic
+from solvers.traffic import Traffic, calls_are_single
 
-# True: with replicas required
-_PRIMAL_WEIGHT = {False: 0.2, True: 0.5}  # of the first steps: their length on theta against that on x
-_HOSTING_WEIGHT = 1.0  # the first of `colocated`
-_CELLS_WEIGHT, _CELLS_BALANCE, _CELLS_RUN = 2.0, 0.3, 20  # the same with the multipliers of cells
-_BALANCE = {False: 0.15, True: 0.5}  # of the later ones, in units of what makes both go as far
-_FIRST_RUN = {False: 30, True: 60}  # steps before the first restart
-_LONGER = {False: 1.5, True: 2.0}  # how much longer each run is
-_AVERAGE_EVERY = 10  # steps between two looks at the average
+_PRIMAL_WEIGHT = 1.0  # of the first steps: their length on the multipliers against that on x
+_BALANCE = 0.5  # of the later ones, in units of what makes both go as far
+_FIRST_RUN = 5  # steps before the first restart
+_LONGER = 1.4  # how much longer each run is
+_AVERAGE_EVERY = 5  # steps between two looks at the average
+_FLOOR = 0.1  # of the metric of x, in parts of its mean
 _MOST_HOSTS = 30_000_000  # routes times servers
 _MOST_HOSTS_ALONE = 500_000  # without an origin, where hosts are worth less
 _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 is a bound
-_FLOOR = {False: 0.01, True: 0.3}  # of the metric of x, in parts of its mean
-
-
-class _Sums:
-    """What the steps since the last restart add up to."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        nodes, experts = shape
-        self.steps = 0
-        self._constant = 0.0
-        self._earned: Float64 = np.zeros((experts, nodes))
-        self._price: Float64 = np.zeros(experts)
-        self._x: Float64 = np.zeros((nodes, experts))
-
-    def add(self, constant: float, earned: Float64, price: Float64, x: Float64) -> None:
-        self.steps += 1
-        self._constant += constant
-        self._earned += earned
-        self._price += price
-        self._x += x
-
-    def mean(self) -> tuple[float, Float64, Float64, Float64]:
-        steps = self.steps
-        return self._constant / steps, self._earned / steps, self._price / steps, self._x / steps
+_MOST_SINGLE_CALLS = 50_000_000  # nodes times experts times levels; with more, far servers share a level
+_MOST_CALLS = 15_000_000  # experts of routes times levels; with more, far servers share a level
+_LEAST_LEVELS = 8
 
 
 class Ascent:
     """A climb on the dual, from a placement `holds` in the direction of the linear relaxation's optimum.
 
     The primal-dual hybrid gradient method (Chambolle and Pock 2011) with the averages, restarts, step sizes
-    and primal weight of PDLP (Applegate et al. 2021); Euclidean steps on x, in the metric of what a replica
-    could earn, and entropic ones on the multipliers. The bound is valid however early it stops. A step costs
-    that of the multipliers, see `SlowestCalls` and `Hosting`, and O(N E log).
+    and primal weight of PDLP (Applegate et al. 2021); entropic steps on the multipliers, Euclidean ones on x,
+    in the metric of what a replica earned in the run before: what it could earn at most, the first metric, is
+    a hundred times more where there are many nodes and an origin far away, and as much slower. The bound is
+    valid however early it stops. A step costs that of the multipliers, see `SlowestCalls` and `Hosting`, and
+    O(N E log).
     """
 
     def __init__(
@@ -77,52 +56,44 @@ class Ascent:
         if hosting is None:
             hosting = not hosts_are_too_many(problem, traffic)
         self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting)
-        self._constant = self._fixed(traffic)
+        self._fixed = self._nearest_calls(traffic)
         self._covers = problem.min_replicas > 0
-        most = np.zeros((problem.experts, problem.nodes))
+        most = np.zeros((problem.nodes, problem.experts))
         for part in self._parts:
             part.most(most)
-        self._metric = (
-            np.ascontiguousarray(most.T)
-            + _FLOOR[self._covers] * float(most.mean() if most.size else 0.0)
-            + 1e-300
-        )
-        self._replica_metric = self._metric.mean(axis=0)
-        self._x = self._relaxation.within(holds.astype(np.float64))
-        self._before = self._x
+        self._measure_by(most)
+        self._state = State(self._relaxation.within(holds.astype(np.float64)))
         self._price = np.zeros(problem.experts)
-        self._profit = np.zeros_like(self._x)
-        self._step, self._weight = 1.0, _PRIMAL_WEIGHT[self._covers]
-        if problem.coupling is Coupling.COLOCATED:
-            self._weight = _HOSTING_WEIGHT
-        self._steps, self._run = 0, _FIRST_RUN[self._covers]
-        self._balance = _BALANCE[self._covers]
-        if calls is not None:
-            self._weight, self._balance, self._run = _CELLS_WEIGHT, _CELLS_BALANCE, _CELLS_RUN
+        self._step, self._weight = 1.0, _PRIMAL_WEIGHT
+        self._steps, self._run = 0, _FIRST_RUN
         cheapest = cheapest_calls(problem)
         self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
-        self.held: Float64 = self._x  # of the relaxation: whole where it is sure
+        self.held: Float64 = self._state.x.copy()  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
-        members = 0 if problem.coupling is Coupling.SUM else traffic.experts.size
-        # in units of about 10 ns, so that a search can count instead of looking at a clock
-        self.work_per_step = problem.nodes * (members // 8 + problem.nodes * problem.experts // 4)
         self._begin()
 
+    @property
+    def work_per_step(self) -> int:
+        """In units of about 10 ns, so that a search can count instead of looking at a clock."""
+        return sum(part.work for part in self._parts)
+
     def take(self, traffic: Traffic) -> None:
-        """Goes on with all routes after a climb on a sample, whose bound was none. Not where `Hosting` is a
-        part: its multipliers belong to routes."""
-        if self._sums.steps:
-            # the average multipliers do better on other routes than the last ones, which follow the sample
-            self._restart(self._sums.mean()[2])
+        """Goes on with all routes after a climb on a sample, whose bound was none: from the averages, which
+        do better on other routes than the last multipliers, which follow the sample. Not where `Hosting` is
+        a part: its multipliers belong to routes."""
         for part in self._parts:
             assert isinstance(part, SlowestCalls)
             part.take(traffic)
-        self._constant = self._fixed(traffic)
+        self._fixed = self._nearest_calls(traffic)
         cheapest = cheapest_calls(self._problem)
         nothing = np.zeros_like(self.best.earned)
         self.best = Dual(cheapest, cheapest, nothing, np.zeros_like(self._price))
-        self._begin()  # an average over both would be a bound on neither
         self.done = False
+        if self._run_steps:
+            self.held = self._state.sum_x / self._run_steps
+            weight = self._weight
+            self._restart(self._sum_price / self._run_steps)
+            self._weight = weight  # by distances on one traffic, not between two
 
     def aim(self, objective: float) -> None:
         """A placement of this cost is known: no bound can be above it."""
@@ -131,80 +102,93 @@ class Ascent:
     def step(self) -> None:
         """One step of the climb; sets `done` where the bound meets the cost of the best placement."""
         tau, sigma = self._step / self._weight, self._step * self._weight
-        ahead = 2.0 * self._x - self._before
-        held = np.ascontiguousarray(ahead.T)
-        earned = np.zeros_like(held)
-        constant, far = self._constant, 0.0
+        state = self._state
+        earned = np.zeros_like(state.x)
+        constant, far = self._fixed, 0.0
         for part in self._parts:
-            value, moved = part.step(held, sigma, earned)
+            value, moved = part.step(state.ahead, sigma, earned)
             constant += value
             far += moved
         if self._covers:
             price = self._price
-            lack = self._problem.min_replicas - ahead.sum(axis=0)
+            lack = self._problem.min_replicas - state.ahead.sum(axis=0)
             self._price = np.maximum(0.0, price + sigma * self._replica_metric * lack)
             far += float(((self._price - price) ** 2 / self._replica_metric).sum())
-        profit = self._offer(constant, earned, self._price)
-        x = self._relaxation.nearest(self._x + tau * (profit / self._metric), tau / self._metric)
-
-        moved_x = x - self._x
-        near = float((self._metric * moved_x**2).sum())
-        mixed = abs(float(((profit - self._profit) * moved_x).sum()))
-        self._before, self._x, self._profit = self._x, x, profit
+        near, mixed = self._relaxation.advance(state, earned, self._price, self._metric, tau)
+        mixed = abs(mixed)
         self._steps += 1
         if self._steps > 1 and mixed > 0.0:
             limit = 0.5 * (self._weight * near + far / self._weight) / mixed
             k = self._steps + 1.0
             self._step = min((1.0 - k**-0.3) * limit, (1.0 + k**-0.6) * self._step)
 
-        run = self._sums
-        run.add(constant, earned, self._price, x)
-        ended = run.steps >= self._run
-        if ended or run.steps % _AVERAGE_EVERY == 0:
-            value, mean, price, self.held = run.mean()
-            self._offer(value, mean, price)
+        self._run_steps += 1
+        self._sum_constant += constant
+        self._sum_price += self._price
+        ended = self._run_steps >= self._run
+        if ended or self._run_steps % _AVERAGE_EVERY == 0 or self._steps == 1:
+            self._look()
             if ended:
-                self._restart(price)
+                self._restart(self._sum_price / self._run_steps)
         gap = self._objective - self.best.bound
         if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
             self.done = True
 
-    def _fixed(self, traffic: Traffic) -> float:
+    def _nearest_calls(self, traffic: Traffic) -> float:
         """What all calls cost at the nearest servers."""
         nearest = levels(self._problem).nearest
-        if self._problem.coupling is Coupling.SUM:
+        if calls_are_single(self._problem, traffic):
             return float((traffic.activity * nearest[:, None]).sum())
         return float((traffic.rate * nearest[traffic.node]).sum())
 
-    def _offer(self, constant: float, earned: Float64, price: Float64) -> Float64:
-        """What replicas earn in all, float64[N, E]; keeps the multipliers where their bound is the best."""
-        profit, bound = self._relaxation.value(constant, earned, price)
+    def _measure_by(self, earned: Float64) -> None:
+        """Steps of x are measured by what replicas earn, float64[N, E]."""
+        mean = float(earned.mean()) if earned.size else 0.0
+        self._metric = earned + (_FLOOR * mean + 1e-300)
+        self._replica_metric = self._metric.mean(axis=0)
+
+    def _look(self) -> None:
+        """At the average of the run so far."""
+        steps = self._run_steps
+        self.held = self._state.sum_x / steps
+        self._offer(self._sum_constant / steps, self._state.sum_earned / steps, self._sum_price / steps)
+
+    def _offer(self, constant: float, earned: Float64, price: Float64) -> None:
+        """Keeps the multipliers where their bound is the best."""
+        bound = self._relaxation.value(constant, earned, price)
         if bound > self.best.bound:
             self.best = Dual(bound, constant, earned, price)
-        return profit
 
     def _begin(self) -> None:
-        self._from = (self._x, self._price)
-        self._sums = _Sums(self._x.shape)
+        self._from = (self._state.x.copy(), self._price)
+        self._state.sum_x[:] = 0.0
+        self._state.sum_earned[:] = 0.0
+        self._run_steps = 0
+        self._sum_constant = 0.0
+        self._sum_price = np.zeros_like(self._price)
 
     def _restart(self, price: Float64) -> None:
-        """Goes on from the averages of the run, with the primal weight that keeps the two distances alike."""
-        earned = np.zeros((self._problem.experts, self._problem.nodes))
-        constant, far = self._constant, 0.0
-        held = np.ascontiguousarray(self.held.T)
+        """Goes on from the averages of the run, measured anew, with the primal weight that keeps the two
+        distances alike."""
+        state = self._state
+        self._measure_by(state.sum_earned / self._run_steps)
+        earned = np.zeros_like(state.x)
+        constant, far = self._fixed, 0.0
         for part in self._parts:
-            value, moved = part.restart(held, self._sums.steps, earned)
+            value, moved = part.restart(self.held, self._run_steps, earned)
             constant += value
             far += moved
-        self._x = self._before = self.held
+        state.x[:] = self.held
+        state.ahead[:] = self.held
+        state.profit[:] = self._relaxation.profit(earned, price)
         self._price = price
-        self._profit = self._offer(constant, earned, price)
-        near = float((self._metric * (self._x - self._from[0]) ** 2).sum())
+        self._offer(constant, earned, price)
+        near = float((self._metric * (state.x - self._from[0]) ** 2).sum())
         if self._covers:
             far += float(((price - self._from[1]) ** 2 / self._replica_metric).sum())
         if near > 0.0 and far > 0.0:
-            self._weight = float(np.sqrt(self._weight * self._balance * np.sqrt(far / near)))
-        self._run = int(self._run * _LONGER[self._covers])
+            self._weight = float(np.sqrt(self._weight * _BALANCE * np.sqrt(far / near)))
+        self._run = int(np.ceil(self._run * _LONGER))
         self._begin()
 
 
@@ -218,15 +202,18 @@ def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
 def _parts(
     problem: PlacementProblem, traffic: Traffic, hosting: bool
 ) -> list[CellCalls | SlowestCalls | Hosting | SingleCalls]:
-    level = levels(problem)
-    if problem.coupling is Coupling.SUM:
-        return [SingleCalls(traffic.activity, level.order, level.gap)]
+    if calls_are_single(problem, traffic):
+        cells = problem.nodes * problem.experts
+        level = levels(problem, max(_LEAST_LEVELS, _MOST_SINGLE_CALLS // max(1, cells)))
+        return [SingleCalls(traffic.activity, problem.block_offset, level.order, level.gap)]
     if problem.coupling is Coupling.SLOWEST or not hosting:
+        level = levels(problem, max(_LEAST_LEVELS, _MOST_CALLS // max(1, traffic.experts.size)))
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
     # Without an origin a route that no server hosts makes single calls: all but one of them at the nearest
     # server at best, and its slowest. So D is at least the levels of a host up to the second nearest server
     # and a share of those near calls, then the levels of the slowest call, and the other share where no
     # server hosts at all.
+    level = levels(problem)
     alone = np.full(problem.nodes, np.inf)
     extra = np.zeros(problem.nodes)
     size = (traffic.experts >= 0).sum(axis=1)

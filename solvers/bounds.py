@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.coverage import allowance
 from solvers.kernels import fractional
 from solvers.objective import opening_costs
@@ -35,7 +36,7 @@ _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so tha
 
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """A bound with what proves it: constant, what replicas earn, earned float64[E, N], and replica_price
+    """A bound with what proves it: constant, what replicas earn, earned float64[N, E], and replica_price
     float64[E]."""
 
     bound: float
@@ -54,11 +55,25 @@ def cheapest_calls(problem: PlacementProblem) -> float:
     return bound * (1.0 - _ROUNDING)
 
 
+class State:
+    """Where a climb stands on the side of the placement: x, ahead (x and its last move once more), the profit
+    that moved it, sums over the steps of a run, all float64[N, E], and the prices of memory float64[N]."""
+
+    def __init__(self, x: Float64) -> None:
+        self.x = x.copy()
+        self.ahead = x.copy()
+        self.profit = np.zeros_like(x)
+        self.sum_x = np.zeros_like(x)
+        self.sum_earned = np.zeros_like(x)
+        self.memory_price = np.zeros(len(x))
+
+
 class Relaxation:
     """The fractional knapsacks of one instance: 0 <= x <= 1 within the memory of every node, pins kept."""
 
     def __init__(self, problem: PlacementProblem) -> None:
         self._replicas = problem.min_replicas
+        self._nodes = ranges(np.full(problem.nodes, problem.experts))
         allowed = allowance(problem)
         unit = float(problem.column_bytes.max(initial=1))
         self._size = problem.column_bytes / unit
@@ -72,23 +87,58 @@ class Relaxation:
         else:
             self._opening /= problem.horizon_seconds
 
-    def value(self, constant: float, earned: Float64, price: Float64) -> tuple[Float64, float]:
-        """What replicas earn less their opening, float64[N, E], and the bound, less what rounding may have
-        added. O(N E log)."""
-        profit: Float64 = np.ascontiguousarray((earned + price[:, None]).T) - self._opening
+    def value(self, constant: float, earned: Float64, price: Float64) -> float:
+        """The bound, less what rounding may have added. O(N E log)."""
+        profit = np.ascontiguousarray(earned + price - self._opening)
         constant += self._replicas * float(price.sum())
         negative = float((self._pinned * profit).sum())
-        negative += fractional.knapsacks(np.where(self._free, profit, 0.0), self._size, self._room)
-        return profit, constant - negative - _ROUNDING * (constant + float(np.abs(profit).sum()))
+        negative += self._knapsacks(np.where(self._free, profit, 0.0))
+        return constant - negative - _ROUNDING * (constant + float(np.abs(profit).sum()))
 
-    def nearest(self, wish: Float64, pull: Float64) -> Float64:
-        """The x next to wish float64[N, E] in the metric 1 / pull float64[N, E]. O(N E log)."""
-        x = np.empty_like(wish)
-        pull = np.where(self._free, pull * self._size, 0.0)
-        fractional.project(np.where(self._free, wish, 0.0), pull, self._size, self._room, x)
-        return np.where(self._free, x, self._pinned)
+    def profit(self, earned: Float64, price: Float64) -> Float64:
+        """What replicas earn, float64[N, E], less their opening, with the price on replicas."""
+        found: Float64 = earned + price - self._opening
+        return found
+
+    def advance(
+        self, state: State, earned: Float64, price: Float64, metric: Float64, tau: float
+    ) -> tuple[float, float]:
+        """A projected gradient step of `state` by `tau` in `metric` float64[N, E]; returns how far it went,
+        squared in the metric, and what the profit changed along it. O(N E log)."""
+
+        def some(first: int, last: int) -> Float64:
+            told = np.empty(2)
+            fractional.advance(
+                earned,
+                price,
+                self._opening,
+                self._free,
+                self._size,
+                self._room,
+                metric,
+                tau,
+                state.memory_price,
+                state.x,
+                state.ahead,
+                state.profit,
+                state.sum_x,
+                state.sum_earned,
+                told,
+                first,
+                last,
+            )
+            return told
+
+        near, mixed = np.sum(side_by_side(some, self._nodes), axis=0)
+        return float(near), float(mixed)
 
     def within(self, x: Float64) -> Float64:
         """x float64[N, E] with the pins kept."""
         kept: Float64 = np.where(self._free, x, self._pinned)
         return kept
+
+    def _knapsacks(self, profit: Float64) -> float:
+        def some(first: int, last: int) -> float:
+            return float(fractional.knapsacks(profit[first:last], self._size, self._room[first:last]))
+
+        return sum(side_by_side(some, self._nodes))

@@ -46,6 +46,7 @@ class CellCalls:
         self._calls: Float32 = np.zeros(shape, np.float32)
         self._potential: Float32 = np.zeros(shape, np.float32)
         self._from = (self._calls.copy(), self._potential.copy())
+        self.work = traffic.experts.size * shape[1] // 8 + shape[0] * (problem.nodes + shape[1]) // 5
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
@@ -68,6 +69,7 @@ class CellCalls:
 
     def _share(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         told = np.empty(2)
+        of_experts = np.zeros((held.shape[1], held.shape[0]))  # the kernel runs over the servers of an expert
         kernel.share(
             self._group,
             self._route,
@@ -78,15 +80,16 @@ class CellCalls:
             self._order,
             self._ends,
             self._gap,
-            held,
+            np.ascontiguousarray(held.T),
             length,
             _LEAST_POTENTIAL,
             self._potential,
             self._total,
             self._calls,
-            earned,
+            of_experts,
             told,
         )
+        earned += of_experts.T
         return float(told[0]), float(told[1])
 
 

@@ -22,9 +22,9 @@ from solvers.knapsack import hull_counts
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
-from solvers.singles import single_calls
+from solvers.single_response import SingleResponse
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
-from solvers.traffic import Traffic, sample
+from solvers.traffic import Traffic, calls_are_single, sample
 
 _BETTER = 1.0 - 1e-12  # relative; less is rounding
 _CERTAIN = 1e-9  # relative gap at which there is nothing left to find, whatever the goal
@@ -33,12 +33,14 @@ _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
 _MOST_ROUTES = (
-    1_000_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
+    750_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
 )
-_FIRST_CLIMB = 60  # steps of the dual before the first placement made from it; then twice as many each time
+_FIRST_CLIMB = 20  # steps of the dual before the first placement made from it; then twice as many each time
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
 _RELAXED_SHARE = 0.5  # of the ruins which take what they replace from the relaxed placement
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
+_FLAT_ALONE = 0.25  # of the gap that is the goal: the same before there is a placement worth a comparison
+_LITTLE = 0.1  # of the gap that is the goal: sweeps that save less have ended, where a sweep takes long
 _CLIMB_SHARE = 0.6  # of the effort, or of the time, that the first climb may take
 _ROUND_SHARE = 0.2  # of the rounds of the search that start from a rounding
 _MANY_MEMBERS = 6_000  # of the terms of one block at one node, above which the tables are simpler
@@ -61,23 +63,8 @@ class Certified(NamedTuple):
     ascent: Ascent
 
 
-class _Engine(BestResponse):
-    """Best responses that stay affordable in large problems: by greedy-drop alone where a block has many
-    terms, by the hulls of the tables where the knapsack has many cells."""
-
-    def _fill_table(
-        self,
-        key: tuple[int, int],
-        state: Int8,
-        modular: Float64,
-        subsets: Subsets,
-        values: Float64,
-        sets: UInt8,
-    ) -> None:
-        if subsets[3] * subsets[0].shape[1] > _MANY_MEMBERS:
-            tables.drop_table(state, modular, *subsets, values, sets)
-        else:
-            super()._fill_table(key, state, modular, subsets, values, sets)
+class _Affordable(BestResponse):
+    """Best responses by the hulls of the tables where the knapsack has many cells."""
 
     def _choose_counts(self, node: int, values: Float64, capacity: int) -> Int32 | None:
         size = self._problem.expert_bytes
@@ -85,6 +72,29 @@ class _Engine(BestResponse):
         if units * len(values) > _MANY_CELLS:
             return hull_counts(values, self._values_start, size, capacity)
         return super()._choose_counts(node, values, capacity)
+
+
+class _Coupled(_Affordable):
+    """The same, by greedy-drop alone where a block has many terms."""
+
+    def _fill_table(
+        self,
+        key: tuple[int, int],
+        state: Int8,
+        modular: Float64,
+        subsets: Subsets,
+        scratch: Float64,
+        values: Float64,
+        sets: UInt8,
+    ) -> None:
+        if subsets[3] * subsets[0].shape[1] > _MANY_MEMBERS:
+            tables.drop_table(state, modular, *subsets, values, sets)
+        else:
+            super()._fill_table(key, state, modular, subsets, scratch, values, sets)
+
+
+class _Single(_Affordable, SingleResponse):
+    """The same, where every call counts by itself."""
 
 
 class _Search:
@@ -106,10 +116,10 @@ class _Search:
         self._report = report
         self._pinned = (allowance(problem) == 1).astype(np.uint8)
         self._tables = SgdParams(exact_limit=params.exact_limit, exchange_steps=0, eps=params.eps)
-        demand = traffic
-        if problem.coupling is Coupling.SUM:
-            demand = single_calls(problem, traffic.activity)
-        self._response = _Engine(problem, demand, self._tables)
+        self._single = calls_are_single(problem, traffic)
+        engine = _Single if self._single else _Coupled
+        self._response: BestResponse = engine(problem, traffic, self._tables)
+        self.little = 0.0  # seconds per second: sweeps that save less are the last
         self.work = 0
         self.holds: UInt8 | None = None
         self.cost = np.inf
@@ -151,6 +161,8 @@ class _Search:
     def affords_sweeps(self, effort: float) -> bool:
         """Whether sweeps over the true routes, before the relaxation guides them, take little of `effort`."""
         problem, traffic = self._problem, self._traffic
+        if self._single:
+            return True
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
         sweep += problem.nodes**3 * problem.experts
@@ -216,10 +228,11 @@ class _Search:
         enforce = self._problem.min_replicas > 0
         for _ in range(_SWEEPS):
             moved = False
+            before = response.saved
             turn = self._generator.permutation(self._problem.nodes) if order is None else order
             for node in turn.tolist():
                 moved |= response.respond(node, holds, enforce, self._stopping)
-            if not moved or self._stopping():
+            if not moved or self._stopping() or response.saved - before < self.little:
                 return
 
 
@@ -239,11 +252,15 @@ def certified(
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
     Raises `Uncoverable`.
     """
+    single = calls_are_single(problem, traffic)
     hosting = problem.coupling is Coupling.COLOCATED and not hosts_are_too_many(problem, traffic)
-    sampled = traffic if hosting or problem.coupling is Coupling.SUM else sample(traffic, _MOST_ROUTES)
+    sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
+    goal = max(params.goal_gap, _CERTAIN)
     sweeps = search.affords_sweeps(effort)
+    if seconds is not None and start is None:
+        effort = np.inf  # the time is the limit
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
             search.descend(name, make_feasible(problem, traffic, given))
@@ -251,36 +268,43 @@ def certified(
         search.begin(sweeps)
     assert search.holds is not None
     ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
-    # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
-    climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
-    steps = _FIRST_CLIMB
-    goal = max(params.goal_gap, _CERTAIN)
 
     def reached() -> bool:
         return search.cost - ascent.best.bound <= goal * abs(search.cost)
 
+    # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
+    climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
+    steps = _FIRST_CLIMB
     while not (ascent.done or climbing() or reached()) and search.work < _CLIMB_SHARE * effort:
         before = ascent.best.bound
         search.climb(ascent, steps, climbing)
+        gained = ascent.best.bound - before
         if sweeps:
             search.round(ascent, middle=True)
             ascent.aim(search.cost)
-        if ascent.best.bound - before < _FLAT * (search.cost - before):
+            steps *= 2
+            if gained < _FLAT * (search.cost - before):
+                break
+        elif gained < _FLAT_ALONE * goal * ascent.best.bound:
             break
-        steps *= 2
     if not sweeps and not stopping():
+        search.little = _LITTLE * goal * ascent.best.bound
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
+    if sampled is not traffic:
+        ascent.take(traffic)
+        while not (ascent.done or stopping() or reached()):
+            before = ascent.best.bound
+            search.climb(ascent, _FIRST_CLIMB // 2, FirstOf((stopping, reached)))
+            if ascent.best.bound - before < _FLAT * (search.cost - before):
+                break
     idle = 0
     while idle < params.patience and search.work < effort and not (stopping() or reached()):
         if generator.random() < _ROUND_SHARE:
-            search.climb(ascent, _FIRST_CLIMB // 8, stopping)
+            search.climb(ascent, _FIRST_CLIMB // 4, stopping)
             better = search.round(ascent, middle=False)
         else:
             better = search.ruin(ascent)
         ascent.aim(search.cost)
         idle = 0 if better else idle + 1
-    if sampled is not traffic:
-        ascent.take(traffic)
-        ascent.step()
     return Certified(search.holds, ascent)

@@ -7,12 +7,14 @@ the tables V_b(k), the knapsack over blocks, sweeps as best responses under cove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from solvers.baselines import fill_by_popularity
+from solvers.chunks import ranges, side_by_side
 from solvers.coverage import allowance, finite_fallback, make_feasible
 from solvers.kernels import evaluation, tables, terms
 from solvers.knapsack import choose_counts
@@ -37,14 +39,39 @@ class Memory:
     changed_at: Int64
 
 
+class Table(Protocol):
+    """V_b(k) of one node and block, with the set behind each."""
+
+    @property
+    def values(self) -> Float64:
+        """float64[E_b + 1], -inf where no set of so many is possible."""
+
+    def chosen(self, count: int, experts: int) -> UInt8:
+        """The best set of `count` experts, uint8[E_b]."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """V_b(k) of one node and block, valid while no other node changes in the block."""
+    """A `Table` that is valid while no other node changes in the block."""
 
     made_at: int
     state: bytes  # of the block's experts: which are forced or forbidden
     values: Float64
     sets: UInt8  # packed bits, [E_b + 1, ceil(E_b / 8)]
+
+    def chosen(self, count: int, experts: int) -> UInt8:
+        return np.unpackbits(self.sets[count], count=experts)
+
+
+class Scratch:
+    """Room for the terms of one block, for one thread."""
+
+    def __init__(self, nodes: int, experts: int, terms: int, width: int, subsets: int) -> None:
+        self.term_experts: Int32 = np.empty((terms, width), np.int32)
+        self.term_size: Int32 = np.empty(terms, np.int32)
+        self.term_weight: Float64 = np.empty(terms)
+        self.costs: Float64 = np.empty((nodes, experts))
+        self.subsets: Float64 = np.empty(subsets)
 
 
 class BestResponse:
@@ -67,6 +94,7 @@ class BestResponse:
         self._params = params
         self._coupling = COUPLING_CODE[problem.coupling]
         self.work = 0  # units of about 10 ns, counted, so that the same search ends at the same point
+        self.saved = 0.0  # by all responses, seconds per second of the traffic it looks at
         self._allowed: Int8 = allowance(problem)
         self._fallback = finite_fallback(problem)
         self._nearest = nearest_nodes(problem)
@@ -82,19 +110,17 @@ class BestResponse:
         most_terms = 0 if self._coupling == evaluation.SUM else most_routes
         if self._coupling == evaluation.SLOWEST:
             most_terms *= width
-        self._term_experts: Int32 = np.empty((most_terms, width), np.int32)
-        self._term_size: Int32 = np.empty(most_terms, np.int32)
-        self._term_weight: Float64 = np.empty(most_terms)
         largest = int(problem.experts_per_block.max(initial=0))
-        self._costs: Float64 = np.empty((problem.nodes, largest))
         small = problem.experts_per_block[problem.experts_per_block <= params.exact_limit]
-        self._scratch: Float64 = np.empty(2 ** int(small.max(initial=0)))
+        self._room = (problem.nodes, largest, most_terms, width, 2 ** int(small.max(initial=0)))
+        self._scratches: list[Scratch] = []
         self._values_start = np.zeros(problem.blocks + 1, np.int64)
         np.cumsum(problem.experts_per_block + 1, out=self._values_start[1:])
         self._tables: dict[tuple[int, int], _Table] = {}
         self._own_value: dict[tuple[int, int], float] = {}
         self._changed_at = np.zeros((problem.nodes, problem.blocks), np.int64)
         self._clock = 1
+        self._terms_made: list[int] = []  # since `work` was last raised
 
     def restart(self) -> None:
         """Forgets what it knows about the placement it was last called with."""
@@ -137,39 +163,33 @@ class BestResponse:
         if enforce:
             others = holds.sum(axis=0, dtype=np.int64) - holds[node]
             state[(others < problem.min_replicas) & (holds[node] == 1)] = 1
-        values = np.empty(int(self._values_start[-1]))
-        found: list[_Table] = []
-        own = np.empty(problem.blocks)
-        for b in range(problem.blocks):
-            if stopping():
-                return False
-            table, own[b] = self._table(node, b, holds, state, enforce)
-            values[self._values_start[b] : self._values_start[b + 1]] = table.values
-            found.append(table)
+        tables = self._all_tables(node, holds, state, stopping)
+        if tables is None:
+            return False
+        found, own = tables
+        values = np.concatenate([table.values for table in found] or [np.zeros(0)])
         row = self._best_row(node, holds[node], values, own, found)
         if row is None or (row == holds[node]).all():
             return False
-        old, new = float(own.sum()), 0.0
-        changed: list[int] = []
+        changed = np.unique(problem.column_block[row != holds[node]])
+        count = np.bincount(problem.column_block[row == 1], minlength=problem.blocks)
         reached = own.copy()
-        for b in range(problem.blocks):
-            first, last = problem.block_offset[b : b + 2].tolist()
-            if (row[first:last] != holds[node, first:last]).any():
-                changed.append(b)
-                reached[b] = found[b].values[int(row[first:last].sum())]
-        new = float(reached.sum())
+        reached[changed] = values[self._values_start[changed] + count[changed]]
+        old, new = float(own.sum()), float(reached.sum())
         respects = bool(((state <= 0) | (holds[node] == 1)).all()) and not (holds[node] & (state < 0)).any()
+        respects &= int(problem.column_bytes[holds[node] == 1].sum()) <= int(self._capacity[node])
         if respects and new <= old + _IMPROVEMENT * max(abs(old), abs(new)):
             return False
         holds[node] = row
+        self.saved += new - old
         self._clock += 1
-        for b in changed:
-            self._changed_at[node, b] = self._clock
+        self._changed_at[node, changed] = self._clock
+        for b in changed.tolist():
             self._own_value[node, b] = float(reached[b])
         return True
 
     def _best_row(
-        self, node: int, row: UInt8, values: Float64, own: Float64, found: list[_Table]
+        self, node: int, row: UInt8, values: Float64, own: Float64, found: Sequence[Table]
     ) -> UInt8 | None:
         problem = self._problem
         capacity = int(self._capacity[node])
@@ -178,13 +198,13 @@ class BestResponse:
             if counts is None:
                 return None
             new = row.copy()
-            for b, count in enumerate(counts.tolist()):
+            value = values[self._values_start[:-1] + counts]
+            held = np.bincount(problem.column_block[row == 1], minlength=problem.blocks)
+            # an equally good set moves nothing
+            replaced = (held != counts) | (own < value - _IMPROVEMENT * np.abs(value))
+            for b in np.flatnonzero(replaced).tolist():
                 first, last = problem.block_offset[b : b + 2].tolist()
-                value = values[self._values_start[b] + count]
-                kept = int(row[first:last].sum()) == count
-                if kept and own[b] >= value - _IMPROVEMENT * abs(value):
-                    continue  # an equally good set moves nothing
-                new[first:last] = np.unpackbits(found[b].sets[count], count=last - first)
+                new[first:last] = found[b].chosen(int(counts[b]), last - first)
             if self._always_packs:
                 return new
             columns = np.flatnonzero(new).astype(np.int64)
@@ -193,20 +213,50 @@ class BestResponse:
             used = int(problem.column_bytes[columns].sum())
             capacity = min(used - 1, int(capacity * 0.98))
 
-    def _table(self, node: int, block: int, holds: UInt8, state: Int8, enforce: bool) -> tuple[_Table, float]:
-        key = (node, block)
-        known = self._tables.get(key)
-        first, last = self._problem.block_offset[block : block + 2].tolist()
-        demanded = state[first:last].tobytes()
-        if known is not None and known.state == demanded:
-            changed = self._changed_at[:, block]
-            latest = max(changed[:node].max(initial=0), changed[node + 1 :].max(initial=0))
-            if latest <= known.made_at:
-                return known, self._own_value[key]
+    def _all_tables(
+        self, node: int, holds: UInt8, state: Int8, stopping: Stopping
+    ) -> tuple[Sequence[Table], Float64] | None:
+        """The tables of all blocks of a node, and what it holds now is worth in each, float64[B]; None where
+        `stopping` came first. Those that are still valid are kept, the others made on several threads."""
+        blocks = self._problem.blocks
+        offset = self._problem.block_offset
+        changed = self._changed_at
+        latest = np.maximum(changed[:node].max(axis=0, initial=0), changed[node + 1 :].max(axis=0, initial=0))
+        stale = []
+        for b in range(blocks):
+            known = self._tables.get((node, b))
+            demanded = state[offset[b] : offset[b + 1]].tobytes()
+            if known is None or known.state != demanded or latest[b] > known.made_at:
+                stale.append(b)
+        routes = np.diff(self.traffic.start)[stale]
+        parts = ranges(routes * self._room[3] ** 2)
+        while len(self._scratches) < len(parts):
+            self._scratches.append(Scratch(*self._room))
+        scratch_of = {first: self._scratches[i] for i, (first, _) in enumerate(parts)}
+
+        def some(first: int, last: int) -> bool:
+            for b in stale[first:last]:
+                if stopping():
+                    return False
+                self._make_table(node, b, holds, state, scratch_of[first])
+            return True
+
+        if stale:
+            finished = side_by_side(some, parts)
+            self.work += _WORK_PER_TABLE * len(stale) + int(routes.sum()) * _WORK_PER_ROUTE
+            self.work += sum(self._terms_made) * self._room[3] * _WORK_PER_MEMBER
+            self._terms_made.clear()
+            if not all(finished):
+                return None
+        own = np.array([self._own_value[node, b] for b in range(blocks)])
+        return [self._tables[node, b] for b in range(blocks)], own
+
+    def _make_table(self, node: int, block: int, holds: UInt8, state: Int8, scratch: Scratch) -> None:
         problem, traffic = self._problem, self.traffic
+        first, last = problem.block_offset[block : block + 2].tolist()
         experts = last - first
         evaluation.serving_costs(
-            holds, problem.latency_seconds, self._fallback, node, first, last, self._costs
+            holds, problem.latency_seconds, self._fallback, node, first, last, scratch.costs
         )
         modular = -self._opening[node, first:last]
         count = terms.build_terms(
@@ -217,30 +267,28 @@ class BestResponse:
             traffic.node,
             traffic.experts,
             traffic.rate,
-            self._costs,
+            scratch.costs,
             problem.latency_seconds,
             self._nearest,
             problem.origin_latency_seconds,
             first,
             holds,
             modular,
-            self._term_experts,
-            self._term_size,
-            self._term_weight,
+            scratch.term_experts,
+            scratch.term_size,
+            scratch.term_weight,
         )
-        visited = int(traffic.start[block + 1] - traffic.start[block])
-        width = self._term_experts.shape[1]
-        self.work += _WORK_PER_TABLE + _WORK_PER_ROUTE * visited + _WORK_PER_MEMBER * count * width
-        subsets = (self._term_experts, self._term_size, self._term_weight, count)
+        self._terms_made.append(count)
+        subsets = (scratch.term_experts, scratch.term_size, scratch.term_weight, count)
         values = np.empty(experts + 1)
         sets = np.zeros((experts + 1, experts), np.uint8)
-        block_state = state[first:last]
-        self._fill_table(key, block_state, modular, subsets, values, sets)
-        table = _Table(self._clock, demanded, values, np.packbits(sets, axis=1))
+        key = (node, block)
+        self._fill_table(key, state[first:last], modular, subsets, scratch.subsets, values, sets)
         own = float(tables.value_of(np.ascontiguousarray(holds[node, first:last]), modular, *subsets))
-        self._tables[key] = table
         self._own_value[key] = own
-        return table, own
+        self._tables[key] = _Table(
+            self._clock, state[first:last].tobytes(), values, np.packbits(sets, axis=1)
+        )
 
     def _fill_table(
         self,
@@ -248,13 +296,15 @@ class BestResponse:
         state: Int8,
         modular: Float64,
         subsets: Subsets,
+        scratch: Float64,
         values: Float64,
         sets: UInt8,
     ) -> None:
-        """Writes values float64[E_b + 1] and sets uint8[E_b + 1, E_b] of (node, block) `key`."""
+        """Writes values float64[E_b + 1] and sets uint8[E_b + 1, E_b] of (node, block) `key`; scratch
+        float64[2^E_b] where all subsets are tried."""
         experts = len(modular)
         if subsets[3] > 0 and experts <= self._params.exact_limit:
-            tables.exact_table(state, modular, *subsets, self._scratch, values, sets)
+            tables.exact_table(state, modular, *subsets, scratch, values, sets)
         else:
             steps = self._params.exchange_steps if experts <= self._params.exchange_limit else 0
             tables.greedy_table(state, modular, *subsets, steps, values, sets)

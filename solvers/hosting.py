@@ -6,18 +6,19 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import hosts as kernel
-from solvers.levels import most_earned
-from solvers.problem import Float32, Float64, Int64, PlacementProblem
+from solvers.levels import edges, most_earned
+from solvers.problem import Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
-_PACE = 0.25  # of steps on alpha against those on potentials
+_PACE = 0.1  # of steps on how far routes pay, in parts of the farthest, against those on potentials
+_START = 0.2  # of the way to the farthest level
 
 
 class Hosting:
     """Of D >= nearest + sum over i of gap(i) max(0, 1 - sum over the servers m up to i of h(S, m)) with
     h(S, m) = min over e in S of x(m, e), the maxima and the minima as dual players.
 
-    alpha(r, i) float32[R, N] in 0..1 says how much a route pays at level i; theta(S, m, e) on the simplex
+    As for `SingleCalls`, one number per route says how far it pays, float64[R]; theta(S, m, e) on the simplex
     says which expert keeps m from hosting, a softmax of potentials float64[E, N], since all routes see the
     same gradient of an expert at a server. A step is O(R K N).
     """
@@ -26,45 +27,52 @@ class Hosting:
         self._traffic = traffic
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
+        self._edge = edges(gap)
+        self._scale = _PACE * self._edge[:, -1]
         self._potential = np.zeros((problem.experts, problem.nodes))
         self._potentials = np.zeros_like(self._potential)
-        self._alpha: Float32 = np.full((len(traffic.node), problem.nodes), 0.5, np.float32)
-        self._alphas = np.zeros_like(self._alpha)
+        self._reach: Float64 = _START * self._edge[traffic.node, -1]
+        self._reaches = np.zeros_like(self._reach)
         self._earned = np.zeros_like(self._potential)
         self._blocks = ranges(np.diff(traffic.start) * traffic.experts.shape[1] * problem.nodes)
-        self._from = (self._alpha.copy(), self._potential.copy(), self._earned)
+        self._from = (self._reach.copy(), self._potential.copy(), self._earned)
+        self.work = traffic.experts.size * problem.nodes // 4
 
     def most(self, earned: Float64) -> None:
-        """Adds to earned float64[E, N] what replicas could earn at most."""
+        """As `SlowestCalls.most`."""
         most_earned(self._traffic.activity, self._order, self._gap, earned)
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
         before, past = self._earned, self._potential
-        self._potential = past - length * held
+        server = np.ascontiguousarray(held.T)  # the kernel runs over the servers of an expert
+        self._potential = past - length * server
         self._potentials += self._potential
-        constant, moved = self._host(held, length)
-        earned += self._earned
+        constant, moved = self._host(server, length)
+        earned += self._earned.T
         return constant, moved + max(0.0, float(((self._earned - before) * (self._potential - past)).sum()))
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
-        self._potential = self._potentials / steps
-        self._alpha = self._alphas / np.float32(steps)
-        constant, _ = self._host(held, 0.0)
-        earned += self._earned
-        alpha, potential, before = self._from
         routes = self._traffic
-        far = kernel.apart(routes.node, routes.rate, self._gap, self._alpha, alpha) / _PACE
+        self._potential = self._potentials / steps
+        farthest = self._edge[routes.node, -1]
+        self._reach = np.clip(self._reaches / steps, 0.0, farthest)
+        constant, _ = self._host(np.ascontiguousarray(held.T), 0.0)
+        earned += self._earned.T
+        reach, potential, before = self._from
+        scale = np.maximum(_PACE * farthest, 1e-300)
+        far = float((routes.rate * (self._reach - reach) ** 2 / scale).sum())
         far += max(0.0, float(((self._earned - before) * (self._potential - potential)).sum()))
-        self._from = (self._alpha.copy(), self._potential, self._earned)
+        self._from = (self._reach.copy(), self._potential, self._earned)
         self._potentials = np.zeros_like(self._potential)
-        self._alphas = np.zeros_like(self._alpha)
+        self._reaches = np.zeros_like(self._reach)
         return constant, far
 
     def _host(self, held: Float64, length: float) -> tuple[float, float]:
         routes = self._traffic
         self._earned = np.zeros_like(self._potential)
+        pace = length * self._scale
 
         def some(first: int, last: int) -> Float64:
             told = np.empty(2)
@@ -75,16 +83,16 @@ class Hosting:
                 routes.rate,
                 self._offset[first : last + 1],
                 self._order,
-                self._gap,
+                self._edge,
+                pace,
                 self._potential,
                 held,
-                _PACE * length,
-                self._alpha,
-                self._alphas,
+                self._reach,
+                self._reaches,
                 self._earned,
                 told,
             )
             return told
 
         constant, moved = np.sum(side_by_side(some, self._blocks), axis=0)
-        return float(constant), float(moved) / _PACE
+        return float(constant), float(moved) * length

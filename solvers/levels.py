@@ -8,10 +8,7 @@ import numpy as np
 
 from solvers.coverage import finite_fallback
 from solvers.objective import nearest_nodes
-from solvers.problem import Float64, Int64, PlacementProblem
-
-_MANY_LEVELS = 10_000_000  # of all calls, N^2 E
-_NEAREST = 12  # servers with a level of their own where there are very many
+from solvers.problem import Bools, Float64, Int64, PlacementProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +26,18 @@ class Levels:
     nearest: Float64
 
 
-def levels(problem: PlacementProblem) -> Levels:
-    """The levels of a problem. O(N^2 log N).
+def levels(problem: PlacementProblem, most: int | None = None) -> Levels:
+    """The levels of a problem, at most `most` of every node with a gap. O(N^2 log N).
 
-    Of very many, those beyond a node's nearest servers count as one, at its near end, which no call is below.
+    Of more, those beyond a node's nearest servers count as one, at its near end, which no call is below.
 
     Where a node has no origin, the last gap is 0: whoever covers the expert is within reach. Where some are
     not, the gap is up to `finite_fallback`, which is below the true cost, infinity.
     """
     order = nearest_nodes(problem)
     latency = np.take_along_axis(problem.latency_seconds, order, axis=1)
-    if problem.nodes**2 * problem.experts > _MANY_LEVELS:
-        latency[:, _NEAREST:] = np.minimum(latency[:, _NEAREST:], latency[:, _NEAREST : _NEAREST + 1])
+    if most is not None and most < problem.nodes:
+        latency[:, most - 1 :] = latency[:, most - 1 : most]
     within = np.isinf(problem.origin_latency_seconds) & np.isfinite(latency).all(axis=1)
     beyond = np.where(within, latency[:, -1], finite_fallback(problem))
     edges = np.minimum(np.concatenate((latency, beyond[:, None]), axis=1), beyond[:, None])
@@ -54,10 +51,22 @@ def split(levels: Levels, lowest: Float64) -> tuple[Float64, Float64]:
     return below, levels.gap - below
 
 
+def edges(gap: Float64) -> Float64:
+    """How far each level begins and ends beyond the nearest server, in seconds: float64[N, N + 1]."""
+    return np.concatenate((np.zeros((len(gap), 1)), np.cumsum(gap, axis=1)), axis=1)
+
+
+def places(chosen: Bools) -> tuple[Int64, int]:
+    """Numbers for the chosen levels bool[N, N] of every node, int64[N, N], -1 for the others, and how many
+    numbers there are. O(N^2)."""
+    number = np.where(chosen, np.cumsum(chosen, axis=1) - 1, -1).astype(np.int64)
+    return number, int(number.max(initial=-1)) + 1
+
+
 def most_earned(activity: Float64, order: Int64, gap: Float64, earned: Float64) -> None:
-    """Adds to earned float64[E, N] what replicas earn where every call pays for all of its levels. activity
+    """Adds to earned float64[N, E] what replicas earn where every call pays for all of its levels. activity
     float64[N, E], calls per second; order, gap as of `Levels`. O(N^2 E)."""
     within = np.cumsum(gap[:, ::-1], axis=1)[:, ::-1]
-    for n in range(len(order)):
-        for i, m in enumerate(order[n].tolist()):
-            earned[:, m] += within[n, i] * activity[n]
+    pays = np.zeros_like(gap)  # [m, n]: what a call of n pays up to m and beyond
+    np.put_along_axis(pays.T, order, within, axis=1)
+    earned += np.einsum("mn,ne->me", pays, activity)  # `@` may add in another order on another machine

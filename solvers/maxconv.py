@@ -39,6 +39,7 @@ class SurrogateResponse(BestResponse):
         state: Int8,
         modular: Float64,
         subsets: Subsets,
+        scratch: Float64,
         values: Float64,
         sets: UInt8,
     ) -> None:

@@ -129,8 +129,9 @@ class ExactParams(BoundParams):
 class CertifiedParams(BoundParams):
     """Search with a certificate.
 
-    goal_gap: relative gap at which the search ends too; effort: work of the search, in units of about ten
-    milliseconds of one core, a tenth of it when a start is given; patience: rounds of ruin and repair without
+    goal_gap: relative gap at which the search ends too; effort: work of the search where no
+    time limit is given, in units of about ten milliseconds of one core; a tenth of it, whatever the time
+    limit, when a start is given; patience: rounds of ruin and repair without
     an improvement after which the search ends; exact_limit, eps: as for `sgd`.
     """
 

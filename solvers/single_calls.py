@@ -6,26 +6,34 @@ import numpy as np
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
-from solvers.levels import most_earned
-from solvers.problem import Float32, Float64, Int64
+from solvers.levels import edges, most_earned
+from solvers.problem import Float64, Int64
 
-_PACE = 0.25  # of steps on alpha against those on potentials, whose logistic function rises by a quarter
+_PACE = 0.25  # of steps on how far calls pay, in parts of the farthest, against those on potentials
+_START = 0.5  # of the way to the farthest level
 
 
 class SingleCalls:
     """Of c(n, e) = nearest + sum over i of gap(i) max(0, 1 - sum over the servers up to i of x(m, e)), the
-    maxima as a dual player: alpha float32[N, E, N] in 0..1.
+    maxima as a dual player.
 
-    activity float64[N, E]: calls per second. A step is O(N^2 E).
+    What is missing only falls from level to level, so the best multipliers are 1 up to some latency and 0
+    beyond: one number per node and expert, how far its calls pay, float64[N, E]. activity float64[N, E]:
+    calls per second; block_offset int64[B + 1]: the columns are worked on block by block. A step is
+    O(N^2 E), memory O(N E).
     """
 
-    def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
+    def __init__(self, activity: Float64, block_offset: Int64, order: Int64, gap: Float64) -> None:
         self.rate = activity
+        self._offset = block_offset
         self._order, self._gap = order, gap
-        self._alpha: Float32 = np.full((*activity.shape, len(order)), 0.5, np.float32)
-        self._alphas = np.zeros_like(self._alpha)
-        self._columns = ranges(np.full(activity.shape[1], len(order) ** 2))
-        self._from = self._alpha.copy()
+        self._edge = edges(gap)
+        self._scale = _PACE * self._edge[:, -1]
+        self._reach: Float64 = np.repeat(_START * self._edge[:, -1:], activity.shape[1], axis=1)
+        self._reaches = np.zeros_like(self._reach)
+        self._blocks = ranges(np.diff(block_offset) * len(order) ** 2)
+        self._from = self._reach.copy()
+        self.work = len(order) ** 2 * activity.shape[1] // 6
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
@@ -33,33 +41,33 @@ class SingleCalls:
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
+        pace = length * self._scale
 
         def some(first: int, last: int) -> Float64:
             told = np.empty(2)
             kernel.single(
+                self._offset[first : last + 1],
                 self.rate,
                 held,
                 self._order,
-                self._gap,
-                _PACE * length,
-                self._alpha,
-                self._alphas,
+                self._edge,
+                pace,
+                self._reach,
+                self._reaches,
                 earned,
                 told,
-                first,
-                last,
             )
             return told
 
-        constant, moved = np.sum(side_by_side(some, self._columns), axis=0)
-        return float(constant), float(moved) / _PACE
+        constant, moved = np.sum(side_by_side(some, self._blocks), axis=0)
+        return float(constant), float(moved) * length
 
     def restart(self, held: Float64, steps: int, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.restart`."""
-        self._alpha = self._alphas / np.float32(steps)
-        self._alphas[:] = 0.0
+        self._reach = np.clip(self._reaches / steps, 0.0, self._edge[:, -1:])
         constant, _ = self.step(held, 0.0, earned)
-        self._alphas[:] = 0.0
-        far = kernel.apart(self.rate, self._gap, self._alpha, self._from) / _PACE
-        self._from = self._alpha.copy()
+        self._reaches[:] = 0.0
+        scale = np.maximum(self._scale, 1e-300)[:, None]
+        far = float((self.rate * (self._reach - self._from) ** 2 / scale).sum())
+        self._from = self._reach.copy()
         return constant, far

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solvers.chunks import ranges, side_by_side
 from solvers.kernels import routes as kernel
-from solvers.problem import Float64, Int32, Int64, PlacementProblem
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,25 +30,44 @@ class Traffic:
 def compile_traffic(problem: PlacementProblem) -> Traffic:
     """Sorts and merges the routes. O(R (K^2 + log R)) time, O(R K) memory."""
     routes, width = problem.route_experts.shape
-    start = np.zeros(problem.blocks + 1, np.int64)
+    nodes, blocks = problem.nodes, problem.blocks
+    start = np.zeros(blocks + 1, np.int64)
     node = np.empty(routes, np.int32)
     experts = np.empty((routes, width), np.int32)
     rate = np.empty(routes)
-    activity = np.zeros((problem.nodes, problem.experts))
-    most = int(problem.experts_per_block.max(initial=0))
-    count = kernel.compile_routes(
-        problem.route_node,
-        problem.route_block,
-        problem.route_experts,
-        problem.route_rate,
-        max(1, most.bit_length()),
-        problem.block_offset,
-        start,
-        node,
-        experts,
-        rate,
-        activity,
-    )
+    activity = np.zeros((nodes, problem.experts))
+    bits = max(1, int(problem.experts_per_block.max(initial=0)).bit_length())
+    first = np.zeros(blocks * nodes + 1, np.int64)
+    order = np.empty(routes, np.int64)
+    kernel.cells_of_routes(problem.route_node, problem.route_block, problem.route_rate, nodes, first, order)
+
+    def some(low: int, high: int) -> int:
+        return kernel.compile_routes(
+            low,
+            high,
+            first,
+            order,
+            problem.route_experts,
+            problem.route_rate,
+            bits,
+            problem.block_offset,
+            start,
+            node,
+            experts,
+            rate,
+            activity,
+        )
+
+    parts = ranges(np.diff(first[::nodes]) * width)
+    count = 0
+    for (low, high), end in zip(parts, side_by_side(some, parts), strict=True):
+        begin = int(first[low * nodes])
+        if begin != count:  # equal routes were merged: close up
+            for array in (node, experts, rate):
+                array[count : count + end - begin] = array[begin:end]
+            start[low:high] -= begin - count
+        count += end - begin
+    start[blocks] = count
     used = width
     while used and (experts[:count, used - 1] < 0).all():
         used -= 1
@@ -58,6 +78,12 @@ def compile_traffic(problem: PlacementProblem) -> Traffic:
         rate=rate[:count],
         activity=activity,
     )
+
+
+def calls_are_single(problem: PlacementProblem, traffic: Traffic) -> bool:
+    """Whether every call counts by itself, so that the activity says all: under `sum`, and where routes have
+    one expert."""
+    return problem.coupling is Coupling.SUM or traffic.experts.shape[1] <= 1
 
 
 def sample(traffic: Traffic, most: int) -> Traffic:

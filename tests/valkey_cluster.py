@@ -156,6 +156,7 @@ class ValkeyCluster:
             "cluster-config-file": directory / "nodes.conf",
             "cluster-node-timeout": NODE_TIMEOUT_MILLISECONDS,
             "cluster-replica-validity-factor": 0,
+            "cluster-require-full-coverage": "no",
             "repl-diskless-sync-delay": 0,
             "appendonly": "yes",
             "appendfsync": "everysec",

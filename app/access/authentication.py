@@ -77,7 +77,7 @@ class Authentication:
                 del self._known[header]
 
     async def who(self, scope: Scope) -> Principal:
-        """Who sent the request; `Unauthenticated` or `TooManyRequests` otherwise."""
+        """Who sent the request; `Unauthenticated` or `RateLimited` otherwise."""
         if self._required is None:
             self._required = await store.tokens_issued(self._redis)
         if self._required is False:

@@ -35,7 +35,7 @@ def principal_of_scope(scope: Scope) -> Principal:
 
 
 async def admit(scope: Scope, rule: Rule) -> None:
-    """Let the request in, or raise: `Unauthenticated`, `Forbidden` or `TooManyRequests`."""
+    """Let the request in, or raise: `Unauthenticated`, `Forbidden` or `RateLimited`."""
     if rule is Rule.OPEN or (rule is Rule.METRICS and scope["app"].state.settings.open_metrics):
         return
     authentication = authentication_of(scope)

@@ -9,7 +9,7 @@ import math
 import time
 from collections import OrderedDict
 
-from app.errors import TooManyRequests
+from app.errors import RateLimited
 
 COUNTED = 20_000
 """Tokens, and addresses, whose counts are kept: beyond, those whose window began first are forgotten."""
@@ -68,7 +68,7 @@ class Rates:
         self._addresses = Counts(failures_per_minute, ADDRESS_SECONDS)
 
     def asked(self, token_id: str) -> None:
-        """Count a request; `TooManyRequests` for one too many."""
+        """Count a request; `RateLimited` for one too many."""
         tokens, now = self._tokens, time.monotonic()
         if tokens is not None and not tokens.add(token_id, now):
             raise _later(
@@ -81,7 +81,7 @@ class Rates:
         self._addresses.add(_counted(address), time.monotonic())
 
     def allow_attempt(self, address: str) -> None:
-        """`TooManyRequests` where there were too many wrong ones from there."""
+        """`RateLimited` where there were too many wrong ones from there."""
         key, now = _counted(address), time.monotonic()
         if self._addresses.full(key, now):
             raise _later(
@@ -99,5 +99,5 @@ def _counted(address: str) -> str:
     return str(ipaddress.ip_network((known, _PREFIX_BITS), strict=False))
 
 
-def _later(detail: str, seconds: float) -> TooManyRequests:
-    return TooManyRequests(detail, retry_after_seconds=math.ceil(seconds))
+def _later(detail: str, seconds: float) -> RateLimited:
+    return RateLimited(detail, retry_after_seconds=math.ceil(seconds))

@@ -117,6 +117,14 @@ COMMANDS = (
         _SERVICE,
     ),
     Command(
+        "metrics",
+        "app.cli.metrics",
+        "metrics_command",
+        "List every metric of the service and of agents.",
+        ("moeplace metrics", "moeplace metrics --output docs/metrics.md"),
+        _SERVICE,
+    ),
+    Command(
         "solve",
         "app.cli.solve",
         "solve_command",

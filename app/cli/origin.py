@@ -19,12 +19,11 @@ from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
-from agent.config import TOKEN_VARIABLE, NodeFileError, read_token
+from agent.config import TOKEN_VARIABLE, NodeFileError, ca_file_of_environment, read_token
 from agent.holdings import is_id
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
 from app import logs
-from app.cli.service_access import authorities
 from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
 from app.listening import ListeningError, is_loopback, open_listener, url_of
 
@@ -146,7 +145,7 @@ async def _run(
         if service is not None:
             base_url, cluster_id, service_token = service
             async with ServiceClient(
-                base_url, cluster_id, token=service_token, ca_file=authorities()
+                base_url, cluster_id, token=service_token, ca_file=ca_file_of_environment()
             ) as client:
                 await client.put(f"/models/{shelf.model_id}", model_spec(shelf, reached))
                 if (await client.get(""))["settings"]["origin"] is None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -14,7 +13,7 @@ import msgspec
 import typer
 
 from agent.client import AnswerNotUnderstood, ServiceClient, ServiceError
-from agent.config import CA_VARIABLE, TOKEN_VARIABLE
+from agent.config import CA_VARIABLE, TOKEN_VARIABLE, ca_file_of_environment
 from agent.retrying import RetryPolicy
 from app.cli.solve import refuse
 
@@ -62,7 +61,7 @@ def ask_service(
             cluster_id,
             retry=RetryPolicy(timeout_seconds=_RETRY_SECONDS),
             token=token or os.environ.get(TOKEN_VARIABLE),
-            ca_file=authorities(),
+            ca_file=ca_file_of_environment(),
         ) as client:
             return await work(client)
 
@@ -74,12 +73,6 @@ def ask_service(
     except ServiceError as error:
         typer.echo(f"{base_url}: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def authorities() -> Path | None:
-    """Who signs the service's certificate, by MOEPLACE_CA_FILE; None: whom the system knows."""
-    named = os.environ.get(CA_VARIABLE)
-    return Path(named) if named else None
 
 
 async def get_model(client: ServiceClient, model_id: str) -> RegisteredModel:

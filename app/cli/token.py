@@ -233,24 +233,19 @@ def _path(cluster: str | None) -> str:
 
 def _show(pages: list[TokenList]) -> None:
     table = Table()
-    for column in ("id", "role", "cluster", "node", "issued", "by", "expires", "last used", "note"):
+    for column in ("id", "for", "issued", "expires", "last used", "note"):
         table.add_column(column, overflow="fold", no_wrap=column == "id")
     for page in pages:
         for token in page.tokens:
-            moments = (
-                f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
-                for moment in (token.expires_at, token.last_used_at)
-            )
-            expires, used = moments
+            node = f"node {token.node_id}" if token.node_id else token.role.value.lower()
             table.add_row(
                 token.token_id,
-                token.role.value.lower(),
-                token.cluster_id or "all",
-                token.node_id or "",
-                f"{token.created_at:%Y-%m-%d %H:%M}",
-                token.created_by,
-                expires,
-                used,
+                f"{node} of {token.cluster_id or 'all clusters'}",
+                f"{token.created_at:%Y-%m-%d}",
+                f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",
+                f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "never",
                 token.note,
             )
-    Console().print(table, markup=False)
+    console = Console()
+    # Into a file or a pipe every token has one line.
+    Console(width=console.width if console.is_terminal else 200).print(table, markup=False)

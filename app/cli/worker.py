@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from prometheus_client import start_http_server
 
-from app import logs, metrics
+from app import exposition, logs, metrics
 from app.cli.settings import LogFormatOption, LogLevel, RedisUrl, fail, settings_from
 from app.config import Settings
 from app.storage.client import StorageError, connect
@@ -54,7 +54,7 @@ async def _run(settings: Settings, redis_url: str, metrics_host: str, metrics_po
     try:
         if metrics_port is not None:
             try:
-                start_http_server(metrics_port, metrics_host)
+                start_http_server(metrics_port, metrics_host, exposition.registry())
             except OSError as error:
                 raise fail(
                     f"metrics-port: cannot listen on {metrics_host} port {metrics_port}: {error.strerror}"

@@ -34,7 +34,8 @@ def demo_command(
         typer.Option(
             "--service",
             metavar="URL",
-            help="Only start the nodes, on a service that runs already, and replay until ended.",
+            help="Only start the nodes, on a service that runs already, and replay until ended. Where it "
+            "asks for tokens it is sent MOEPLACE_TOKEN, an operator's.",
         ),
     ] = None,
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ import time
 import msgspec
 
 from agent.client import ServiceClient
+from agent.config import TOKEN_VARIABLE, ca_file_of_environment
 from agent.node import NodeAgent, NodeConfig
 from agent.retrying import RetryPolicy
 from agent.telemetry import LayerShape, Recorder
@@ -121,7 +123,15 @@ async def _run() -> None:
     )
     recorder = Recorder(MODEL_ID, dict.fromkeys(range(LAYERS), LayerShape(EXPERTS, TOP_K)), seed=start.seed)
     retry = RetryPolicy(first_seconds=0.1, longest_seconds=2.0, timeout_seconds=20.0)
-    async with ServiceClient(start.base_url, CLUSTER_ID, retry=retry, use_environment=False) as client:
+    # The demo's own service asks for no token; one that runs already may, and each node sends the operator's.
+    async with ServiceClient(
+        start.base_url,
+        CLUSTER_ID,
+        retry=retry,
+        token=os.environ.get(TOKEN_VARIABLE),
+        ca_file=ca_file_of_environment(),
+        use_environment=False,
+    ) as client:
         agent = NodeAgent(config, client, storage, [recorder], retry=retry)
         engine = Engine(start, agent, recorder, client)
         work = [asyncio.create_task(agent.run()), asyncio.create_task(engine.run())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.client import ServiceClient
+from agent.config import TOKEN_VARIABLE, ca_file_of_environment
 from agent.retrying import RetryPolicy
 from app.demo.nodes import NodeProcess, started_nodes
 from app.demo.registration import register_cluster
@@ -31,7 +33,14 @@ async def replay(console: Console, base_url: str, *, seed: int) -> None:
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moeplace-demo-")))
         client = await stack.enter_async_context(
-            ServiceClient(base_url, CLUSTER_ID, retry=retry, use_environment=False)
+            ServiceClient(
+                base_url,
+                CLUSTER_ID,
+                retry=retry,
+                token=os.environ.get(TOKEN_VARIABLE),
+                ca_file=ca_file_of_environment(),
+                use_environment=False,
+            )
         )
         await register_cluster(client, UNHURRIED)
         nodes = await started_nodes(stack, directory, base_url, seed)

@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.errors import FieldError, Unavailable
+from app.exposition import OPENMETRICS, exposition
 from app.http.openapi import problem
 from app.http.state import probing_redis_of, waiters_of
-from app.metrics import CONTENT_TYPE, exposition
+from app.metrics import TALLY
 from app.schema import Schema
 from app.storage import workers
 
@@ -73,13 +74,21 @@ async def readyz(request: Request) -> Readiness:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                OPENMETRICS: {"schema": {"type": "string"}},
+            }
+        }
+    },
 )
-async def metrics() -> Response:
-    """Metrics of all processes of this service, in Prometheus' text format."""
-    return Response(
-        await run_in_threadpool(exposition), media_type=None, headers={"Content-Type": CONTENT_TYPE}
-    )
+async def metrics(request: Request) -> Response:
+    """Metrics of all processes of this service, in Prometheus' text format; as OpenMetrics, with exemplars
+    that name traces, where `Accept` asks for it."""
+    TALLY.flush()  # here, since only the event loop counts
+    text, content_type = await run_in_threadpool(exposition, request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 async def _within_time(answer: Awaitable[int]) -> int:

@@ -5,6 +5,8 @@ from functools import cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.exposition import exemplars
+from app.http.trace import trace_id
 from app.metrics import HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_LONG_POLL_DURATION, HTTP_REQUESTS, TALLY
 
 UNROUTED = "unrouted"
@@ -48,6 +50,9 @@ class MeasuringMiddleware:
                 HTTP_LONG_POLL_DURATION.labels(route).observe(seconds)
             else:
                 TALLY.observe(self._durations(method, route), seconds)
+                trace = trace_id()
+                if trace is not None:
+                    exemplars.note(method, route, seconds, trace, time.time())
 
 
 def _waits(scope: Scope) -> bool:

@@ -107,31 +107,44 @@ def represent(
 ) -> Response:
     """The document in the best coding, whatever the client has: the answer to a write."""
     coding = negotiate(request, document)
-    fields = {
-        **waited(request),
-        **(headers or {}),
-        "ETag": entity_tag(document.version, coding),
-        "Cache-Control": cache_control,
-        "Vary": "Accept-Encoding",
-    }
     body = document.json
     if coding is not None:
-        fields["Content-Encoding"] = coding
         body = document.zstd if coding == "zstd" else document.gzip
-    return Response(body, status, fields, media_type="application/json")
+    fields = _fields(request, entity_tag(document.version, coding), cache_control)
+    fields += [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    if coding is not None:
+        fields.append((b"content-encoding", coding.encode()))
+    if headers:
+        fields += [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return RawResponse(status, fields, body)
 
 
 def not_modified(request: Request, version: str, *, cache_control: str = REVALIDATE) -> Response:
     """304 without having read the document, with the tag of the coding that the client has."""
-    return Response(
-        status_code=304,
-        headers={
-            **waited(request),
-            "ETag": entity_tag(_named_tag(request, version) or version),
-            "Cache-Control": cache_control,
-            "Vary": "Accept-Encoding",
-        },
-    )
+    tag = entity_tag(_named_tag(request, version) or version)
+    return RawResponse(304, _fields(request, tag, cache_control))
+
+
+def _fields(request: Request, tag: str, cache_control: str) -> list[tuple[bytes, bytes]]:
+    fields = [
+        (b"etag", tag.encode("latin-1")),
+        (b"cache-control", cache_control.encode()),
+        (b"vary", b"Accept-Encoding"),
+    ]
+    seconds = wait_seconds(request)
+    if seconds is not None:
+        fields.append((b"preference-applied", b"wait=%d" % seconds))
+    return fields
+
+
+class RawResponse(Response):
+    """With the headers as they go out: to put them together from a mapping takes longer than all the rest."""
+
+    def __init__(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        self.status_code = status
+        self.raw_headers = fields
+        self.body = body
+        self.background = None
 
 
 def waited(request: Request) -> dict[str, str]:
@@ -146,7 +159,7 @@ def _named_tag(request: Request, version: str) -> str | None:
     if given is None:
         return None
     wanted = given.strip()
-    if wanted == "*":
+    if wanted == "*" or wanted == f'"{version}"':
         return version
     return next((tag for _, tag in _tags(wanted) if _version(tag) == version), None)
 

@@ -1,18 +1,30 @@
 """Every request belongs to a trace (W3C Trace Context): the caller's if it names one, else a new one."""
 
+import random
 import re
-import secrets
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, get_contextvars
 
 _TRACEPARENT = re.compile(rb"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 
 
+_TRACE: ContextVar[str | None] = ContextVar("moeplace_trace_id", default=None)
+
+
 def trace_id() -> str | None:
     """Of the request being answered; None outside of one."""
-    found = get_contextvars().get("trace_id")
-    return found if isinstance(found, str) else None
+    return _TRACE.get()
+
+
+def add_trace_id(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: what is logged while a request is answered tells its trace."""
+    trace = _TRACE.get()
+    if trace is not None:
+        event.setdefault("trace_id", trace)
+    return event
 
 
 class TraceMiddleware:
@@ -27,7 +39,7 @@ class TraceMiddleware:
             return
         given = [value for name, value in scope["headers"] if name == b"traceparent"]
         trace, flags = _parse(given[0]) if len(given) == 1 else (None, "00")
-        ids = secrets.token_hex(24)
+        ids = f"{random.getrandbits(192):048x}"
         trace = trace or ids[16:]
         traceparent = (b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode())
 
@@ -36,7 +48,7 @@ class TraceMiddleware:
                 message["headers"] = [*message.get("headers", ()), traceparent]
             await send(message)
 
-        bind_contextvars(trace_id=trace)  # of this request's task, which ends with it
+        _TRACE.set(trace)  # of this request's task, which ends with it
         await self._app(scope, receive, send_traced)
 
 

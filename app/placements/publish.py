@@ -12,6 +12,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
 from app.clusters.schemas import ClusterRecord
+from app.metrics import PLACEMENTS
 from app.nodes.schemas import HeldExperts
 from app.placements.schemas import (
     Evidence,
@@ -95,6 +96,7 @@ async def publish(
     watch = (keys.placement, keys.placements, keys.cluster)
     if lease is not None:
         await fenced(redis, lease, queue, watch=watch, check=check)
+        _count(evidence)
         return document
     async with redis.pipeline(transaction=True) as pipe:
         for _ in range(ATTEMPTS):
@@ -104,10 +106,15 @@ async def publish(
                 pipe.multi()  # type: ignore[no-untyped-call]
                 queue(pipe)
                 await pipe.execute()
+                _count(evidence)
                 return document
             except WatchError:
                 await pipe.reset()  # type: ignore[no-untyped-call]
     raise GenerationChanged(f"cluster {cluster.cluster_id}: placements kept changing")
+
+
+def _count(evidence: Evidence) -> None:
+    PLACEMENTS.labels("solver" if evidence.solved else evidence.algorithm).inc()
 
 
 def canonical(holds: Iterable[NodeHoldings]) -> list[NodeHoldings]:

@@ -9,9 +9,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.analysis.schemas import Analysis
 from app.instance.problem import BuiltProblem
 from app.solving.analysis import compose_analysis, compose_overview, pack_layer
 from app.solving.cancellation import end
+from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.observation import Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
@@ -28,7 +30,8 @@ ANALYSIS_REST_FACTOR = 10.0
 ANALYSIS_DEADLINE_SECONDS = 60.0
 
 LAYERS_BYTES = 8 << 20
-"""Of one analysis's layers, packed, that are written; beyond, the others come with the next ones."""
+"""Of one analysis's layers, packed, that are written; beyond, the others come with the next ones, which are
+made for them where nothing else asks for one."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -37,18 +40,26 @@ class Analyses:
     """One cluster's, for as long as one lease lasts."""
 
     def __init__(
-        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+        self,
+        redis: Redis,
+        keys: ClusterKeys,
+        lease: Lease,
+        planner: SolverProcess,
+        problems: Problems,
+        metrics: ClusterMetrics,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._lease = lease
         self._planner = planner
         self._problems = problems
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._made_of: object = None
         self._not_before = 0.0
         self._blocks: tuple[tuple[str, int], ...] | None = None
         self._first_block = 0
+        self._layers_left = 0
 
     async def step(self, observation: Observation) -> None:
         """Begin one where it is due, nobody waits for the process, and the last one has ended."""
@@ -62,6 +73,7 @@ class Analyses:
                 raise
             except TaskError as error:
                 log.warning("analysis failed", reason=str(error))
+                self._layers_left = 0
         in_force = observation.in_force
         made_of = (
             observation.spec_version,
@@ -70,11 +82,14 @@ class Analyses:
             self._problems.statistics_version,
             None if in_force is None else in_force.generation,
         )
-        if made_of == self._made_of or time.monotonic() < self._not_before or self._planner.busy:
+        known = made_of == self._made_of and self._layers_left == 0
+        if known or time.monotonic() < self._not_before or self._planner.busy:
             return
         built = await self._problems.built(observation)
         if built is None:
             return
+        if made_of != self._made_of:
+            self._layers_left = len(built.fleet.blocks)
         self._made_of = made_of
         self._task = asyncio.create_task(self._write(observation, built))
 
@@ -110,12 +125,15 @@ class Analyses:
                 pipe.hset(self._keys.analysis_layers, items=fields)
 
         await fenced(self._redis, self._lease, queue)
+        self._metrics.show_analysis(written.shown)
         self._blocks, self._first_block = blocks, written.next_block
+        self._layers_left = max(0, self._layers_left - len(written.layers))
         took = time.monotonic() - begun
         self._not_before = begun + max(ANALYSIS_SECONDS, ANALYSIS_REST_FACTOR * took)
 
 
 class _Written(NamedTuple):
+    shown: Analysis
     analysis: EncodedDocument
     overview: EncodedDocument
     layers: dict[str, bytes]
@@ -145,4 +163,4 @@ def _compose(
             break
         layers[packed.field] = encoded
     next_block = (first_block + len(layers)) % count if count else 0
-    return _Written(documents[0], documents[1], layers, next_block)
+    return _Written(analysis, documents[0], documents[1], layers, next_block)

@@ -11,10 +11,11 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.metrics import WORKER_TICK
+from app.metrics import WORKER_ABANDONED, WORKER_TICK, WORKER_TICK_TIME
 from app.placements.schemas import ConditionType, PlacementStatus
 from app.recurring import Recurring
 from app.solving.analyses import Analyses
+from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved
@@ -76,7 +77,8 @@ class ClusterController:
         )
         self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
         self._solves = Solves(redis, lease, solver, planner, self._problems, wake)
-        self._analyses = Analyses(redis, keys, lease, planner, self._problems)
+        self._metrics = ClusterMetrics(lease.cluster_id)
+        self._analyses = Analyses(redis, keys, lease, planner, self._problems, self._metrics)
         self._outcomes = Outcomes(redis, keys, lease, planner, self._problems)
         self._abandoned = Recurring(log, "look abandoned")
         self._status: PlacementStatus | None = None
@@ -108,8 +110,10 @@ class ClusterController:
                     self._pause_seconds = self._pause(observation, woken)
                     failures = 0
                     self._abandoned.over()
+                    WORKER_TICK_TIME.set(self._lease.cluster_id, time.time())
                 except (RedisError, OSError, FoldMoved, Contended) as error:
                     failures += 1
+                    WORKER_ABANDONED.inc()
                     self._pause_seconds = self._settings.worker_tick_seconds
                     self._abandoned.warn(reason=f"{type(error).__name__}: {error}", failures=failures)
                     await asyncio.sleep(min(0.1 * 2**failures, 2.0))
@@ -232,6 +236,15 @@ class ClusterController:
             waiting_for=self._migration.waiting_for,
             trouble=self._migration.trouble or self._solves.trouble,
             before=self._status,
+            now=now,
+        )
+        await self._metrics.show(
+            observation,
+            status,
+            base,
+            self._problems,
+            self._migration.execution,
+            unwanted=self._migration.unwanted(status.generation),
             now=now,
         )
         if status == self._status:

@@ -109,6 +109,10 @@ class Execution:
     def move_state(self, move_id: str) -> MoveState:
         return self._states[move_id]
 
+    def count(self, state: MoveState) -> int:
+        """Moves in that state."""
+        return self._counts[state]
+
     def unfinished(self) -> list[PlannedMove]:
         return [move for move_id, move in self.moves.items() if self._states[move_id] not in ENDED]
 
@@ -235,6 +239,17 @@ class Execution:
         self.record = self.record.model_copy(update={"updated_at": now})
         return self.record
 
+    def snapshot_progress(self) -> PlanProgress:
+        """How far it is now."""
+        return PlanProgress(
+            moves_total=len(self.moves),
+            moves_succeeded=self._counts[MoveState.SUCCEEDED],
+            moves_failed=self._counts[MoveState.FAILED],
+            moves_released=len(self._outstanding),
+            bytes_total=self.record.progress.bytes_total,
+            bytes_done=self._bytes_done,
+        )
+
     # --- how
     def _begin(self, move_id: str, source: Source, now: datetime) -> None:
         move = self.moves[move_id]
@@ -326,15 +341,7 @@ class Execution:
         self.changed.add(move_id)
 
     def _count(self) -> None:
-        progress = PlanProgress(
-            moves_total=len(self.moves),
-            moves_succeeded=self._counts[MoveState.SUCCEEDED],
-            moves_failed=self._counts[MoveState.FAILED],
-            moves_released=len(self._outstanding),
-            bytes_total=self.record.progress.bytes_total,
-            bytes_done=self._bytes_done,
-        )
-        self.record = self.record.model_copy(update={"progress": progress})
+        self.record = self.record.model_copy(update={"progress": self.snapshot_progress()})
 
 
 def _words(planned: str | None) -> str:

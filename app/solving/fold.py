@@ -27,7 +27,14 @@ from app.instance.statistics import (
     bucket_us,
     combine,
 )
-from app.metrics import TELEMETRY_FOLD_LAG, TELEMETRY_FOLDED, TELEMETRY_STREAM_BYTES
+from app.metrics import (
+    TELEMETRY_ACTIVATIONS,
+    TELEMETRY_DISCARDED,
+    TELEMETRY_FOLD_LAG,
+    TELEMETRY_FOLDED,
+    TELEMETRY_STREAM_BYTES,
+    TELEMETRY_TOKENS,
+)
 from app.models.schemas import ModelRecord
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -129,6 +136,13 @@ class TelemetryFold:
         """End of the newest window folded, microseconds since the epoch."""
         return max(self._newest_us.values(), default=None)
 
+    def newest_us_of_nodes(self) -> dict[str, int]:
+        """node_id -> end of its newest window folded, microseconds since the epoch."""
+        newest: dict[str, int] = {}
+        for (node_id, _), us in self._newest_us.items():
+            newest[node_id] = max(us, newest.get(node_id, 0))
+        return newest
+
     async def load(self) -> None:
         """Read what was folded so far; `fold` does it by itself where needed."""
         self._loaded = False
@@ -186,8 +200,8 @@ class TelemetryFold:
             or any(b.digest != models[name[1]].digest for b in spans.values())
         }
         if not entries and not gone:
-            TELEMETRY_FOLD_LAG.labels(self._keys.cluster_id).set(0)
-            TELEMETRY_STREAM_BYTES.labels(self._keys.cluster_id).set(waiting)
+            TELEMETRY_FOLD_LAG.set(self._keys.cluster_id, 0.0)
+            TELEMETRY_STREAM_BYTES.set(self._keys.cluster_id, waiting)
             return NOTHING
         known = {name: spans for name, spans in self._buckets.items() if name not in gone}
         span = bucket_us(settings)
@@ -251,10 +265,13 @@ class TelemetryFold:
         self._newest_us = {name: us for name, us in newest.items() if name in buckets}
         cluster = self._keys.cluster_id
         TELEMETRY_FOLDED.inc(folded.windows)
-        TELEMETRY_STREAM_BYTES.labels(cluster).set(max(0, waiting - folded.entry_bytes))
+        TELEMETRY_DISCARDED.inc(folded.discarded)
+        TELEMETRY_TOKENS.inc(folded.tokens)
+        TELEMETRY_ACTIVATIONS.inc(folded.activations)
+        TELEMETRY_STREAM_BYTES.set(cluster, max(0, waiting - folded.entry_bytes))
         more = waiting > folded.entry_bytes
         lag = time.time() - _milliseconds(last_id) / 1000 if more else 0.0
-        TELEMETRY_FOLD_LAG.labels(cluster).set(max(0.0, lag))
+        TELEMETRY_FOLD_LAG.set(cluster, max(0.0, lag))
         return FoldOutcome(folded.windows, folded.discarded, folded.tokens, folded.activations, more)
 
     async def _read(self) -> tuple[list[Entry], int]:

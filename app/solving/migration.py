@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from app.metrics import MOVED_BYTES, MOVES
+from app.metrics import MIGRATION_DURATION, MIGRATION_PLANS, MOVED_BYTES, MOVES
 from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanCommand, PlanRecord, PlanVerb
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
@@ -94,6 +94,10 @@ class Migration:
     def trouble(self) -> str | None:
         """In words, why the fleet is not being brought to the generation in force."""
         return self._next.trouble
+
+    def unwanted(self, generation: int | None) -> bool:
+        """An operator does not want the fleet brought to `generation`."""
+        return self._next.is_cancelled(generation)
 
     @property
     def waiting_for(self) -> str | None:
@@ -208,12 +212,14 @@ class Migration:
                 self._expectation.succeeded(move)
             MOVES.labels(move.kind.lower(), "succeeded").inc()
             if move.kind is MoveKind.COPY:
-                MOVED_BYTES.inc(move.bytes)
+                MOVED_BYTES.labels("succeeded").inc(move.bytes)
         execution.expire(now)
         for move_id in execution.changed:
             if execution.move_state(move_id) is MoveState.FAILED:
                 move, progress = execution.moves[move_id], execution.progress[move_id]
                 MOVES.labels(move.kind.lower(), "failed").inc()
+                if move.kind is MoveKind.COPY:
+                    MOVED_BYTES.labels("failed").inc(progress.bytes_done)
                 log.warning(
                     "move failed",
                     plan=execution.record.plan_id,
@@ -316,6 +322,7 @@ class Migration:
     def _finish(self, execution: Execution) -> None:
         """The plan has ended, and is saved as such."""
         record = execution.record
+        _count_end(execution)
         self._execution = self._expectation = None
         self._linger(execution)
         if any(execution.move_state(move_id) is MoveState.IN_PROGRESS for move_id in execution.progress):
@@ -348,3 +355,17 @@ class Migration:
             succeeded=record.progress.moves_succeeded,
             moves=record.progress.moves_total,
         )
+
+
+def _count_end(execution: Execution) -> None:
+    record = execution.record
+    MIGRATION_PLANS.labels(record.state.lower()).inc()
+    for move in execution.moves.values():
+        if execution.move_state(move.move_id) is MoveState.CANCELLED:
+            MOVES.labels(move.kind.lower(), "cancelled").inc()
+            if move.kind is MoveKind.COPY and move.move_id in execution.progress:
+                MOVED_BYTES.labels("cancelled").inc(execution.progress[move.move_id].bytes_done)
+    released = [entry.released_at for entry in execution.progress.values() if entry.released_at is not None]
+    if record.state is PlanState.SUCCEEDED and record.estimate is not None and released:
+        MIGRATION_DURATION.labels("planned").observe(record.estimate.seconds)
+        MIGRATION_DURATION.labels("actual").observe((record.updated_at - min(released)).total_seconds())

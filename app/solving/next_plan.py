@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import structlog
 
+from app.metrics import MIGRATION_PLANS
 from app.migration_plans.schemas import PlanRecord
 from app.solving.cancellation import end
 from app.solving.observation import InForce, Observation
@@ -148,12 +149,15 @@ class NextPlan:
         self._cancelled_generation = generation
         self.trouble = trouble or self.trouble
 
+    def is_cancelled(self, generation: int | None) -> bool:
+        return generation is not None and generation == self._cancelled_generation
+
     def wait(self, seconds: float) -> None:
         """Make no plan for that long."""
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     def _withheld(self, case: Case) -> bool:
-        if case[0] == self._cancelled_generation:
+        if self.is_cancelled(case[0]):
             return True
         return time.monotonic() < self._not_before or case == self._impossible
 
@@ -191,6 +195,7 @@ class NextPlan:
         await self._journal.enter(record)
         if state is PlanState.FAILED:
             self._impossible = case
+            MIGRATION_PLANS.labels("failed").inc()
             self.failed(in_force.generation, f"plan {record.plan_id} failed: {reason}")
             log.warning("no plan", plan=record.plan_id, generation=in_force.generation, reason=reason)
             return None

@@ -10,7 +10,14 @@ import structlog
 from redis.asyncio import Redis
 
 from app.instance.problem import BuiltProblem
-from app.metrics import COPIES_AVOIDED, SOLVER_DURATION, SOLVER_RUNS
+from app.metrics import (
+    COPIES_AVOIDED,
+    PLACEMENT_GAP,
+    SOLVER_DECISIONS,
+    SOLVER_DURATION,
+    SOLVER_FAILURES,
+    SOLVER_RUNS,
+)
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
 from app.placements.publish import GenerationChanged
 from app.placements.schemas import Evidence
@@ -19,7 +26,7 @@ from app.solving.budget import budget_left
 from app.solving.observation import Observation
 from app.solving.planning import names_of
 from app.solving.publication import publish_matrix
-from app.solving.solver_process import SolverProcess
+from app.solving.solver_process import SolverClosed, SolverCrashed, SolverProcess, TaskError, TaskOverran
 from app.solving.standing import improvement
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
 from app.solving.triggers import Reason
@@ -116,23 +123,25 @@ async def solve_and_adopt(
     algorithm = request.algorithm or settings.algorithm
     in_force = None if observation.in_force is None else observation.in_force.holds
     begun = time.monotonic()
-    outcome = await solver.run(
-        solve_task,
-        SolveRequest(
-            problem=problem,
-            in_force=in_force,
-            algorithm=algorithm,
-            params={"goal_gap": settings.goal_gap_ratio, **request.params},
-            seed=request.seed,
-            time_limit_seconds=limit,
-            min_improvement=settings.min_improvement,
-            budget=budget,
-            halves=halves,
-            names=names,
-        ),
-        # For the solve, and what may follow it: a part of it chosen, the same tried on half of the traffic.
-        deadline_seconds=(4 if halves or not budget.unlimited else 1) * limit * GRACE_FACTOR + GRACE_SECONDS,
+    asked = SolveRequest(
+        problem=problem,
+        in_force=in_force,
+        algorithm=algorithm,
+        params={"goal_gap": settings.goal_gap_ratio, **request.params},
+        seed=request.seed,
+        time_limit_seconds=limit,
+        min_improvement=settings.min_improvement,
+        budget=budget,
+        halves=halves,
+        names=names,
     )
+    # For the solve, and what may follow it: a part of it chosen, the same tried on half of the traffic.
+    deadline = (4 if halves or not budget.unlimited else 1) * limit * GRACE_FACTOR + GRACE_SECONDS
+    try:
+        outcome = await solver.run(solve_task, asked, deadline_seconds=deadline)
+    except TaskError as error:
+        _count_failure(error)
+        raise
     result = outcome.result
     SOLVER_RUNS.labels(result.algorithm, result.status.value).inc()
     SOLVER_DURATION.labels(result.algorithm).observe(result.runtime_seconds)
@@ -156,6 +165,12 @@ async def solve_and_adopt(
                 COPIES_AVOIDED.inc(max(0, outcome.copies_avoided))
         except GenerationChanged as error:
             decision = Decision(False, f"not adopted: {error}")
+    solved = Solved(outcome, decision, generation, built)
+    if generation is None and request == OptimizationRequest():
+        # What stays in force, against what is known now; of what is adopted its evidence says.
+        kept = solved.result().objective_before
+        PLACEMENT_GAP.set(observation.cluster.cluster_id, gap_ratio(kept, result.lower_bound))
+    SOLVER_DECISIONS.labels("kept" if generation is None else "adopted").inc()
     log.info(
         "solved",
         reason=reason,
@@ -167,7 +182,16 @@ async def solve_and_adopt(
         generation=generation,
         seconds=round(time.monotonic() - begun, 3),
     )
-    return Solved(outcome, decision, generation, built)
+    return solved
+
+
+def _count_failure(error: TaskError) -> None:
+    if isinstance(error, SolverClosed):  # the worker ends: nothing failed
+        return
+    how = "failed"
+    if isinstance(error, (TaskOverran, SolverCrashed)):
+        how = "overran" if isinstance(error, TaskOverran) else "crashed"
+    SOLVER_FAILURES.labels(how).inc()
 
 
 def pretend(built: BuiltProblem, overrides: Overrides) -> BuiltProblem:

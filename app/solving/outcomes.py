@@ -148,7 +148,7 @@ class Outcomes:
             )
         )
         if achieved is not None:
-            PLACEMENT_ACHIEVED_IMPROVEMENT.labels(self._lease.cluster_id).set(achieved)
+            PLACEMENT_ACHIEVED_IMPROVEMENT.set(self._lease.cluster_id, achieved)
 
     async def _write(self, outcome: PlacementOutcome) -> None:
         key = self._keys.placement_generation(outcome.generation)

@@ -41,6 +41,10 @@ class Problems:
     def until_us(self) -> int | None:
         return self._fold.until_us
 
+    def newest_us_of_nodes(self) -> dict[str, int]:
+        """As of `TelemetryFold`."""
+        return self._fold.newest_us_of_nodes()
+
     async def fold(self, observation: Observation) -> None:
         """Fold the telemetry that came."""
         models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))

@@ -1,13 +1,13 @@
 """The worker's placements come into force."""
 
 import asyncio
-import math
 
 from redis.asyncio import Redis
 
 from app.instance.fleet import Fleet
 from app.metrics import (
     PLACEMENT_ACHIEVED_IMPROVEMENT,
+    PLACEMENT_CREATED,
     PLACEMENT_GAP,
     PLACEMENT_GENERATION,
     PLACEMENT_MEAN_LATENCY,
@@ -48,9 +48,11 @@ async def publish_matrix(
 
 
 def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
-    """What is not known of this placement is NaN, not what was known of the one before."""
-    evidence = in_force.document.evidence
-    PLACEMENT_GENERATION.labels(cluster_id).set(in_force.generation)
+    """What is not known of this placement has no value, not that of the one before."""
+    document = in_force.document
+    evidence = document.evidence
+    PLACEMENT_GENERATION.set(cluster_id, in_force.generation)
+    PLACEMENT_CREATED.set(cluster_id, document.metadata.created_at.timestamp())
     for gauge, value in (
         (PLACEMENT_OBJECTIVE, evidence.objective),
         (PLACEMENT_GAP, evidence.gap_ratio),
@@ -58,7 +60,7 @@ def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
         (PLACEMENT_PREDICTED_IMPROVEMENT, evidence.predicted_improvement_ratio),
         (PLACEMENT_ACHIEVED_IMPROVEMENT, None),
     ):
-        gauge.labels(cluster_id).set(math.nan if value is None else value)
+        gauge.set(cluster_id, value)
 
 
 def _holdings(fleet: Fleet, usable: frozenset[str], holds: UInt8) -> list[NodeHoldings]:

@@ -23,7 +23,7 @@ import structlog
 NICENESS = 5
 """The solver yields to the processes that answer requests."""
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 """How long a new process may take to import and compile what it needs."""
 
 log = structlog.stdlib.get_logger(__name__)

@@ -16,7 +16,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.metrics import LEASE_CHANGES, WORKER_CLUSTERS
+from app.metrics import (
+    CLUSTER_COUNT,
+    LEASE_CHANGES,
+    LEASE_TAKEOVERS,
+    WORKER_CLUSTERS,
+    WORKERS,
+    forget_cluster,
+)
 from app.recurring import Recurring
 from app.solving.cancellation import end
 from app.solving.controller import ClusterController
@@ -84,6 +91,7 @@ class Worker:
                 return
             await starting
             listening = [asyncio.create_task(self._listen()), asyncio.create_task(self._glance())]
+            WORKERS.set(1)
             log.info("worker ready", worker=self.worker_id)
             while not self._stop.is_set():
                 try:
@@ -94,6 +102,7 @@ class Worker:
                     unreached.warn(reason=f"{type(error).__name__}: {error}")
                 await asyncio.wait([stopping], timeout=LOOK_SECONDS)
         finally:
+            WORKERS.set(0)
             stopping.cancel()
             await end(*listening)
             await self._close()
@@ -108,6 +117,7 @@ class Worker:
         if alive != self._alive:
             self._alive, self._alive_since = alive, now
         known = {name.decode() for name in cast("set[bytes]", await self._redis.smembers(CLUSTERS))}
+        CLUSTER_COUNT.set(len(known))
         fair = share(self.worker_id, alive, len(known))
         held = len(self._working)
         if held < fair:
@@ -131,16 +141,25 @@ class Worker:
             for cluster_id, exists, leased in zip(ordered, found[::2], found[1::2], strict=True)
             if exists == 1 and leased == 0
         ]
-        for cluster_id in free[:count]:
-            asked = time.monotonic()
-            keys = ClusterKeys(cluster_id)
-            lease = await acquire(self._redis, keys, self.worker_id, self._settings.worker_lease_seconds)
-            if lease is not None:
+        asked = time.monotonic()
+        # All before work begins on any: what a dead worker had is not left to itself while that is read in.
+        lease_seconds = self._settings.worker_lease_seconds
+        leases = await asyncio.gather(
+            *(acquire(self._redis, ClusterKeys(it), self.worker_id, lease_seconds) for it in free[:count]),
+            return_exceptions=True,
+        )
+        for lease in leases:
+            if isinstance(lease, Lease):
                 self._begin(lease, asked)
+        for failure in leases:
+            if isinstance(failure, BaseException):
+                raise failure
 
     def _begin(self, lease: Lease, asked: float) -> None:
         cluster_id = lease.cluster_id
         LEASE_CHANGES.labels("acquired").inc()
+        if lease.token > 1:  # whoever is first draws 1
+            LEASE_TAKEOVERS.inc()
         log.info("lease acquired", cluster_id=cluster_id, token=lease.token)
         wake = Wake()
         controller = ClusterController(self._redis, lease, self._settings, self._solver, self._planner, wake)
@@ -176,6 +195,7 @@ class Worker:
         finally:
             renewing = not keep.done()
             await end(work, keep, leaving)
+        forget_cluster(lease.cluster_id)
         failed = None if work.cancelled() else work.exception()
         lost = not renewing or isinstance(failed, LeaseLost)
         if lost:

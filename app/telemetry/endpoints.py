@@ -23,8 +23,13 @@ _MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
 
 _MEDIA_TYPES = {JSON, NDJSON, *_MSGPACK_NAMES}
 
+FORMAT_VERSION = "1"
+
 _WHOLE_BYTES = 1 << 20
 """A MessagePack body of known length up to this is read at once; others are taken as they come."""
+
+_WHOLE_CODED_BYTES = 64 << 10
+"""The same for one that is to be inflated."""
 
 
 def intake_of(request: Request) -> Intake:
@@ -41,7 +46,10 @@ async def post_telemetry(request: Request) -> ASGIApp:
 
 async def _post(request: Request) -> Account:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
-    media_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
+    media_type, _, parameters = (header(request, b"content-type") or "").partition(";")
+    media_type = media_type.strip().lower()
+    if parameters:
+        _require_version(parameters)
     if media_type not in _MEDIA_TYPES:
         raise UnsupportedMediaType(
             f"Content-Type: expected {JSON}, {NDJSON} or {MSGPACK}, got {media_type[:100] or 'none'}",
@@ -57,16 +65,27 @@ async def _post(request: Request) -> Account:
         pieces = _accounted(request, stream_body(request, settings), lines := Lines())
         return await intake.take_stream(cluster_id, node_id, pieces, lines, Format.JSON)
     length = declared_length(request)
-    if length is None or length > _WHOLE_BYTES:
+    coded = header(request, b"content-encoding") is not None
+    if length is None or length > (_WHOLE_CODED_BYTES if coded else _WHOLE_BYTES):
         pieces = _accounted(request, stream_body(request, settings), values := Values())
         return await intake.take_stream(cluster_id, node_id, pieces, values, Format.MSGPACK)
-    body = await read_body(request, settings)
+    body = await read_body(request, settings, inflated_limit=2 * MAX_WINDOW_BYTES)
     try:
         return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.MSGPACK)
     except (MalformedRequest, BodyTooLarge):
         if not _has_several(body):
             raise
     return await intake.take_stream(cluster_id, node_id, _at_once(body), Values(), Format.MSGPACK)
+
+
+def _require_version(parameters: str) -> None:
+    """`version=1` is the format there is; whoever sends another is told so instead of being misread."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "version" and value.strip().strip('"') != FORMAT_VERSION:
+            raise UnsupportedMediaType(
+                f"Content-Type: version is {value.strip()[:20]!r}, expected {FORMAT_VERSION}"
+            )
 
 
 async def _accounted(

@@ -15,6 +15,10 @@ MAX_BLANK_LINES = 1000
 """In a row: they cost nothing to send when compressed, and time to look at."""
 
 
+MAX_STRANGE_VALUES = 16
+"""In a row that are no maps: no window is one of them, and a byte may be one."""
+
+
 class Framing(Protocol):
     @property
     def buffered(self) -> int:
@@ -115,6 +119,7 @@ class Values:
         self._buffer = bytearray()
         self._at = 0
         self._missing = 1
+        self._strange = 0
 
     @property
     def buffered(self) -> int:
@@ -126,6 +131,11 @@ class Values:
             value = bytes(self._buffer[: self._at])
             del self._buffer[: self._at]
             self._at, self._missing = 0, 1
+            self._strange = 0 if _is_map(value[0]) else self._strange + 1
+            if self._strange > MAX_STRANGE_VALUES:
+                raise Malformed(
+                    f"more than {MAX_STRANGE_VALUES} values in a row are no maps, expected windows"
+                )
             yield value
         _check_size(max(len(self._buffer), self._at))
 
@@ -171,3 +181,8 @@ class Values:
             _check_size(at)
         self._at, self._missing = at, missing
         return missing == 0 and at <= size
+
+
+def _is_map(first: int) -> bool:
+    """Whether the value that begins with this byte is a map."""
+    return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)

@@ -12,10 +12,10 @@ from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
 from app.storage.keys import ClusterKeys
 from app.telemetry.account import Account
 from app.telemetry.checking import check
-from app.telemetry.commit import GroupCommit
 from app.telemetry.decoding import Decoded, Format, Malformed, decode
 from app.telemetry.faults import Faults
 from app.telemetry.framing import Framing
+from app.telemetry.lanes import CommitLanes
 from app.telemetry.packed import pack
 from app.telemetry.registry import Registry
 from app.telemetry.store import Append, Outcome
@@ -37,7 +37,7 @@ class Intake:
         self._redis = redis
         self._settings = settings
         self._registry = Registry(redis)
-        self._commit = GroupCommit(redis)
+        self._commit = CommitLanes(redis)
 
     async def stop(self) -> None:
         await self._commit.drain()

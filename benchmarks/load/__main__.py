@@ -122,30 +122,9 @@ def _load(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
-    parser.add_argument(
-        "parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; all by default"
-    )
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="service and reference in turn (default 3)")
-    parser.add_argument("--soak", type=float, default=25.0, help="seconds of overload; 600 for the long one")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of load.json and load.md")
-    given = parser.parse_args()
-    file = given.out / "load.json"
-    found = _load(file)
-    for part in given.parts or PARTS:
-        title, measure = PARTS[part]
-        lines, values = measure(given)
-        print(f"## {title}", "", *lines, "", sep="\n", flush=True)
-        found[part] = {
-            "command": shlex.join(["python", "-m", "benchmarks.load", *sys.argv[1:]]),
-            "load_before": os.getloadavg()[0],
-            "lines": lines,
-            "values": values,
-        }
-    given.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+def _write(out: Path, found: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "load.json").write_text(json.dumps(found, indent=1) + "\n")
     text = [
         "# Load",
         "",
@@ -158,7 +137,31 @@ def main() -> None:
         if part in found:
             how = f"`{found[part]['command']}`, load of the machine before: {found[part]['load_before']:.1f}"
             text += ["", f"## {title}", "", how, "", *found[part]["lines"]]
-    (given.out / "load.md").write_text("\n".join(text) + "\n")
+    (out / "load.md").write_text("\n".join(text) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; all by default"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="service and reference in turn (default 3)")
+    parser.add_argument("--soak", type=float, default=25.0, help="seconds of overload; 600 for the long one")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of load.json and load.md")
+    given = parser.parse_args()
+    found = _load(given.out / "load.json")
+    for part in given.parts or PARTS:
+        title, measure = PARTS[part]
+        lines, values = measure(given)
+        print(f"## {title}", "", *lines, "", sep="\n", flush=True)
+        found[part] = {
+            "command": shlex.join(["python", "-m", "benchmarks.load", *sys.argv[1:]]),
+            "load_before": os.getloadavg()[0],
+            "lines": lines,
+            "values": values,
+        }
+        _write(given.out, found)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def most(
     gap: Float64,
     earned: Float64,
 ) -> None:
-    """Adds to earned float64[E, N] what replicas earn where every call pays for all of its levels; activity
+    """Adds to earned float64[N, E] what replicas earn where every call pays for all of its levels; activity
     float64[C] of the cells, the rest as of `share`."""
     levels = gap.shape[1]
     for c in range(node.shape[0]):
@@ -160,7 +160,7 @@ def most(
         for j in range(levels - 1, -1, -1):
             gained += gap[n, j] * activity[c]
             for i in range(ends[n, j], ends[n, j + 1]):
-                earned[column[c], order[n, i]] += gained
+                earned[order[n, i], column[c]] += gained
 
 
 @compiled

@@ -4,7 +4,7 @@
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float32, Float64, Int32, Int64
+from solvers.problem import Float64, Int32, Int64
 
 _LEAST_EXPONENT = -600.0
 
@@ -17,22 +17,23 @@ def host(
     rate: Float64,
     block_offset: Int64,
     order: Int64,
-    gap: Float64,
+    edge: Float64,
+    pace: Float64,
     potential: Float64,
     held: Float64,
-    step: float,
-    alpha: Float32,
-    total: Float32,
+    reach: Float64,
+    reaches: Float64,
     earned: Float64,
     told: Float64,
 ) -> None:
-    """One entropic step of the multipliers of the hosts, and what they come to.
+    """One step of the multipliers of the hosts, entropic for theta, Euclidean for how far a route pays, and
+    what they come to.
 
     potential float64[E, N]: theta of a route at a server is the softmax of its experts' potentials there, so
-    that its fractional host is sum theta * held, held float64[E, N] which may lie outside 0..1. alpha
-    float32[R, N] in 0..1 moves by step * (1 - hosts up to there) and is added to `total`. Adds what
-    replicas earn to earned float64[E, N]; told[0] = sum of rate * gap * alpha,
-    told[1] = sum of rate * gap * (what alpha moved)^2. O(R K N).
+    that its fractional host is sum theta * held, held float64[E, N] which may lie outside 0..1. reach
+    float64[R] moves as in `calls.single`, by edge float64[N, N + 1] and pace float64[N], and is added to
+    reaches. Adds what replicas earn to earned float64[E, N]; told[0] = sum of rate * (reach - edge[n, 0]),
+    told[1] = sum of rate * (what reach moved)^2 / pace. O(R K N).
     """
     nodes = order.shape[0]
     width = experts.shape[1]
@@ -67,33 +68,21 @@ def host(
                     hosts[m] += factor[e, m] * held[first + e, m]
                 members += 1
             left = 1.0
+            here = reach[r]
+            after = edge[n, 0]
             for i in range(nodes):
                 m = order[n, i]
                 left -= hosts[m] / whole[m]
-                if gap[n, i] > 0.0:
-                    old = alpha[r, i]
-                    new = min(1.0, max(0.0, old + step * left))
-                    alpha[r, i] = new
-                    total[r, i] += new
-                    told[0] += rate[r] * gap[n, i] * alpha[r, i]
-                    told[1] += rate[r] * gap[n, i] * (new - old) ** 2
-            gained = 0.0
-            for i in range(nodes - 1, -1, -1):
+                after = max(after, min(edge[n, i + 1], here + pace[n] * left))
+            reach[r] = after
+            reaches[r] += after
+            told[0] += rate[r] * (after - edge[n, 0])
+            if pace[n] > 0.0:
+                told[1] += rate[r] * (after - here) * (after - here) / pace[n]
+            for i in range(nodes):
                 m = order[n, i]
-                if gap[n, i] > 0.0:
-                    gained += gap[n, i] * alpha[r, i]
-                gain[m] = rate[r] * gained / whole[m]
+                gain[m] = rate[r] * max(0.0, after - edge[n, i]) / whole[m]
             for k in range(members):
                 e = experts[r, k]
                 for m in range(nodes):
                     earned[first + e, m] += gain[m] * factor[e, m]
-
-
-@compiled
-def apart(node: Int32, rate: Float64, gap: Float64, one: Float32, other: Float32) -> float:
-    """Sum of rate * gap * (one - other)^2, float32[R, N] both."""
-    total = 0.0
-    for r in range(node.shape[0]):
-        for i in range(gap.shape[1]):
-            total += rate[r] * gap[node[r], i] * (one[r, i] - other[r, i]) ** 2
-    return total

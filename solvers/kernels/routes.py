@@ -16,9 +16,32 @@ def _before(left: Int32, right: Int32) -> int:
 
 
 @compiled
+def cells_of_routes(node: Int32, block: Int32, rate: Float64, nodes: int, first: Int64, order: Int64) -> None:
+    """Sorts the routes with a rate above 0 by block, then node, as they come within each.
+
+    node, block int32[R], rate float64[R]. first int64[B nodes + 1], zeros: order[first[c] : first[c + 1]] are
+    the routes of cell c = block * nodes + node; order int64[R]. O(R + B nodes).
+    """
+    cells = first.shape[0] - 1
+    for r in range(rate.shape[0]):
+        if rate[r] > 0.0:
+            first[np.int64(block[r]) * nodes + node[r] + 1] += 1
+    for cell in range(cells):
+        first[cell + 1] += first[cell]
+    cursor = first[:-1].copy()
+    for r in range(rate.shape[0]):
+        if rate[r] > 0.0:
+            cell = np.int64(block[r]) * nodes + node[r]
+            order[cursor[cell]] = r
+            cursor[cell] += 1
+
+
+@compiled
 def compile_routes(
-    node: Int32,
-    block: Int32,
+    from_block: int,
+    to_block: int,
+    first: Int64,
+    order: Int64,
     experts: Int32,
     rate: Float64,
     bits: int,
@@ -29,40 +52,27 @@ def compile_routes(
     out_rate: Float64,
     activity: Float64,
 ) -> int:
-    """Writes the routes with a rate above 0 by block, then node, then ids, equal ones merged.
+    """Writes the routes of blocks [from_block, to_block) by block, then node, then ids, equal ones merged.
 
-    node, block int32[R], experts int32[R, K] (ids in any order, negative = padding), rate float64[R]; `bits`
-    hold any id + 1. Writes start int64[B + 1], out_node int32[R], out_experts int32[R, K] (descending ids,
-    padding last), out_rate float64[R], of which the first as many as it returns count; adds each call's rate
-    to activity float64[N, E]. O(R (K^2 + log R)).
+    first, order: as of `cells_of_routes`; experts int32[R, K] (ids in any order, negative = padding), rate
+    float64[R]; `bits` hold any id + 1. Writes start[b] for the blocks, and from out_node, out_experts and
+    out_rate[first[from_block * N]] on, up to where it returns: node int32, experts int32[K] (descending ids,
+    padding last) and rate of every route; adds the rate of each call to activity float64[N, E].
+    O(R (K^2 + log R)).
     """
     nodes = activity.shape[0]
-    blocks = block_offset.shape[0] - 1
-    routes = rate.shape[0]
     width = experts.shape[1]
-    first = np.zeros(nodes * blocks + 1, np.int64)
-    for r in range(routes):
-        if rate[r] > 0.0:
-            first[np.int64(block[r]) * nodes + node[r] + 1] += 1
-    for cell in range(nodes * blocks):
-        first[cell + 1] += first[cell]
-    order = np.empty(first[nodes * blocks], np.int64)
-    cursor = first[:-1].copy()
-    for r in range(routes):
-        if rate[r] > 0.0:
-            cell = np.int64(block[r]) * nodes + node[r]
-            order[cursor[cell]] = r
-            cursor[cell] += 1
     most = 0
-    for cell in range(nodes * blocks):
+    for cell in range(from_block * nodes, to_block * nodes):
         most = max(most, first[cell + 1] - first[cell])
     rows = np.empty((most, width), np.int32)
     rates = np.empty(most, np.float64)
     packed = min(width, 62 // bits)
-    count = 0
-    for cell in range(nodes * blocks):
+    count = first[from_block * nodes]
+    for cell in range(from_block * nodes, to_block * nodes):
         if cell % nodes == 0:
             start[cell // nodes] = count
+        begin = count
         n = cell % nodes
         column = block_offset[cell // nodes]
         size = first[cell + 1] - first[cell]
@@ -99,7 +109,7 @@ def compile_routes(
                 sorted_rows[position] = row
         for i in range(size):
             row = sorted_rows[i]
-            if i > 0 and _before(rows[row], out_experts[count - 1]) == 0:
+            if count > begin and _before(rows[row], out_experts[count - 1]) == 0:
                 out_rate[count - 1] += rates[row]
                 continue
             out_node[count] = n
@@ -107,5 +117,4 @@ def compile_routes(
             for k in range(width):
                 out_experts[count, k] = rows[row, k]
             count += 1
-    start[blocks] = count
-    return count
+    return int(count)

@@ -9,13 +9,12 @@ from redis.asyncio import Redis
 
 from app.config import Settings
 from app.main import create_app
-from app.storage.embedded import EmbeddedServer
 
 
 @pytest.fixture
-async def application(redis_server: EmbeddedServer, redis: Redis) -> AsyncIterator[FastAPI]:
+async def application(shared_url: str, redis: Redis) -> AsyncIterator[FastAPI]:
     """The application, started on the emptied server; needs `@pytest.mark.anyio`."""
-    app = create_app(Settings(redis_url=redis_server.url))
+    app = create_app(Settings(redis_url=shared_url))
     async with app.router.lifespan_context(app):
         yield app
 

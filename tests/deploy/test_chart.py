@@ -14,12 +14,12 @@ from tests.deploy.commands import VARIABLES, require_command, require_settings
 from tests.deploy.tools import DEPLOY, ROOT, package, program, run
 
 CHART = DEPLOY / "kubernetes" / "moeplace"
-REDIS = ("--set", "redis.url=valkey://valkey:6379")
+REDIS = ("--set", "redis.url=valkey://valkey:6379", "--set", "auth.existingSecret=operator")
 EVERYTHING = (
     *REDIS,
     *("--set", "serviceMonitor.enabled=true"),
     *("--set", "worker.autoscaling.enabled=true"),
-    *("--set", "auth.existingSecret=tokens"),
+    *("--set", "auth.openMetrics=true,serviceMonitor.tokenSecret.name=reader"),
     *("--set", "settings.MOEPLACE_MAX_CLUSTERS=20"),
     *("--set", "worker.tolerations[0].key=gpu,worker.nodeSelector.zone=a,api.podAnnotations.a=b"),
 )
@@ -136,14 +136,16 @@ def test_the_autoscaler_follows_a_metric_that_there_is() -> None:
     (worker,) = (d for d in kind(documents, "Deployment") if d["metadata"]["name"] == target)
     assert "replicas" not in worker["spec"]
     (metric,) = scaler["spec"]["metrics"]
-    (family,) = TELEMETRY_FOLD_LAG.describe()
+    (family,) = TELEMETRY_FOLD_LAG.gauge.describe()
     assert metric["external"]["metric"]["name"] == family.name
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "redis.url or redis.existingSecret"),
+        (("--set", "auth.existingSecret=operator"), "redis.url or redis.existingSecret"),
+        (("--set", "redis.url=valkey://valkey:6379"), "auth.existingSecret or auth.allowUnauthenticated"),
+        ((*REDIS, "--set", "auth.allowUnauthenticated=true"), "no token is looked at"),
         (("--set", "redis.url=http://valkey"), "redis/url"),
         ((*REDIS, "--set", "api.replica=3"), "replica"),
         ((*REDIS, "--set", "settings.MOEPLACE_REDIS_URL=valkey://elsewhere"), "MOEPLACE_REDIS_URL"),

@@ -2,12 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.deploy.commands import require_command, require_settings
-from tests.deploy.tools import DEPLOY, package
+from tests.deploy.tools import DEPLOY, package, program, run
 
 COMPOSE = DEPLOY / "compose.yaml"
 
@@ -80,6 +81,14 @@ def test_prometheus_asks_the_services_that_there_are() -> None:
     (worker,) = jobs["moeplace-worker"]["dns_sd_configs"]
     assert worker["names"] == ["worker"]
     assert str(worker["port"]) in ours()["worker"]["command"]
+
+
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    """With the rules where the compose file mounts them."""
+    (tmp_path / "prometheus.yml").write_text((DEPLOY / "compose-prometheus.yml").read_text())
+    (tmp_path / "rules").symlink_to(DEPLOY / "prometheus" / "rules")
+    said = run(program("promtool"), "check", "config", str(tmp_path / "prometheus.yml"))
+    assert "2 rule files found" in said
 
 
 def test_images_are_pinned() -> None:

@@ -18,6 +18,7 @@ from redis.crc import key_slot
 
 from app.storage.client import open_client
 from app.storage.keys import CLUSTERS, ClusterKeys
+from tests.conftest import TEST_SERVER
 from tests.scripted_fleet import converge_and_follow
 from tests.senders import NODES, Folded, Posting, Sender, read_folded, register, require_counted_once
 from tests.service import Service, start_service
@@ -29,8 +30,19 @@ ENVIRONMENT = {"MOEPLACE_WORKER_TICK_SECONDS": "0.1", "MOEPLACE_WORKER_LEASE_SEC
 
 
 @pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """Of this module, whose last test changes it."""
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), primaries=3, binary=TEST_SERVER)
+    try:
+        asyncio.run(cluster.join())
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
 def service(cluster: ValkeyCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service on the session's cluster; each test has clusters of its own."""
+    """One service for all tests; each has clusters of its own."""
     service = start_service(
         env={"MOEPLACE_REDIS_URL": cluster.url, **ENVIRONMENT},
         data_dir=tmp_path_factory.mktemp("service") / "data",

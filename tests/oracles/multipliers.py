@@ -15,8 +15,6 @@ from solvers.traffic import Traffic
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-PACE = 0.25  # of steps on alpha against those on potentials
-
 
 @dataclass
 class Earnings:
@@ -58,43 +56,40 @@ def lacks(held: list[float]) -> list[float]:
     return out
 
 
-def moved(alpha: float, step: float) -> np.float32:
-    """alpha after a step, in 0..1 and rounded as it is kept."""
-    return np.float32(min(1.0, max(0.0, alpha + step)))
+def farther(reach: float, pace: float, gaps: list[float], left: list[float]) -> float:
+    """Where a call pays up to, after a step that goes by the lack of the level it pays at: the first latency
+    at which the way there is longer than that level's lack times the pace."""
+    edges = [0.0]
+    for gap in gaps:
+        edges.append(edges[-1] + gap)
+    return max([0.0, *(min(edge, reach + pace * part) for edge, part in zip(edges[1:], left, strict=True))])
+
+
+def charge_up_to(found: Earnings, pay: float, reach: float, gaps: list[float]) -> list[float]:
+    """Adds pay * alpha * gap of every level to the constant, alpha being the part of the level that is within
+    reach; returns what each of them is paid."""
+    parts, begin = [], 0.0
+    for gap in gaps:
+        parts.append(pay * min(gap, max(0.0, reach - begin)))
+        begin += gap
+    found.constant += sum(parts)
+    return parts
 
 
 class SlowestTwin:
-    """`solvers.slowest_calls.SlowestCalls`; group int64[N, N] of the levels."""
+    """`solvers.slowest_calls.SlowestCalls`."""
 
-    def __init__(
-        self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64, group: Int64
-    ) -> None:
+    def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
         self._problem, self._traffic = problem, traffic
-        self._order, self._gap, self._group = order.tolist(), gap.tolist(), group.tolist()
-        self.potential = np.zeros((problem.nodes, problem.experts, int(group.max()) + 1))
-        self.alpha = np.zeros((problem.nodes, problem.experts, problem.nodes), np.float32)
-
-    def _levels(self, n: int) -> Iterator[tuple[int, int, float, bool]]:
-        """Index, group and gap of the levels of node n, and whether they share their group."""
-        real = [i for i, gap in enumerate(self._gap[n]) if gap > 0.0]
-        for i in real:
-            g = self._group[n][i]
-            yield i, g, self._gap[n][i], sum(self._group[n][j] == g for j in real) > 1
+        self._order, self._gap = order.tolist(), gap.tolist()
+        self.potential = np.zeros((problem.nodes, problem.experts, problem.nodes))
 
     def step(self, held: Float64, length: float) -> Earnings:
-        """Potentials raised by the mean lack of their levels, then what they come to."""
+        """Potentials raised by the lack of their levels, then what they come to."""
         for n in range(self._problem.nodes):
             for e in range(self._problem.experts):
-                left = lacks(held[e, self._order[n]].tolist())
-                slope = np.zeros(self.potential.shape[2])
-                weight = np.zeros(self.potential.shape[2])
-                for i, g, gap, shared in self._levels(n):
-                    if shared:
-                        self.alpha[n, e, i] = moved(float(self.alpha[n, e, i]), PACE * length * left[i])
-                    slope[g] += gap * left[i] * (float(self.alpha[n, e, i]) if shared else 1.0)
-                    weight[g] += gap
-                slope[weight > 0] /= weight[weight > 0]
-                self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * slope)
+                left = np.array(lacks(held[e, self._order[n]].tolist()))
+                self.potential[n, e] = np.maximum(-30.0, self.potential[n, e] + length * left)
         return self.earnings(held)
 
     def earnings(self, held: Float64) -> Earnings:
@@ -102,16 +97,17 @@ class SlowestTwin:
         offset = self._problem.block_offset.tolist()
         found = Earnings(0.0, np.zeros(held.shape))
         for _, b, n, rate, columns in routes(self._problem, self._traffic):
-            for i, g, gap, shared in self._levels(n):
-                block = self.potential[n, offset[b] : offset[b + 1], g]
+            for i, gap in enumerate(self._gap[n]):
+                if gap <= 0.0:
+                    continue
+                block = self.potential[n, offset[b] : offset[b + 1], i]
                 highest = max(0.0, float(block.max()))
-                powers = [power(float(self.potential[n, e, g]) - highest) for e in columns]
+                powers = [power(float(self.potential[n, e, i]) - highest) for e in columns]
                 theta = softmax(powers, power(-highest))
                 assert min(theta) >= 0.0
                 assert sum(theta) <= 1.0 + 1e-12
                 for e, part in zip(columns, theta, strict=True):
-                    pay = rate * gap * part * (float(self.alpha[n, e, i]) if shared else 1.0)
-                    found.charge(pay, e, self._order[n][: i + 1])
+                    found.charge(rate * gap * part, e, self._order[n][: i + 1])
         return found
 
 
@@ -120,20 +116,20 @@ class SingleTwin:
 
     def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
         self._activity, self._order, self._gap = activity, order.tolist(), gap.tolist()
-        self.alpha = np.full((*activity.shape, len(order)), 0.5, np.float32)
+        self.reach = 0.5 * np.repeat(gap.sum(axis=1)[:, None], activity.shape[1], axis=1)
 
     def step(self, held: Float64, length: float) -> Earnings:
-        """alpha moves by a quarter of the lack of its level."""
+        """How far calls pay moves by the lack, a quarter of the whole way for a length of 1."""
         found = Earnings(0.0, np.zeros(held.shape))
         nodes, experts = self._activity.shape
         for n in range(nodes):
             for e in range(experts):
                 left = lacks(held[e, self._order[n]].tolist())
-                for i, gap in enumerate(self._gap[n]):
-                    if gap > 0.0 and self._activity[n, e] > 0.0:
-                        self.alpha[n, e, i] = moved(float(self.alpha[n, e, i]), PACE * length * left[i])
-                        pay = float(self._activity[n, e]) * gap * float(self.alpha[n, e, i])
-                        found.charge(pay, e, self._order[n][: i + 1])
+                pace = 0.25 * length * sum(self._gap[n])
+                self.reach[n, e] = farther(float(self.reach[n, e]), pace, self._gap[n], left)
+                rate, reach = float(self._activity[n, e]), float(self.reach[n, e])
+                for i, part in enumerate(charge_up_to(found, rate, reach, self._gap[n])):
+                    found.earned[e, self._order[n][: i + 1]] += part
         return found
 
 
@@ -144,10 +140,10 @@ class HostingTwin:
         self._problem, self._traffic = problem, traffic
         self._order, self._gap = order.tolist(), gap.tolist()
         self.potential = np.zeros((problem.experts, problem.nodes))
-        self.alpha = np.full((len(traffic.node), problem.nodes), 0.5, np.float32)
+        self.reach = 0.2 * gap.sum(axis=1)[traffic.node]
 
     def step(self, held: Float64, length: float) -> Earnings:
-        """Potentials of the hosts lowered by what is held, then those of the levels raised by the lack."""
+        """Potentials of the hosts lowered by what is held, then how far routes pay moved by the lack."""
         self.potential = self.potential - length * held
         return self.earnings(held, length)
 
@@ -166,13 +162,10 @@ class HostingTwin:
                 sum(part * float(held[e, m]) for e, part in zip(columns, theta[m], strict=True))
                 for m in self._order[n]
             ]
-            left = lacks(hosts)
-            for i, gap in enumerate(self._gap[n]):
-                if gap > 0.0:
-                    self.alpha[r, i] = moved(float(self.alpha[r, i]), PACE * length * left[i])
-                    pay = rate * gap * float(self.alpha[r, i])
-                    found.constant += pay
-                    for m in self._order[n][: i + 1]:
-                        for e, part in zip(columns, theta[m], strict=True):
-                            found.earned[e, m] += pay * part
+            pace = 0.1 * length * sum(self._gap[n])
+            self.reach[r] = farther(float(self.reach[r]), pace, self._gap[n], lacks(hosts))
+            for i, pay in enumerate(charge_up_to(found, rate, float(self.reach[r]), self._gap[n])):
+                for m in self._order[n][: i + 1]:
+                    for e, part in zip(columns, theta[m], strict=True):
+                        found.earned[e, m] += pay * part
         return found

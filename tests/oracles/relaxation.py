@@ -27,7 +27,7 @@ def openings(problem: PlacementProblem) -> Float64:
 
 def linear_values(problem: PlacementProblem, dual: Dual, placements: npt.NDArray[np.uint8]) -> Float64:
     """float64[P]: the linear function of `dual` at each placement; valid where no cost is below it."""
-    profit = dual.earned.T + dual.replica_price[None, :] - openings(problem)
+    profit = dual.earned + dual.replica_price[None, :] - openings(problem)
     required = problem.min_replicas * float(dual.replica_price.sum())
     values: Float64 = dual.constant + required - np.einsum("ne,pne->p", profit, placements.astype(np.float64))
     return values
@@ -46,7 +46,7 @@ def best_knapsack(profit: Float64, size: Float64, room: float) -> float:
 
 def bound_of(problem: PlacementProblem, dual: Dual) -> float:
     """The least value of the linear function of `dual` over the fractional knapsacks of all nodes."""
-    profit = dual.earned.T + dual.replica_price[None, :] - openings(problem)
+    profit = dual.earned + dual.replica_price[None, :] - openings(problem)
     total = dual.constant + problem.min_replicas * float(dual.replica_price.sum())
     allowed, room, size = allowance(problem), packable_bytes(problem), problem.column_bytes
     for m in range(problem.nodes):

@@ -42,7 +42,7 @@ def test_near_the_optimum(coupling: Coupling) -> None:
         best = float(total_costs(problem, placements).min())
         if not np.isfinite(best) or best <= 0:
             continue
-        result = solve(problem, "certified", params={"bound_steps": 0})
+        result = solve(problem, "certified", params={"bound_steps": 0, "goal_gap": 0})
         assert result.objective is not None
         excess.append(result.objective / best - 1.0)
     assert len(excess) > 25
@@ -56,7 +56,7 @@ def test_never_behind_sgd(coupling: Coupling, origin: str) -> None:
     problem = _fleet(coupling, origin)
     ours, theirs = (
         solve(problem, algorithm, params=params)
-        for algorithm, params in (("certified", {"effort": 100}), ("sgd", None))
+        for algorithm, params in (("certified", {"effort": 100, "goal_gap": 0}), ("sgd", None))
     )
     assert ours.objective is not None
     assert theirs.objective is not None
@@ -73,10 +73,10 @@ def test_ways_of_large_problems(coupling: Coupling, monkeypatch: pytest.MonkeyPa
     """The shortcuts that large problems take - single calls first, greedy-drop, hulls - cost at most 5 %
     here."""
     problem = _fleet(coupling)
-    usual = solve(problem, "certified", params={"effort": 100, "bound_steps": 0}).objective
+    usual = solve(problem, "certified", params={"effort": 100, "bound_steps": 0, "goal_gap": 0}).objective
     for name in ("_FIRST_SHARE", "_MANY_MEMBERS", "_MANY_CELLS"):
         monkeypatch.setattr(module, name, 0)
-    short = solve(problem, "certified", params={"effort": 100, "bound_steps": 0}).objective
+    short = solve(problem, "certified", params={"effort": 100, "bound_steps": 0, "goal_gap": 0}).objective
     assert usual is not None
     assert short is not None
     assert short <= usual * 1.05
@@ -100,20 +100,46 @@ def test_time_limit_is_kept_with_a_certificate() -> None:
     search is the same for the same seed where only work limits it."""
     problem = _fleet(Coupling.SLOWEST, routes=20_000)
     clock = MaxRuntime(8.0)
-    result = solve(problem, "certified", params={"patience": 10**6, "effort": 10**6}, time_limit_seconds=1.0)
+    result = solve(
+        problem,
+        "certified",
+        params={"patience": 10**6, "effort": 10**6, "goal_gap": 0},
+        time_limit_seconds=1.0,
+    )
     assert not clock()
     assert result.status is SolveStatus.TIME_LIMIT
     assert result.gap_ratio is not None
     assert result.gap_ratio < 1.0
     digests = set()
     for _ in range(2):
-        again = solve(problem, "certified", seed=5, params={"effort": 60, "bound_steps": 0})
+        again = solve(problem, "certified", seed=5, params={"effort": 60, "bound_steps": 0, "goal_gap": 0})
         assert again.placement is not None
         digests.add(again.placement.digest)
     assert len(digests) == 1
 
 
+@COUPLED
+def test_ends_at_the_goal(coupling: Coupling) -> None:
+    """Where the gap asked for is certified the search ends; with a larger goal no later, with none it goes
+    on."""
+    problem = _fleet(coupling)
+    near = 0.001 if coupling is Coupling.SUM else 0.03
+    loose, usual, none = (
+        solve(problem, "certified", params={"effort": 200, "goal_gap": goal}) for goal in (0.2, near, 0)
+    )
+    for result, goal in ((loose, 0.2), (usual, near)):
+        assert result.gap_ratio is not None
+        assert result.gap_ratio <= goal
+        assert result.status in (SolveStatus.FEASIBLE, SolveStatus.OPTIMAL)
+    assert loose.objective is not None
+    assert usual.objective is not None
+    assert none.objective is not None
+    assert none.objective <= usual.objective <= loose.objective * (1 + 1e-12)
+
+
 def test_params_are_checked() -> None:
     """Out of range is named."""
+    with pytest.raises(ParamsError, match="goal_gap: is 2"):
+        CertifiedParams(goal_gap=2.0)
     with pytest.raises(ParamsError, match="patience: is -1"):
         CertifiedParams(patience=-1)

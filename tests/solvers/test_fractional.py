@@ -1,4 +1,4 @@
-"""The fractional knapsacks of all nodes: the best value, and the nearest point."""
+"""The fractional knapsacks of all nodes: the best value, and a step towards it."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from solvers.kernels import fractional
+from solvers.problem import Bools, Float64
 from tests.oracles.relaxation import best_knapsack
 
 SEEDS = st.integers(0, 2**32)
@@ -48,44 +49,83 @@ def test_large_knapsacks_are_solved() -> None:
         assert want * (1 - 1e-13) <= fractional.knapsacks(profit, size, room) <= want * (1 + 1e-11)
 
 
+def _advanced(
+    x: Float64, profit: Float64, metric: Float64, free: Bools, size: Float64, room: Float64, guess: float
+) -> Float64:
+    """Where a step of length 1 by the profit ends, from x; all float64[N, E]."""
+    moved, ahead = x.copy(), np.empty_like(x)
+    before, sum_x, sum_earned, told = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x), np.empty(2)
+    fractional.advance(
+        profit - 1.0,
+        np.full(x.shape[1], 1.5),
+        np.full(x.shape, 0.5),
+        free,
+        size,
+        room,
+        metric,
+        1.0,
+        np.full(len(x), guess),
+        moved,
+        ahead,
+        before,
+        sum_x,
+        sum_earned,
+        told,
+        0,
+        len(x),
+    )
+    np.testing.assert_allclose(before, profit, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ahead, 2.0 * moved - x, atol=1e-12)
+    np.testing.assert_array_equal(sum_x, moved)
+    np.testing.assert_array_equal(sum_earned, profit - 1.0)
+    want = [(metric * (moved - x) ** 2).sum(), (before * (moved - x)).sum()]
+    np.testing.assert_allclose(told, want, rtol=1e-9, atol=1e-9)
+    return moved
+
+
 @given(SEEDS)
 @settings(max_examples=400, deadline=None)
-def test_the_projection_is_the_nearest_point(seed: int) -> None:
-    """Within 0..1 and the room, and clip(wish - price * pull) at the price of memory that root finding by
-    scipy gives, 0 where all fits: the optimality conditions of the nearest point."""
+def test_a_step_ends_at_the_nearest_point(seed: int) -> None:
+    """Within 0..1 and the room, and clip(x + (profit - price * size) / metric) at the price of memory that
+    root finding by scipy gives, 0 where all fits: the optimality conditions of the nearest point; whatever
+    price is guessed. What is not free stays. What goes with it is as said."""
     rng = np.random.default_rng(seed)
     nodes, experts = int(rng.integers(1, 4)), int(rng.integers(0, 14))
     size = rng.choice([0.5, 0.75, 1.0], experts) if rng.random() < 0.5 else np.ones(experts)
-    pull = rng.lognormal(0.0, 2.0, (nodes, experts)) * size
-    fixed = rng.random((nodes, experts)) < 0.2
-    pull[fixed] = 0.0
-    wish = rng.normal(0.5, 1.0, (nodes, experts)) * rng.choice([1.0, 30.0])
-    wish[fixed] = 0.0  # what may not be held
+    metric = rng.lognormal(0.0, 2.0, (nodes, experts))
+    free = rng.random((nodes, experts)) < 0.8
+    x = np.where(free, rng.random((nodes, experts)), rng.integers(0, 2, (nodes, experts)))
+    profit = rng.normal(0.5, 1.0, (nodes, experts)) * metric * rng.choice([1.0, 30.0])
     room = rng.choice([0.0, 0.7, 3.0, 50.0], nodes)
-    held = np.full((nodes, experts), np.nan)
-    fractional.project(wish, pull, size, room, held)
+    guess = float(rng.choice([0.0, 1e-6, 0.3, 1.0, 1e6]))
+    held = _advanced(x, profit, metric, free, size, room, guess)
     for m in range(nodes):
+        of = free[m]
+        wish, pull = (x[m] + profit[m] / metric[m])[of], (size / metric[m])[of]
 
-        def over(price: float, m: int = m) -> float:
-            return float(size @ np.clip(wish[m] - price * pull[m], 0.0, 1.0)) - float(room[m])
+        def over(
+            price: float, m: int = m, of: Bools = of, wish: Float64 = wish, pull: Float64 = pull
+        ) -> float:
+            return float(size[of] @ np.clip(wish - price * pull, 0.0, 1.0)) - float(room[m])
 
-        high = float(np.max(wish[m] / np.where(pull[m] > 0, pull[m], np.inf), initial=0.0)) + 1.0
+        high = float(np.max(wish / pull, initial=0.0)) + 1.0
         price = 0.0 if over(0.0) <= 0.0 else optimize.brentq(over, 0.0, high, xtol=1e-14, rtol=1e-14)
-        want = np.clip(wish[m] - price * pull[m], 0.0, 1.0)
         assert ((held[m] >= 0.0) & (held[m] <= 1.0)).all()
-        assert size @ held[m] <= room[m] + 1e-8
-        np.testing.assert_allclose(held[m], want, atol=1e-6)
+        assert size[of] @ held[m, of] <= room[m] + 1e-8
+        np.testing.assert_allclose(held[m, of], np.clip(wish - price * pull, 0.0, 1.0), atol=1e-6)
+        np.testing.assert_array_equal(held[m, ~of], x[m, ~of])
 
 
 def test_no_point_is_nearer() -> None:
-    """In the metric size / pull no random point of the knapsack is nearer than the projection."""
+    """In the metric no random point of the knapsack is nearer than where the step ends."""
     rng = np.random.default_rng(0)
     for _ in range(100):
-        size, pull = rng.choice([0.5, 1.0], 6), rng.lognormal(0.0, 1.0, (1, 6))
-        wish, room = rng.normal(0.7, 1.0, (1, 6)), np.array([1.5])
-        held = np.empty((1, 6))
-        fractional.project(wish, pull, size, room, held)
+        size, metric = rng.choice([0.5, 1.0], 6), rng.lognormal(0.0, 1.0, (1, 6))
+        x, room = rng.random((1, 6)), np.array([1.5])
+        profit = rng.normal(0.2, 1.0, (1, 6)) * metric
+        held = _advanced(x, profit, metric, np.ones((1, 6), np.bool_), size, room, 0.1)
         points = rng.uniform(0.0, 1.0, (300, 6)) * (rng.random((300, 6)) < 0.6)
         points *= np.minimum(1.0, room / np.maximum(points @ size, 1e-9))[:, None]
-        distance = ((points - wish) ** 2 * size / pull).sum(axis=1)
-        assert ((held - wish) ** 2 * size / pull).sum() <= distance.min() + 1e-7
+        wish = x + profit / metric
+        distance = ((points - wish) ** 2 * metric).sum(axis=1)
+        assert ((held - wish) ** 2 * metric).sum() <= distance.min() + 1e-7

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from solvers import chunks, slowest_calls
+from solvers import chunks
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
 from solvers.problem import Coupling
@@ -18,7 +18,7 @@ from tests.oracles.instances import random_problem
 from tests.oracles.multipliers import HostingTwin, SingleTwin, SlowestTwin
 
 SEEDS = range(24)
-KINDS = ["slowest", "grouped", "single", "hosting"]
+KINDS = ["slowest", "single", "hosting"]
 
 
 def _pair(kind: str, seed: int) -> tuple[Any, Any, tuple[int, int]]:
@@ -30,10 +30,10 @@ def _pair(kind: str, seed: int) -> tuple[Any, Any, tuple[int, int]]:
     traffic, level = compile_traffic(problem), levels(problem)
     near, far = split(level, np.random.default_rng(seed).uniform(0, 9, problem.nodes))
     gap = [level.gap, near, far][seed // 3 % 3]
-    shape = (problem.experts, problem.nodes)
+    shape = (problem.nodes, problem.experts)
     if kind == "single":
         return (
-            SingleCalls(traffic.activity, level.order, gap),
+            SingleCalls(traffic.activity, problem.block_offset, level.order, gap),
             SingleTwin(traffic.activity, level.order, gap),
             shape,
         )
@@ -43,39 +43,48 @@ def _pair(kind: str, seed: int) -> tuple[Any, Any, tuple[int, int]]:
             HostingTwin(problem, traffic, level.order, gap),
             shape,
         )
-    part = SlowestCalls(problem, traffic, level.order, gap)
-    group, _ = slowest_calls.groups(gap, 2 if kind == "grouped" else problem.nodes)
-    return part, SlowestTwin(problem, traffic, level.order, gap, group), shape
+    return (
+        SlowestCalls(problem, traffic, level.order, gap),
+        SlowestTwin(problem, traffic, level.order, gap),
+        shape,
+    )
 
 
 def _potentials(part: Any) -> list[npt.NDArray[Any]]:
-    found = [getattr(part, name, None) for name in ("_potential", "_alpha")]
+    found = [getattr(part, name, None) for name in ("_potential", "_reach")]
     return [array for array in found if array is not None and array.size]
+
+
+def _mirror(part: Any, twin: Any) -> None:
+    """Gives the twin, whose arrays go by node, expert and server, the multipliers of the part."""
+    if isinstance(part, SlowestCalls):
+        for n, i in np.argwhere(part._place >= 0):
+            twin.potential[n, :, i] = part._potential[n, part._place[n, i]]
+        return
+    twin.reach = part._reach.copy()
+    if isinstance(part, Hosting):
+        twin.potential = part._potential.copy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_are_their_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step for step, against what is held inside 0..1 or outside, near or far from their bounds, parts have
     the constant, the earnings and the potentials of loops over routes, levels and experts, in which theta is
-    >= 0 with a sum of at most 1 and alpha in 0..1; and so has a restart, at the mean potentials."""
-    if kind == "grouped":
-        monkeypatch.setattr(slowest_calls, "_MOST_CALLS", 0)
-        monkeypatch.setattr(slowest_calls, "_LEAST_GROUPS", 2)
+    >= 0 with a sum of at most 1; and so has a restart, at the mean potentials."""
     for seed in SEEDS:
         monkeypatch.setattr(chunks, "_LEAST_WORK", 0 if seed % 2 else 10**9)
         part, twin, shape = _pair(kind, seed)
         rng = np.random.default_rng(seed)
         sums = [np.zeros(a.shape) for a in _potentials(part)]
-        # powers are a polynomial's, and the alphas that raise potentials are kept in single precision
-        close = {"slowest": 1e-8, "grouped": 1e-6}.get(kind, 1e-9)
+        close = 1e-8 if kind == "slowest" else 1e-9  # powers are a polynomial's
         lengths = [*rng.exponential(2.0, 5), 1e3, 0.1]
         for length in lengths:
             held = rng.uniform(-0.3, 1.3, shape) * rng.integers(0, 2, shape)
             earned = np.ones(shape)
             constant, moved = part.step(held, float(length), earned)
-            want = twin.step(held, float(length))
+            want = twin.step(held.T, float(length))
             assert constant == pytest.approx(want.constant, rel=close, abs=1e-12)
-            np.testing.assert_allclose(earned - 1.0, want.earned, rtol=close, atol=close)
+            np.testing.assert_allclose(earned - 1.0, want.earned.T, rtol=close, atol=close)
             assert np.isfinite(moved)
             assert moved >= 0.0
             for total, mine in zip(sums, _potentials(part), strict=True):
@@ -84,14 +93,12 @@ def test_parts_are_their_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         earned = np.zeros(shape)
         constant, far = part.restart(held, len(lengths), earned)
         for total, mine in zip(sums, _potentials(part), strict=True):
-            kept = mine != 0.0  # alpha of a level without a gap is nobody's
-            np.testing.assert_allclose(mine[kept], total[kept] / len(lengths), rtol=1e-5, atol=1e-5)
-        for name in ("potential", "alpha"):
-            if getattr(part, "_" + name, np.zeros(0)).size:
-                setattr(twin, name, getattr(part, "_" + name).copy())
-        want = twin.step(held, 0.0) if kind == "single" else twin.earnings(held)
+            kept = mine != 0.0  # where nobody calls there are no potentials
+            np.testing.assert_allclose(mine[kept], total[kept] / len(lengths), rtol=1e-9, atol=1e-9)
+        _mirror(part, twin)
+        want = twin.step(held.T, 0.0) if kind == "single" else twin.earnings(held.T)
         assert constant == pytest.approx(want.constant, rel=close, abs=1e-12)
-        np.testing.assert_allclose(earned, want.earned, rtol=close, atol=close)
+        np.testing.assert_allclose(earned, want.earned.T, rtol=close, atol=close)
         assert far >= 0.0
 
 
@@ -117,20 +124,47 @@ def test_chunks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
             np.testing.assert_array_equal(one, four)
 
 
-def test_groups_keep_the_gaps() -> None:
-    """Every level is in a group, the groups hold all gaps, and the last gap has its own; up to as many
-    groups as levels nothing is shared."""
+def test_merged_levels_are_never_dearer() -> None:
+    """With fewer levels than servers there are at most so many with a gap, and whoever holds an expert, its
+    call costs no more than with all of them, and the same at the nearest servers and at the origin."""
+    for seed in range(30):
+        nodes = 2 + seed % 6
+        problem = random_problem(seed, Coupling.SLOWEST, nodes=nodes, blocks=[2], routes=5)
+        full = levels(problem)
+        for most in (2, 3, 5):
+            merged = levels(problem, most)
+            assert ((merged.gap > 0).sum(axis=1) <= max(most, 1)).all()
+            np.testing.assert_array_equal(merged.order, full.order)
+            np.testing.assert_array_equal(merged.nearest, full.nearest)
+            reach, whole = np.cumsum(merged.gap, axis=1), np.cumsum(full.gap, axis=1)
+            assert (reach <= whole + 1e-12).all()
+            near = min(most - 1, nodes)
+            np.testing.assert_allclose(reach[:, : near - 1], whole[:, : near - 1], rtol=1e-12)
+            origin = np.isfinite(problem.origin_latency_seconds)
+            np.testing.assert_allclose(reach[origin, -1], whole[origin, -1], rtol=1e-12)
+
+
+def _worth(reach: Any, begin: Any, left: Any, pace: float, before: float) -> Any:
+    """What multipliers up to each `reach` give, less the squared way there by twice the pace."""
+    within = np.clip(np.atleast_1d(reach)[:, None] - begin[:-1], 0.0, np.diff(begin))
+    return within @ left - (reach - before) ** 2 / (2.0 * max(pace, 1e-300))
+
+
+def test_calls_pay_as_far_as_is_best() -> None:
+    """Against any fractions held, a step takes how far calls pay to the maximum of what that gives less the
+    squared way there by twice the pace: no point of a fine grid is better."""
     rng = np.random.default_rng(0)
-    for nodes in (1, 2, 5, 9):
+    for _ in range(60):
+        nodes = int(rng.integers(1, 6))
         gap = rng.exponential(1.0, (nodes, nodes)) * rng.integers(0, 2, (nodes, nodes))
-        for most in (2, 4, 9):
-            group, weight = slowest_calls.groups(gap, most)
-            for n in range(nodes):
-                sums = np.bincount(group[n], gap[n], minlength=weight.shape[1])
-                np.testing.assert_allclose(sums, weight[n], rtol=1e-12)
-                if most < nodes:
-                    assert group[n, -1] == most - 1
-                    assert (group[n, :-1] < most - 1).all()
-                    assert (np.diff(group[n]) >= 0).all()
-                else:
-                    assert group[n].tolist() == list(range(nodes))
+        order = np.array([rng.permutation(nodes) for _ in range(nodes)])
+        part = SingleCalls(np.ones((nodes, 1)), np.array([0, 1]), order, gap)
+        held, length = rng.random((nodes, 1)), float(rng.exponential(2.0))
+        part._reach = rng.random((nodes, 1)) * gap.sum(axis=1)[:, None]
+        before = part._reach[:, 0].copy()
+        part.step(held, length, np.zeros((nodes, 1)))
+        for n in range(nodes):
+            begin = np.concatenate(([0.0], np.cumsum(gap[n])))
+            known = (begin, 1.0 - np.cumsum(held[order[n], 0]), 0.25 * length * begin[-1], before[n])
+            found = _worth(part._reach[n], *known)[0]
+            assert found >= _worth(np.linspace(0.0, begin[-1], 500), *known).max() - 1e-9

@@ -5,23 +5,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solvers import chunks
 from solvers.stopping import FirstOf, MaxRuntime, never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 
 
-@given(st.integers(0, 2**32), st.integers(0, 60))
-@settings(max_examples=100, deadline=None)
-def test_merging_keeps_every_rate(seed: int, routes: int) -> None:
-    """Per (node, block, set) the rates add up to the same; each set appears once; zero rates are gone."""
-    problem = random_problem(seed, nodes=3, blocks=[3, 2], routes=routes)
+@given(st.integers(0, 2**32), st.integers(0, 60), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_merging_keeps_every_rate(seed: int, routes: int, threads: bool) -> None:
+    """Per (node, block, set) the rates add up to the same; each set appears once; zero rates are gone; in one
+    go or on several threads."""
+    problem = random_problem(seed, nodes=3, blocks=[3, 2, 1, 3, 2] if threads else [3, 2], routes=routes)
     expected: dict[tuple[int, int, frozenset[int]], float] = {}
     for r in range(problem.routes):
         if problem.route_rate[r] > 0:
             experts = frozenset(int(e) for e in problem.route_experts[r] if e >= 0)
             key = (int(problem.route_node[r]), int(problem.route_block[r]), experts)
             expected[key] = expected.get(key, 0.0) + float(problem.route_rate[r])
-    traffic = compile_traffic(problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_LEAST_WORK", 0 if threads else 10**9)
+        traffic = compile_traffic(problem)
     found: dict[tuple[int, int, frozenset[int]], float] = {}
     activity = np.zeros((3, problem.experts))
     for b in range(problem.blocks):

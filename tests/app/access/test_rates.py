@@ -5,7 +5,7 @@ import time
 import pytest
 
 from app.access.rates import Counts, Rates
-from app.errors import TooManyRequests
+from app.errors import RateLimited
 
 
 def test_memory_is_bounded() -> None:
@@ -26,12 +26,12 @@ def test_windows_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(20):
         rates.asked("token")
     now += 4
-    with pytest.raises(TooManyRequests) as refused:
+    with pytest.raises(RateLimited) as refused:
         rates.asked("token")
     assert refused.value.headers["Retry-After"] == "6"
     rates.asked("another")
     rates.failed("192.0.2.1")
-    with pytest.raises(TooManyRequests) as refused:
+    with pytest.raises(RateLimited) as refused:
         rates.allow_attempt("192.0.2.1")
     assert refused.value.headers["Retry-After"] == "60"
     rates.allow_attempt("192.0.2.2")

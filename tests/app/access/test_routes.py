@@ -11,7 +11,6 @@ from starlette.routing import Mount, Route
 from app.access.rules import RULES, Rule
 from app.config import Settings
 from app.main import create_app
-from app.storage.embedded import EmbeddedServer
 from app.storage.workers import beat
 from tests.app.access.fleet import OPERATOR, TOKENS, client_of, issue, started
 
@@ -59,12 +58,10 @@ def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-async def guarded(
-    redis_server: EmbeddedServer, redis: Redis
-) -> AsyncIterator[tuple[FastAPI, dict[str, str]]]:
+async def guarded(shared_url: str, redis: Redis) -> AsyncIterator[tuple[FastAPI, dict[str, str]]]:
     """The application, with two live nodes in each cluster, and the tokens by name."""
     async with started(
-        redis_server.url, token_requests_per_second=0, failed_authentications_per_minute=10_000
+        shared_url, token_requests_per_second=0, failed_authentications_per_minute=10_000
     ) as app:
         tokens = {name: (await issue(app, *wanted))["token"] for name, wanted in TOKENS.items()}
         tokens["the setting's"] = OPERATOR

@@ -7,10 +7,10 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from starlette.requests import Request
 from starlette.routing import Route
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from app.http.problem import pointer
+from app.http.trace import add_trace_id
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +121,7 @@ async def test_the_unexpected_tells_nothing_but_the_trace(application: FastAPI, 
 
 async def test_a_problem_can_be_found_in_the_log(api: AsyncClient) -> None:
     """Under its trace id, with what was asked and what was wrong with it; a good answer leaves no line."""
-    with capture_logs(processors=[merge_contextvars]) as logs:
+    with capture_logs(processors=[add_trace_id]) as logs:
         assert (await api.get("/healthz")).status_code == 200
         told = problem(await api.get("/v1/clusters/nowhere"), 404)
     (line,) = logs

@@ -115,3 +115,8 @@ def test_widths_may_differ() -> None:
 def test_capacity_shrinks_with_the_number_of_blocks() -> None:
     """512 a block for small models, fewer where a bucket would grow too large, never none."""
     assert [capacity_per_block(b) for b in (0, 1, 32, 58, 256, 10_000)] == [512, 512, 512, 282, 64, 32]
+
+
+def test_capacity_shrinks_with_the_size_of_the_fleet() -> None:
+    """Samples of all nodes share the room of the cluster; a small fleet's are not affected."""
+    assert [capacity_per_block(58, 13 * 58 * nodes) for nodes in (1, 8, 100, 1000)] == [282, 282, 222, 32]

@@ -80,6 +80,26 @@ def test_routes_survive_storage() -> None:
         decode_bucket(b"\x93\x01\x02\x03")
 
 
+def test_a_full_bucket_of_a_large_model_stays_small() -> None:
+    """58 x 256, with as many routes as a bucket of a fleet of 1,000 keeps: below 70 kB, so that twelve of
+    them for each of 1,000 nodes are below 1 GB."""
+    large = model("v3", dict.fromkeys(range(58), 256))
+    rng = np.random.default_rng(0)
+    end = START + ONE_SECOND
+    ids = np.argsort(rng.random((64, 256)), axis=1)[:, :8].astype("<u2").tobytes()
+    weights = np.linspace(1, 2, 64, dtype="<f4").tobytes()
+    counted = rng.integers(0, 60_000, 58 * 256, "<u4").tobytes()
+    sampled = PackedWindow(
+        VERSION, "n", "v3", "d1", 1, START, end, 1, None, 4, counted, None,
+        [PackedRoutes(layer, 8, ids, weights) for layer in range(58)], None, None,
+    )  # fmt: skip
+    found = Bucket.of([(sampled, 1)], Layout.of(large), SPAN).trimmed(13 * 58 * 1000)
+    assert len(encode_bucket(found)) < 70_000
+    again = decode_bucket(encode_bucket(found))
+    assert again.counts.tolist() == found.counts.tolist()
+    assert again.routes.experts.tolist() == found.routes.experts.tolist()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [window(0, {9: [1]}), window(0, {1: [1, 2]}), window(0, {1: [1, 2, 3]}, _1=[[0, 3]])],

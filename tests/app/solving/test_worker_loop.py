@@ -15,7 +15,7 @@ from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, P
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
-from app.solving import jobs, next_plan, triggers
+from app.solving import analyses, jobs, next_plan, triggers
 from app.storage import topics
 from app.storage.documents import read_document
 from app.storage.fenced import fenced
@@ -141,6 +141,27 @@ async def test_first_placement_is_published_and_reached(redis: Redis) -> None:
             told = PackedLayer.decoded(cast(bytes, stored)).activations()
             assert [node.node_id for node in told.nodes] == ["a", "b"]
             assert sum(len(node.held) for node in told.nodes) == layer["copies"]
+
+
+async def test_layers_too_large_for_one_analysis_take_turns(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one layer each time all of them come to be told, of the generation in force, though
+    nothing changes any more."""
+    monkeypatch.setattr(analyses, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(analyses, "ANALYSIS_SECONDS", 0.05)
+    cluster = await two_nodes(redis)
+
+    async def told() -> bool:
+        stored = cast("list[bytes]", await redis.hvals(cluster.keys.analysis_layers))
+        layers = [PackedLayer.decoded(found) for found in stored]
+        return sorted(layer.layer for layer in layers) == [0, 1] and all(
+            layer.generation == 1 and layer.held == layer.desired for layer in layers
+        )
+
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        await until(told, what="both layers")
 
 
 async def test_lost_node_is_replaced_at_once(redis: Redis) -> None:

@@ -85,3 +85,5 @@ async def test_every_write_waits_and_nothing_else_does(serve: Callable[..., Serv
         assert (await client.put("/lab/models/m", json={"preset": "no such"})).status_code == 422
         await embedded.config_set("appendfsync", "always")
         assert (await client.put("/lab/nodes/a", json=node)).is_success
+        issued = await client.post(f"{service.base_url}/v1/tokens", json={"role": "READER"})
+        assert issued.status_code == 201  # of no cluster: waited for at the server that has what all share

@@ -1,6 +1,7 @@
 """Group commit: answered after Redis, in one go with others, and never silently lost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -30,6 +31,20 @@ async def test_each_window_gets_its_own_outcome(redis: Redis) -> None:
     assert outcomes[499:] == [Outcome.DUPLICATE, Outcome.UNKNOWN_INSTANCE, Outcome.STALE_REVISION]
     assert await redis.xlen(KEYS.telemetry) == 499
     assert await redis.get(KEYS.telemetry_bytes) == b"4990"
+
+
+async def test_windows_of_a_cluster_go_together(redis: Redis) -> None:
+    """Work is counted: 320 windows that wait together are ten scripts, not 320, after the first alone."""
+    await register(redis)
+    before = await redis.info("commandstats")
+    outcomes = await asyncio.gather(*map(GroupCommit(redis).append, (window(i) for i in range(1, 321))))
+    assert outcomes == [Outcome.ACCEPTED] * 320
+    after = await redis.info("commandstats")
+
+    def calls(stats: dict[str, Any]) -> int:
+        return int(stats.get("cmdstat_eval", {}).get("calls", 0))
+
+    assert calls(after) - calls(before) <= 11
 
 
 async def test_what_waits_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,14 @@ async def test_json_and_messagepack_say_the_same(client: httpx.AsyncClient, redi
     assert await redis.get(KEYS.telemetry_bytes) == str(sum(map(len, await stream(redis)))).encode()
 
 
+async def test_the_version_of_the_format(client: httpx.AsyncClient) -> None:
+    """Version 1 may be said; another is refused, whatever the bytes look like."""
+    for number, (version, status) in enumerate((("1", 200), ('"1"', 200), ("2", 415)), start=1):
+        headers = {"Content-Type": f"application/msgpack; version={version}"}
+        answer = await client.post(PATH, content=encoded(msgpack_window(number)), headers=headers)
+        assert answer.status_code == status, answer.text
+
+
 async def test_a_repeat_counts_once(client: httpx.AsyncClient, redis: Redis) -> None:
     """The same sequence number of the same instance is answered as duplicate and not stored again."""
     for expected in (False, True, True):
@@ -381,7 +389,7 @@ async def test_an_idle_window_is_taken(client: httpx.AsyncClient, redis: Redis) 
         (zstandard.compress(b"\n" * (99 << 20)), {**NDJSON, "Content-Encoding": "zstd"}, 400),
         (b" " * (9 << 20), NDJSON, 413),
         (zstandard.compress(b"1\n" * (9 << 20)), {**NDJSON, "Content-Encoding": "zstd"}, 422),
-        (zstandard.compress(bytes(16 << 10)), {**MSGPACK, "Content-Encoding": "zstd"}, 422),
+        (zstandard.compress(bytes(16 << 10)), {**MSGPACK, "Content-Encoding": "zstd"}, 400),
         (b"\xc6\x7f\xff\xff\xff", MSGPACK, 400),
     ],
 )

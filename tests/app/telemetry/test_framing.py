@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.errors import BodyTooLarge
 from app.telemetry import framing
 from app.telemetry.decoding import Malformed
-from app.telemetry.framing import MAX_BLANK_LINES, Framing, Lines, Values
+from app.telemetry.framing import MAX_BLANK_LINES, MAX_STRANGE_VALUES, Framing, Lines, Values
 
 VALUES = st.recursive(
     st.none()
@@ -91,7 +91,7 @@ def test_lines_are_found(lines: list[bytes], step: int) -> None:
 def test_memory_is_bounded_by_one_window(kind: type[Framing], monkeypatch: pytest.MonkeyPatch) -> None:
     """A window beyond the limit is refused before it is gathered; many windows below it are fine."""
     monkeypatch.setattr(framing, "MAX_WINDOW_BYTES", 1000)
-    small = b"x" * 500 + b"\n" if kind is Lines else msgspec.msgpack.encode(b"x" * 500)
+    small = b"x" * 500 + b"\n" if kind is Lines else msgspec.msgpack.encode({"x": b"x" * 500})
     assert len(cut(kind(), small * 50, 700)) == 50
     large = b"x" * 1001 if kind is Lines else b"\xc6\x00\x00\x04\x00"
     with pytest.raises(BodyTooLarge):
@@ -103,3 +103,12 @@ def test_blank_lines_end() -> None:
     assert cut(Lines(), b"\n" * MAX_BLANK_LINES + b"1\n", 64) == [b"1"]
     with pytest.raises(Malformed, match="blank"):
         cut(Lines(), b"\n" * (MAX_BLANK_LINES + 2), 64)
+
+
+def test_values_that_are_no_windows_are_not_taken_apart_for_ever() -> None:
+    """A byte may be a value, and a few bytes of a coding a million of them: the stream ends after a few."""
+    taken: list[bytes] = []
+    with pytest.raises(Malformed, match="no maps"):
+        taken.extend(Values().feed(b"\x00" * (1 << 20)))
+    assert len(taken) == MAX_STRANGE_VALUES
+    assert list(Values().feed(b"\x80" + b"\x00" * MAX_STRANGE_VALUES + b"\x80"))[-1] == b"\x80"

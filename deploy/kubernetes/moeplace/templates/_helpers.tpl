@@ -63,6 +63,15 @@ volumes:
     emptyDir: {sizeLimit: 256Mi}
 {{- end -}}
 
+{{- define "moeplace.requireTokens" -}}
+{{- if and (not .Values.auth.existingSecret) (not .Values.auth.allowUnauthenticated) }}
+{{- fail "auth.existingSecret or auth.allowUnauthenticated: the API does not listen openly without an operator's token; see values.yaml" }}
+{{- end }}
+{{- if and .Values.auth.existingSecret .Values.auth.allowUnauthenticated }}
+{{- fail "auth.allowUnauthenticated: with it no token is looked at, so leave auth.existingSecret out" }}
+{{- end }}
+{{- end -}}
+
 {{- define "moeplace.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -88,12 +97,5 @@ capabilities: {drop: [ALL]}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
-{{- end }}
-{{- end -}}
-
-{{- define "moeplace.environmentFrom" -}}
-{{- with .Values.auth.existingSecret }}
-envFrom:
-  - secretRef: {name: {{ . }}}
 {{- end }}
 {{- end -}}

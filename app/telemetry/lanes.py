@@ -1,0 +1,35 @@
+"""A group commit for each server: one that does not answer holds up the windows of its own clusters alone."""
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.errors import Unavailable
+from app.storage.client import server_of
+from app.telemetry.commit import GroupCommit
+from app.telemetry.store import Append, Outcome
+
+
+class CommitLanes:
+    """Appends of one process; with a single server there is one lane."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._lanes: WeakKeyDictionary[Redis, GroupCommit] = WeakKeyDictionary()
+
+    async def append(self, window: Append) -> Outcome:
+        """As `GroupCommit.append`."""
+        try:
+            server = await server_of(self._redis, window.keys.telemetry)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"no server: {type(error).__name__}", retry_after_seconds=1) from None
+        lane = self._lanes.get(server)
+        if lane is None:
+            lane = self._lanes[server] = GroupCommit(self._redis)
+        return await lane.append(window)
+
+    async def drain(self) -> None:
+        """Wait until nothing waits."""
+        await asyncio.gather(*(lane.drain() for lane in list(self._lanes.values())))

@@ -1,0 +1,59 @@
+"""Reading versions costs by the turn, not by the request, and never shows what was before the asking."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.http.versions import Versions
+from app.storage.documents import encode_document, queue_document
+
+pytestmark = pytest.mark.anyio
+
+
+async def write(redis: Redis, key: str, generation: int) -> str:
+    document = encode_document(b"{}", uid="u", generation=generation)
+    async with redis.pipeline(transaction=True) as pipe:
+        queue_document(pipe, key, document)
+        await pipe.execute()
+    return document.version
+
+
+async def calls(redis: Redis) -> int:
+    return int((await redis.info("commandstats")).get("cmdstat_hmget", {}).get("calls", 0))
+
+
+async def test_a_thousand_ask_together(redis: Redis) -> None:
+    """A thousand requests for one document and one for another are at most four reads, all of them right."""
+    one, two = await write(redis, "one", 1), await write(redis, "two", 2)
+    versions = Versions(redis)
+    before = await calls(redis)
+    found = await asyncio.gather(*(versions.read("one") for _ in range(1000)), versions.read("two"))
+    assert found == [one] * 1000 + [two]
+    assert await calls(redis) - before <= 4
+    assert await versions.read("none") is None
+
+
+async def test_a_read_begins_after_it_was_asked_for(redis: Redis) -> None:
+    """Whoever asks once a write is made sees it, also while an earlier read is under way."""
+    versions = Versions(redis)
+    for generation in range(1, 30):
+        earlier = [asyncio.create_task(versions.read("k")) for _ in range(3)]
+        await asyncio.sleep(0)
+        version = await write(redis, "k", generation)
+        assert await versions.read("k") == version
+        await asyncio.gather(*earlier)
+
+
+async def test_faults_are_told_to_those_they_concern(redis: Redis) -> None:
+    """A key of another type fails its own readers; one who leaves takes nobody along."""
+    await redis.set("text", "x")
+    version = await write(redis, "k", 1)
+    versions = Versions(redis)
+    bad, left, good = (asyncio.create_task(versions.read(key)) for key in ("text", "k", "k"))
+    await asyncio.sleep(0)
+    left.cancel()
+    assert await good == version
+    with pytest.raises(RedisError):
+        await bad

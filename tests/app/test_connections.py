@@ -1,0 +1,121 @@
+"""Connections that only take room are given up, whatever they send or do not send."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from app import connections
+from app.connections import GuardedProtocol
+
+MAX_CONNECTIONS = 8
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with more than the sockets in between can hold."""
+    if scope["type"] == "lifespan":
+        return
+    body = b"x" * (8 << 20 if scope["path"] == "/large" else 2)
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of a server whose connections are looked at ten times a second, with short limits."""
+    before = connections.HEAD_SECONDS, connections.WRITE_SECONDS
+    connections.HEAD_SECONDS = connections.WRITE_SECONDS = 0.5
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    class Server(uvicorn.Server):
+        async def on_tick(self, counter: int) -> bool:
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, GuardedProtocol)
+                connection.look(time.monotonic())
+            return await super().on_tick(counter)
+
+    def protocol(*given: object, **options: object) -> GuardedProtocol:
+        return GuardedProtocol(*given, max_connections=MAX_CONNECTIONS, **options)
+
+    server = Server(
+        uvicorn.Config(application, http=protocol, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    yield int(listener.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    connections.HEAD_SECONDS, connections.WRITE_SECONDS = before
+
+
+def connected(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.settimeout(10)
+    return client
+
+
+def everything(client: socket.socket) -> bytes:
+    """Until the server hangs up."""
+    received = b""
+    try:
+        while piece := client.recv(65536):
+            received += piece
+    except ConnectionError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Mo"])
+def test_a_head_that_does_not_come_is_given_up(port: int, sent: bytes) -> None:
+    """Nothing at all, or half of it: hung up on after a while, and not before."""
+    with connected(port) as client:
+        client.sendall(sent)
+        began = time.monotonic()
+        assert everything(client) == b""
+        assert 0.4 < time.monotonic() - began < 9
+
+
+def test_an_endless_head_is_refused(port: int) -> None:
+    """431 as soon as it is longer than any head is."""
+    with connected(port) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"y" * 1000 + b"\r\n")
+        for _ in range(70):
+            try:
+                client.sendall(b"X-A: " + b"y" * 1000 + b"\r\n")
+            except ConnectionError:
+                break
+        assert everything(client)[:12] in (b"HTTP/1.1 431", b"")  # a reset may overtake the answer
+
+
+def test_a_client_that_does_not_read_is_given_up(port: int) -> None:
+    """What it was sent is cut short; one that reads gets all of it."""
+    with connected(port) as idle, connected(port) as reading:
+        for client in (idle, reading):
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert len(everything(reading)) > 8 << 20
+        time.sleep(1.0)
+        assert len(everything(idle)) < 8 << 20
+
+
+def test_too_many_connections_are_told_so(port: int) -> None:
+    """503 with Retry-After to the one too many; those there are go on, and there is room again later."""
+    kept = [connected(port) for _ in range(MAX_CONNECTIONS)]
+    time.sleep(0.1)
+    with connected(port) as refused:
+        answer = everything(refused)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 2" in answer
+    for client in kept:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert everything(client).startswith(b"HTTP/1.1 200")
+        client.close()
+    with connected(port) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert everything(client).startswith(b"HTTP/1.1 200")
