@@ -17,6 +17,7 @@ _STEPS: Final = 80
 _LOOK_EVERY: Final = 4  # steps between two evaluations of the bound
 _SHARPNESS: Final = (8.0, 150.0)  # of the prices, from the first step to the last
 _CLOSE: Final = 1.02  # times the bound: below, ways through third nodes are not looked for
+_MANY_NODES: Final = 160  # in whose allocation ways through third nodes are too many to look at
 _ENOUGH: Final = 1.005  # times the bound: an allocation this good is not improved
 
 _Bools = npt.NDArray[np.bool_]
@@ -47,7 +48,7 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
     maximum).
 
     Nothing is shared, and the bound is 0, where nothing is missing or where some copy cannot but come through
-    a third node. O(steps (copies * holders + N^3)).
+    a third node. O(steps (copies * holders + N^3)), without the N^3 above 160 nodes.
     """
     copies = _Copies(problem, difference, limits)
     if not copies.straight:
@@ -180,22 +181,17 @@ class _Copies:
 
         Where k nodes miss an expert, each pays for the steps that bring it, back to a node that had it or
         misses it as well: the last one in full, those into third nodes by a k-th, as k nodes at most share
-        them. One of the k at least gets it from where it was from the start.
+        them. One of the k at least gets it from where it was from the start. O(N^3) for each k; in a large
+        fleet only the last steps count.
         """
         nodes = self._nodes
-        path = cost.copy()
-        for via in range(nodes):
-            np.minimum(path, path[:, via, None] + path[None, via, :], out=path)
-        entry = np.empty(len(self.pair))
         third = np.full(len(self.pair), -1)
-        for k, entries in self._wanted:
-            way, through = cost.copy(), np.full(cost.shape, -1)
-            for via in range(nodes):
-                step = path[:, via, None] / k + cost[None, via, :]
-                better = step < way
-                way[better], through[better] = step[better], via
-            entry[entries] = way.reshape(-1)[self._key[entries]]
-            third[entries] = through.reshape(-1)[self._key[entries]]
+        if nodes > _MANY_NODES:
+            # the last step of any way costs the least step into the node at least
+            entry = cost.min(axis=0)[self.node[self.pair]]
+        else:
+            entry = np.empty(len(self.pair))
+            self._ways(cost, entry, third)
         share = self.cheapest(entry)
         bound = float((np.where(share > 0, entry, 0.0) * share * self.size[self.pair]).sum())
 
@@ -212,3 +208,18 @@ class _Copies:
             load[:nodes] += np.bincount(receiver, seconds, nodes) / self._receive_slots
             load[nodes:] += np.bincount(source, seconds, nodes + 1) / self._send_slots
         return bound, load
+
+    def _ways(self, cost: Float64, entry: Float64, third: Int64) -> None:
+        """What each entry costs at least, in a straight step or through others, and the last of these."""
+        nodes = self._nodes
+        path = cost.copy()
+        for via in range(nodes):
+            np.minimum(path, path[:, via, None] + path[None, via, :], out=path)
+        for k, entries in self._wanted:
+            way, through = cost.copy(), np.full(cost.shape, -1)
+            for via in range(nodes):
+                step = path[:, via, None] / k + cost[None, via, :]
+                better = step < way
+                way[better], through[better] = step[better], via
+            entry[entries] = way.reshape(-1)[self._key[entries]]
+            third[entries] = through.reshape(-1)[self._key[entries]]

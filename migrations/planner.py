@@ -233,12 +233,17 @@ def _without_source(problem: PlacementProblem, change: Difference, limits: Limit
     rates = copy_rates(problem, limits) > 0
     link, origin = rates[: problem.nodes], rates[problem.nodes]
     has = change.source.holds.astype(bool) | origin[:, None]
+    columns = np.flatnonzero((change.missing & ~has).any(axis=0))
+    reached = has[:, columns]
+    from_others = link.T.astype(np.float32)  # sums of ones are exact in it
     for _ in range(problem.nodes):
-        grown = has | (link.T.astype(np.int64) @ has.astype(np.int64) > 0)
-        if (grown == has).all():
+        grown = reached | (from_others @ reached.astype(np.float32) > 0)
+        if (grown == reached).all() or not (change.missing[:, columns] & ~grown).any():
+            reached = grown
             break
-        has = grown
-    return [(int(n), int(c)) for n, c in np.argwhere(change.missing & ~has)]
+        reached = grown
+    lacking = np.argwhere(change.missing[:, columns] & ~reached)
+    return [(int(n), int(columns[c])) for n, c in lacking]
 
 
 def _standstill(cluster: Cluster, schedule: Schedule, found: Searched, names: Names) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 
 from migrations.diff import Difference
 from migrations.kernels.arrays import ROUTE
+from solvers.holders import nearest_holder
 from solvers.objective import serving_costs
 from solvers.placement import Placement
-from solvers.problem import Coupling, Float64, Int64, PlacementProblem
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
 
 _UNREACHABLE: Final = 10.0
 """Times the slowest call: what a call counts that nobody serves, as infinities can't be added up."""
@@ -23,7 +24,7 @@ class Traffic:
     """The routes of a problem, and what they wait before and after a change; made once for all attempts.
 
     `colocated` is treated as `slowest`: for both, little is saved before the last expert of a route has come.
-    O(N^2 E + R K log(R K)).
+    O(N E sqrt(N) + R K log(R K)).
     """
 
     def __init__(self, problem: PlacementProblem, change: Difference) -> None:
@@ -58,12 +59,9 @@ class Traffic:
         self.routes["value"] = self._slowest(problem, change.source)
         holds = change.source.holds
         self.cost = np.minimum(serving_costs(problem, holds), self._never)
-        self.nearest = np.full((nodes, experts), nodes, np.int32)
-        for n in range(nodes):
-            served = np.where(holds, self.distance[n][:, None], np.inf)
-            best = served.argmin(axis=0)
-            near = served[best, np.arange(experts)] < self.origin[n]
-            self.nearest[n, near] = best[near]
+        # node `nodes` stands for the origin; it serves where no node is nearer
+        holder = nearest_holder(self.distance, self.origin, holds).T
+        self.nearest: Int32 = np.where(holder < 0, nodes, holder).astype(np.int32)
         self.before, self.after = self._latency(problem, change.source), self._latency(problem, change.target)
 
     def _latency(self, problem: PlacementProblem, placement: Placement) -> float:

@@ -50,13 +50,7 @@ class CellCalls:
 
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
-        within = np.cumsum(self._gap[:, ::-1], axis=1)[:, ::-1]
-        for level in range(self._gap.shape[1]):
-            worth = within[self._node, level] * self._activity
-            for n in range(len(self._order)):
-                mine = self._node == n
-                for i in range(self._ends[n, level], self._ends[n, level + 1]):
-                    earned[self._order[n, i], self._column[mine]] += worth[mine]
+        kernel.most(self._node, self._column, self._activity, self._order, self._ends, self._gap, earned)
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""

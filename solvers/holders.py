@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import nearest as kernel
-from solvers.objective import checked_holds, nearest_nodes
-from solvers.problem import Int16, Int32, Int64, PlacementProblem, UInt8
+from solvers.problem import Float64, Int16, Int32, Int64, UInt8
+
+_AnyArray = TypeVar("_AnyArray", bound=npt.NDArray[Any])
 
 
 def first_holders(
@@ -27,15 +30,17 @@ def first_holders(
     return found
 
 
-def nearest_holder(problem: PlacementProblem, holds: UInt8) -> Int16:
-    """int16[E, N]: the node that serves each node's calls of each expert, the lower index among equals; -1
-    where the origin is nearer, or nobody can. O(N E sqrt(N)), in threads; of at most 32,767 nodes."""
-    held = checked_holds(problem, holds)
+def nearest_holder(latency: Float64, within: Float64, holds: UInt8) -> Int16:
+    """int16[E, N]: the node whose latency float64[N, N] to hold an expert is least, the lower index among
+    equals; -1 where none is below within float64[N]. holds uint8[N, E]. O(N E sqrt(N)), in threads; of at
+    most 32,767 nodes."""
+    held = _read_only(np.ascontiguousarray(holds, dtype=np.uint8))
+    latency, within = _read_only(np.ascontiguousarray(latency)), _read_only(np.ascontiguousarray(within))
+    nodes, experts = held.shape
     held_by: UInt8 = np.ascontiguousarray(held.T)
-    offset = np.empty(problem.experts + 1, np.int64)
+    offset = np.empty(experts + 1, np.int64)
     holders = kernel.holders_of(held, offset)
-    order = nearest_nodes(problem)
-    beyond = np.nextafter(problem.origin_latency_seconds, np.inf)  # a node as near as the origin serves
+    order = np.argsort(latency, axis=1, kind="stable").astype(np.int64)
     costs, others = (np.empty(held_by.shape, np.float32) for _ in range(2))
     hosts, seconds = (np.empty(held_by.shape, np.int16) for _ in range(2))
 
@@ -45,8 +50,8 @@ def nearest_holder(problem: PlacementProblem, holds: UInt8) -> Int16:
             holders,
             offset,
             order,
-            problem.latency_seconds,
-            beyond,
+            latency,
+            within,
             first,
             last,
             costs,
@@ -55,5 +60,12 @@ def nearest_holder(problem: PlacementProblem, holds: UInt8) -> Int16:
             seconds,
         )
 
-    side_by_side(some, ranges(np.full(problem.experts, problem.nodes)))
+    side_by_side(some, ranges(np.full(experts, nodes)))
     return hosts
+
+
+def _read_only(array: _AnyArray) -> _AnyArray:
+    """A view that nobody can write through: one type for the kernels, whoever made the array."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

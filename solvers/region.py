@@ -18,13 +18,13 @@ import numpy as np
 
 from solvers.areas import AreaProblems, areas
 from solvers.ascent import Ascent
-from solvers.baselines import fill_by_popularity
 from solvers.cell_calls import CellCalls
 from solvers.coverage import allowance, make_feasible
 from solvers.fleet import MOST_NODES, FleetResponse
+from solvers.kernels.cells import cover
 from solvers.objective import total_cost
 from solvers.packing import packable_bytes
-from solvers.problem import Coupling, Float64, Int64, PlacementProblem, UInt8
+from solvers.problem import Coupling, Float64, Int8, Int64, PlacementProblem, UInt8
 from solvers.singles import single_calls
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
@@ -35,7 +35,7 @@ _NEAR = 0.06  # relative; servers of an area this alike in latency are one level
 _STEPS = 90  # of the climb of an area at most
 _LOOK_EVERY = 15  # steps between two looks at what the climb gains
 _FLAT = 2e-3  # relative gain of the bound in that many steps: the climb has ended
-_CLIMB_SHARE = 0.55  # of the time
+_CLIMB_SHARE = 0.5  # of the time
 _KNOWN_SHARE = 0.4  # of the time, for sweeps from placements that are known
 _SWEEPS = 8  # of all nodes at most, per start
 _SOME_SHARE, _SOME_BLOCKS = 0.5, 0.3  # of the ruins are of some blocks alone, of so many of them
@@ -100,13 +100,12 @@ def solve_region(
     climbing = None if seconds is None else _CLIMB_SHARE * seconds
     parts = areas(problem)
     rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
-    bound, room = 0.0, packable_bytes(problem)
+    bound, room, allowed = 0.0, packable_bytes(problem), allowance(problem)
     for area in _climbs(problem, parts, stopping, climbing):
         bound += area.bound
-        for node, held in zip(area.members.tolist(), area.held, strict=True):
-            rounded[node] = _rounded(problem, held, int(room[node]))
-            if search.holds is None and stopping():
-                fill_by_popularity(problem, traffic, node, rounded)
+        rounded[area.members] = _rounded(
+            problem, area, traffic.activity[area.members], allowed[area.members], room[area.members]
+        )
     if search.holds is None or not stopping():
         search.descend("relaxed", make_feasible(problem, traffic, rounded), stopping)
     assert search.holds is not None
@@ -225,10 +224,13 @@ def _climb(area: PlacementProblem, stopping: Stopping) -> Ascent:
     return ascent
 
 
-def _rounded(problem: PlacementProblem, held: Float64, room: int) -> UInt8:
-    """uint8[E]: what is held most float64[E], while it fits in so many bytes."""
-    order = np.argsort(-held, kind="stable")
-    within = np.cumsum(problem.column_bytes[order]) <= room
-    row = np.zeros(problem.experts, np.uint8)
-    row[order[within & (held[order] > 0.0)]] = 1
-    return row
+def _rounded(problem: PlacementProblem, area: _Area, activity: Float64, allowed: Int8, room: Int64) -> UInt8:
+    """uint8[A, E]: the relaxed rows made whole, so that the area holds what it calls where it can. An
+    interrupted search has nothing better for the nodes that it has not come to."""
+    rows = np.empty(area.held.shape, np.uint8)
+    calls = activity.sum(axis=0)
+    order = np.argsort(-calls / problem.column_bytes, kind="stable")
+    order = order[calls[order] > 0.0].astype(np.int64)
+    held = np.ascontiguousarray(area.held)
+    cover(held, activity, order, allowed, problem.column_bytes, room, rows)
+    return rows

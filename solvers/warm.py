@@ -55,7 +55,7 @@ def warm() -> None:
             patience=1,
             goal_gap=0.0,
         )
-        nearest_holder(problem, both)
+        nearest_holder(problem.latency_seconds, problem.origin_latency_seconds, both)
         first_holders(np.ascontiguousarray(both.T), [0, 1], np.zeros(1, np.int64), 1)
         # the greedy tables, which blocks this small don't use by themselves
         solve(problem, "sgd", params={"exact_limit": 0})

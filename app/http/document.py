@@ -1,5 +1,6 @@
 """Documents fetched by clients, long-polled or not: read the version, wait if it is known, then the body."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -24,6 +25,7 @@ class DocumentCache:
         self._limit = limit_bytes
         self._bytes = 0
         self._documents: OrderedDict[str, EncodedDocument] = OrderedDict()
+        self._reading: dict[tuple[str, str], asyncio.Task[EncodedDocument | None]] = {}
 
     async def get(self, redis: Redis, key: str, version: str) -> EncodedDocument | None:
         """The document, of this version or a newer one; None when it is gone."""
@@ -31,6 +33,14 @@ class DocumentCache:
         if found is not None and found.version == version:
             self._documents.move_to_end(key)
             return found
+        # Thousands may wake for it at once: those who know of the same version share one reading.
+        task = self._reading.get((key, version))
+        if task is None:
+            task = self._reading[key, version] = asyncio.create_task(self._read(redis, key))
+            task.add_done_callback(lambda _: self._reading.pop((key, version), None))
+        return await asyncio.shield(task)
+
+    async def _read(self, redis: Redis, key: str) -> EncodedDocument | None:
         document = await read_document(redis, key)
         self._forget(key)
         if document is not None and _size(document) <= self._limit // 4:

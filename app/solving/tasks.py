@@ -261,7 +261,8 @@ def _calls(problem: PlacementProblem) -> Float64:
 def _served(problem: PlacementProblem, held: UInt8, calls: Float64) -> Float64:
     """float64[N]: calls that land on each node when each goes to its nearest holder, or the origin where that
     is nearer."""
-    holder = nearest_holder(problem, held).T
+    within = np.nextafter(problem.origin_latency_seconds, np.inf)  # a node as near as the origin serves
+    holder = nearest_holder(problem.latency_seconds, within, held).T
     by_node = holder >= 0
     served: Float64 = np.bincount(holder[by_node], calls[by_node], minlength=problem.nodes).astype(np.float64)
     return served

@@ -94,13 +94,14 @@ def _poll(given: Given) -> tuple[list[str], Any]:
 
 def _overload(given: Given) -> tuple[list[str], Any]:
     found = overload.measure(given.soak)
+    probe = "unanswered for 10 s" if found.probe_p99_ms is None else f"p99 {found.probe_p99_ms:.0f} ms"
     change = found.memory_last_bytes / found.memory_first_bytes - 1
     return [
         f"{found.seconds:.0f} s of {overload.FAST} connections that post as fast as they are answered, "
         f"{overload.SLOW} slow ones, {overload.HALF_OPEN} half-open ones, {overload.MALICIOUS} with bombs, "
         f"endless heads and garbage: {found.accepted_rate:.0f} windows/s accepted, {found.refused_rate:.0f} "
-        f"refused with 503; p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms; /healthz p99 "
-        f"{found.probe_p99_ms:.0f} ms; resident memory {found.memory_first_bytes / 1e6:.0f} MB after "
+        f"refused with 503; p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms; /healthz "
+        f"{probe}; resident memory {found.memory_first_bytes / 1e6:.0f} MB after "
         f"{overload.SETTLING_SECONDS:.0f} s, {found.memory_last_bytes / 1e6:.0f} MB last ({change:+.0%}), "
         f"peak {found.memory_peak_bytes / 1e6:.0f} MB. {found.accepted} windows acknowledged to clients that "
         f"were still there, {found.counted} counted, {found.stored} in the stream. Right afterwards: "

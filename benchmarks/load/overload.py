@@ -41,7 +41,7 @@ class Overload:
     memory_peak_bytes: int
     p50_ms: float
     p99_ms: float
-    probe_p99_ms: float
+    probe_p99_ms: float | None
     recovered_refused: int
     recovered_p99_ms: float
 
@@ -90,7 +90,7 @@ def measure(seconds: float) -> Overload:
         max(size for _, size in memory),
         load.p50_ms,
         load.p99_ms,
-        float(np.percentile(probes, 99)) if probes else float("inf"),
+        float(np.percentile(probes, 99)) if probes else None,
         after.refused,
         after.p99_ms,
     )

@@ -4,7 +4,7 @@
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Float32, Float64, Int32, Int64
+from solvers.problem import Float32, Float64, Int8, Int32, Int64, UInt8
 
 _LEAST_EXPONENT = -80
 _PER_WHOLE = 16
@@ -139,3 +139,73 @@ def apart(
                 * (np.float64(potential[c, j]) - past[c, j])
             )
     return total
+
+
+@compiled
+def most(
+    node: Int32,
+    column: Int32,
+    activity: Float64,
+    order: Int64,
+    ends: Int64,
+    gap: Float64,
+    earned: Float64,
+) -> None:
+    """Adds to earned float64[N, E] what replicas earn where every call pays for all of its levels; activity
+    float64[C] of the cells, the rest as of `share`."""
+    levels = gap.shape[1]
+    for c in range(node.shape[0]):
+        n = node[c]
+        gained = 0.0
+        for j in range(levels - 1, -1, -1):
+            gained += gap[n, j] * activity[c]
+            for i in range(ends[n, j], ends[n, j + 1]):
+                earned[order[n, i], column[c]] += gained
+
+
+@compiled
+def cover(
+    held: Float64,
+    activity: Float64,
+    order: Int64,
+    allowed: Int8,
+    size: Int64,
+    room: Int64,
+    rows: UInt8,
+) -> None:
+    """Writes rows uint8[A, E], what the nodes of an area hold: what they must, then one replica of every
+    expert that the area calls, in `order` int64, while the memory lasts, then what each holds most.
+
+    held float64[A, E] says who holds an expert rather, activity float64[A, E], calls per second, where that
+    is equal; allowed int8[A, E], 1 must be held, -1 must not; size int64[E]; room int64[A] in bytes, used up.
+    O(A E log E).
+    """
+    nodes, experts = held.shape
+    for n in range(nodes):
+        for e in range(experts):
+            rows[n, e] = 0
+            if allowed[n, e] > 0:
+                rows[n, e] = 1
+                room[n] -= size[e]
+    for position in range(order.shape[0]):
+        e = order[position]
+        best = -1
+        for n in range(nodes):
+            if rows[n, e] != 0:
+                best = -1
+                break
+            if allowed[n, e] < 0 or room[n] < size[e]:
+                continue
+            if best < 0 or (held[n, e], activity[n, e]) > (held[best, e], activity[best, e]):
+                best = n
+        if best >= 0:
+            rows[best, e] = 1
+            room[best] -= size[e]
+    for n in range(nodes):
+        ranked = np.argsort(-(held[n] + 1e-3 * activity[n] / (activity[n].max() + 1e-300)))
+        for position in range(experts):
+            e = ranked[position]
+            wanted = held[n, e] > 0.0 or activity[n, e] > 0.0
+            if wanted and rows[n, e] == 0 and allowed[n, e] == 0 and room[n] >= size[e]:
+                rows[n, e] = 1
+                room[n] -= size[e]

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.http.document import DocumentCache
 from app.http.versions import Versions
 from app.storage.documents import encode_document, queue_document
 
@@ -33,6 +34,16 @@ async def test_a_thousand_ask_together(redis: Redis) -> None:
     assert found == [one] * 1000 + [two]
     assert await calls(redis) - before <= 4
     assert await versions.read("none") is None
+
+
+async def test_a_thousand_wake_for_one_document(redis: Redis) -> None:
+    """Those who know of a version share one reading of its document, however few connections there are."""
+    version = await write(redis, "k", 1)
+    cache = DocumentCache()
+    before = await calls(redis)
+    found = await asyncio.gather(*(cache.get(redis, "k", version) for _ in range(1000)))
+    assert {None if it is None else it.version for it in found} == {version}
+    assert await calls(redis) - before == 1
 
 
 async def test_a_read_begins_after_it_was_asked_for(redis: Redis) -> None:
