@@ -8,6 +8,7 @@ from solvers.holders import first_holders, nearest_holder
 from solvers.instalment import Budget, instalment
 from solvers.kernels import knapsack, tables
 from solvers.objective import breakdown, mean_latency_seconds
+from solvers.params import DEFAULT_ALGORITHM, CertifiedParams
 from solvers.problem import Coupling, PlacementProblem
 from solvers.region import solve_region
 from solvers.solve import ALGORITHMS, solve
@@ -19,7 +20,7 @@ def warm() -> None:
     """Runs every algorithm under every coupling on a tiny instance, so that no later solve waits for a
     compiler.
 
-    About half a second with a warm cache, up to a minute without. numba keeps its cache beside the kernels
+    About a second with a warm cache, up to a minute without. numba keeps its cache beside the kernels
     or, where that is not writable, in the user's cache directory or in NUMBA_CACHE_DIR.
     """
     for coupling in Coupling:
@@ -36,7 +37,9 @@ def warm() -> None:
             coupling=coupling,
         )
         for algorithm in ALGORITHMS:
-            result = solve(problem, algorithm)
+            # one climb to its end loads what the bounds of all need
+            steps = CertifiedParams().bound_steps if algorithm == DEFAULT_ALGORITHM else 2
+            result = solve(problem, algorithm, params={"bound_steps": steps})
             assert result.placement is not None
             breakdown(problem, result.placement.holds)
             mean_latency_seconds(problem, result.placement.holds, 3.0)
@@ -58,8 +61,8 @@ def warm() -> None:
         nearest_holder(problem.latency_seconds, problem.origin_latency_seconds, both)
         first_holders(np.ascontiguousarray(both.T), [0, 1], np.zeros(1, np.int64), 1)
         # the greedy tables, which blocks this small don't use by themselves
-        solve(problem, "sgd", params={"exact_limit": 0})
-        solve(problem, "maxconv", params={"mode": "fptas"})
+        solve(problem, "sgd", params={"exact_limit": 0, "bound_steps": 2})
+        solve(problem, "maxconv", params={"mode": "fptas", "bound_steps": 2})
     start = np.array([0, 2], np.int64)
     one = np.ones(1, np.int64)
     knapsack.group_knapsack_by_value(np.array([0, 1]), start, one, 1, 2, np.zeros(1, np.int32))

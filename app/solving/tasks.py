@@ -111,9 +111,13 @@ class AnalysisOutcome:
     served: Float64
 
 
-def warm_task() -> None:
-    """Load every compiled kernel."""
+def warm_solver_task() -> None:
+    """Load every compiled kernel that a solve uses."""
     warm()
+
+
+def warm_planner_task() -> None:
+    """Load every compiled kernel that a plan uses; the few of an analysis come with the first."""
     warm_planner()
 
 

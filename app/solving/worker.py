@@ -30,7 +30,7 @@ from app.solving.controller import ClusterController
 from app.solving.pace import Wake
 from app.solving.sharing import in_own_order, share, surrendered
 from app.solving.solver_process import SolverClosed, SolverProcess
-from app.solving.tasks import warm_task
+from app.solving.tasks import warm_planner_task, warm_solver_task
 from app.storage import topics, workers
 from app.storage.keys import CLUSTERS, WAKE_PATTERN, ClusterKeys
 from app.storage.lease import Lease, LeaseLost, acquire, release, renew
@@ -71,8 +71,8 @@ class Worker:
         self._redis = redis
         self._stop = stop
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._solver = SolverProcess("solver", warm_task)
-        self._planner = SolverProcess("planner", warm_task)
+        self._solver = SolverProcess("solver", warm_solver_task)
+        self._planner = SolverProcess("planner", warm_planner_task)
         self._working: dict[str, _Work] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._alive: Sequence[str] = ()

@@ -20,8 +20,13 @@ class LosingProxy:
         self.lose = 0
         self.lost = 0
         self.requests: list[str] = []
+        self.serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
         service_reader, service = await asyncio.open_connection(self._host, self._port)
         try:
             while True:
@@ -65,3 +70,7 @@ async def losing_proxy(upstream: str) -> AsyncIterator[LosingProxy]:
         yield proxy
     finally:
         listening.close()
+        serving = list(proxy.serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)

@@ -55,7 +55,7 @@ def test_result_comes_back(tmp_path: Path) -> None:
     )
     assert back.gap_ratio == result.gap_ratio
     assert total_cost(problem, load_placement(tmp_path / "p.npz").holds) == result.objective
-    unbounded = solve(problem, params={"bound_steps": 0})
+    unbounded = solve(problem, "sgd", params={"bound_steps": 0})
     save_placement(tmp_path / "p.npz", unbounded)
     assert load_result(tmp_path / "p.npz").lower_bound is None
     infeasible = solve(problem.replace(capacity_bytes=np.zeros(3, np.int64), min_replicas=1))
