@@ -215,12 +215,15 @@ async def test_drop_waits_for_every_node_to_switch(redis: Redis) -> None:
         before = len(nodes.done)
         await cluster.drain("a")
         await until(lambda: reaches_generation(cluster, 2), what="generation 2")
-        await asyncio.sleep(1.0)
+
+        async def held_back() -> bool:
+            status = await cluster.status()
+            conditions = [] if status is None else status.conditions
+            return any("still route to a copy" in condition.reason for condition in conditions)
+
+        await until(held_back, what="the drops held back")
         assert not [kind for _, kind, _ in nodes.done[before:] if kind == "DROP"]
         assert await cluster.held("a") == held
-        status = await cluster.status()
-        assert status is not None
-        assert any("still route to a copy" in condition.reason for condition in status.conditions)
         for node_id in "bc":
             document = await read_document(redis, cluster.keys.assignment(node_id))
             assert document is not None
