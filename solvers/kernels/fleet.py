@@ -4,6 +4,7 @@ import numpy as np
 
 from solvers.kernels.compiled import compiled
 from solvers.kernels.evaluation import COLOCATED, SUM
+from solvers.kernels.tables import incident_terms
 from solvers.problem import Float32, Float64, Int8, Int16, Int32, Int64, UInt8
 
 
@@ -117,19 +118,7 @@ def _drops(
 ) -> None:
     """As `tables.drop_table`, whose sets are nested: e is in the set of k where k >= level[e]."""
     experts = state.shape[0]
-    offset = np.zeros(experts + 1, np.int32)
-    for t in range(terms):
-        for k in range(term_size[t]):
-            offset[term_experts[t, k] + 1] += 1
-    for e in range(experts):
-        offset[e + 1] += offset[e]
-    incident = np.empty(offset[experts], np.int32)
-    cursor = offset[:-1].copy()
-    for t in range(terms):
-        for k in range(term_size[t]):
-            e = term_experts[t, k]
-            incident[cursor[e]] = t
-            cursor[e] += 1
+    offset, incident = incident_terms(experts, term_experts, term_size, terms)
     loss = modular.copy()
     alive = np.ones(terms, np.uint8)
     value = 0.0

@@ -294,7 +294,7 @@ def _exchange(
 
 
 @compiled
-def _incidence(experts: int, term_experts: Int32, term_size: Int32, terms: int) -> tuple[Int32, Int32]:
+def incident_terms(experts: int, term_experts: Int32, term_size: Int32, terms: int) -> tuple[Int32, Int32]:
     """The terms of every expert: incident[incidence[e] : incidence[e + 1]]."""
     incidence = np.zeros(experts + 1, np.int32)
     for t in range(terms):
@@ -327,7 +327,7 @@ def drop_table(
     experts = state.shape[0]
     for k in range(experts + 1):
         values[k] = -np.inf
-    incidence, incident = _incidence(experts, term_experts, term_size, terms)
+    incidence, incident = incident_terms(experts, term_experts, term_size, terms)
     _drop(state, modular, term_experts, term_size, term_weight, terms, incidence, incident, values, sets)
 
 
@@ -351,7 +351,7 @@ def greedy_table(
     experts = state.shape[0]
     for k in range(experts + 1):
         values[k] = -np.inf
-    incidence, incident = _incidence(experts, term_experts, term_size, terms)
+    incidence, incident = incident_terms(experts, term_experts, term_size, terms)
     _drop(state, modular, term_experts, term_size, term_weight, terms, incidence, incident, values, sets)
     if terms == 0:
         return  # a modular saving: dropping the least is exact
