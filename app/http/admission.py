@@ -4,10 +4,9 @@ beyond what a process can do, everything that waits only makes everybody's answe
 from typing import NoReturn
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from app.errors import Unavailable
-from app.http.problem import respond
 from app.http.receiving import Receiving
 from app.http.waiting import Waiters
 from app.metrics import REFUSED
@@ -37,11 +36,15 @@ class Admission:
         """Requests being worked on: those that wait for a change or for their bodies keep nobody waiting."""
         return self._requests - self._waiters.count - self.receiving.waiting
 
-    def enter(self) -> None:
+    def enter(self, scope: Scope) -> None:
         """Raises `Unavailable` where there are too many."""
+        scope[_KEY] = self
+        if scope["path"] in UNCOUNTED:
+            return
         if self.busy >= self._max_requests:
             self._refuse_request()
         self._requests += 1
+        scope[_HELD] = 0
 
     def resume(self) -> None:
         """Called when a body has come at last; raises `Unavailable` where too many came at once."""
@@ -68,36 +71,14 @@ class Admission:
             )
 
     def leave(self, scope: Scope) -> None:
-        self._requests -= 1
-        self._bytes -= scope.get(_HELD, 0)
+        """Gives back what the request took, if it was let in."""
+        held = scope.get(_HELD)
+        if held is not None:
+            self._requests -= 1
+            self._bytes -= held
 
 
 def admission_of(request: Request) -> Admission | None:
     """What the request counts in; None outside of the whole application."""
     found: Admission | None = request.scope.get(_KEY)
     return found
-
-
-class AdmissionMiddleware:
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self._app = app
-        self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        admission = self._admission
-        scope[_KEY] = admission
-        if scope["path"] in UNCOUNTED:
-            await self._app(scope, receive, send)
-            return
-        try:
-            admission.enter()
-        except Unavailable as problem:
-            await respond(Request(scope), problem)(scope, receive, send)
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            admission.leave(scope)

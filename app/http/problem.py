@@ -131,11 +131,8 @@ async def answer_exception(request: Request, error: Exception) -> Response | Non
 
 
 class UnexpectedErrorMiddleware:
-    """Answers what nobody foresaw with 500 and the trace id alone, and logs the rest.
-
-    Outermost but for tracing. Starlette's own handler of 500s would raise the exception again afterwards,
-    and the server print it a second time.
-    """
+    """Answers what nobody foresaw in FastAPI's part: Starlette's own handler of 500s would raise the error
+    again afterwards, and the server print it a second time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -153,12 +150,19 @@ class UnexpectedErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_noting)
-        except Exception:
-            log.exception("unexpected error", method=scope["method"], path=scope["path"])
-            if started:
-                raise
-            response = respond(Request(scope), ProblemError("something unexpected happened; see the logs"))
-            await response(scope, receive, send)
+        except Exception as error:  # noqa: BLE001
+            await answer_unexpected(error, scope, receive, send, started=started)
+
+
+async def answer_unexpected(
+    error: Exception, scope: Scope, receive: Receive, send: Send, *, started: bool
+) -> None:
+    """500 and the trace id alone, and the rest in the log; `error` again where the answer had begun."""
+    log.error("unexpected error", method=scope["method"], path=scope["path"], exc_info=error)
+    if started:
+        raise error
+    response = respond(Request(scope), ProblemError("something unexpected happened; see the logs"))
+    await response(scope, receive, send)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

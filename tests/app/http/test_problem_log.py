@@ -10,7 +10,7 @@ from app.http.problem_log import LINES_PER_SECOND, ProblemLog
 def test_lines_are_bounded_and_none_goes_untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each type so many a second; the first line of a later second tells how many there were beyond."""
     now = 100.0
-    monkeypatch.setattr(problem_log.time, "monotonic", lambda: now)
+    monkeypatch.setattr("app.http.problem_log.time.monotonic", lambda: now)
     known = ProblemLog()
 
     def flood(slug: str, number: int) -> None:
