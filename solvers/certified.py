@@ -19,6 +19,7 @@ from solvers.coverage import allowance, make_feasible
 from solvers.decomposition import BestResponse, Subsets
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
+from solvers.multipliers import Multipliers
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
@@ -114,7 +115,7 @@ class _Search:
         self._generator = generator
         self._stopping = stopping
         self._report = report
-        self._pinned = (allowance(problem) == 1).astype(np.uint8)
+        self.pinned = (allowance(problem) == 1).astype(np.uint8)
         self._tables = SgdParams(exact_limit=params.exact_limit, exchange_steps=0, eps=params.eps)
         self._single = calls_are_single(problem, traffic)
         engine = _Single if self._single else _Coupled
@@ -151,9 +152,9 @@ class _Search:
         part = np.ix_(chosen, columns)
         if self._generator.random() < _RELAXED_SHARE:
             threshold = self._generator.uniform(*_THRESHOLDS, problem.blocks)[problem.column_block[columns]]
-            ruined[part] = np.maximum(ascent.held[part] > threshold, self._pinned[part])
+            ruined[part] = np.maximum(ascent.held[part] > threshold, self.pinned[part])
         else:
-            ruined[part] = self._pinned[part]
+            ruined[part] = self.pinned[part]
         self._response.recall(self._memory)
         self._response.replaced(self.holds, ruined)
         return self._settle("repair", ruined)
@@ -173,9 +174,9 @@ class _Search:
         problem, traffic = self._problem, self._traffic
         if sweeps:
             order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
-            self.descend("empty", self._pinned, order)
+            self.descend("empty", self.pinned, order)
             return
-        holds = self._pinned.copy()
+        holds = self.pinned.copy()
         for node in range(problem.nodes):
             fill_by_popularity(problem, traffic, node, holds)
         self._take("popularity", make_feasible(problem, traffic, holds))
@@ -195,7 +196,7 @@ class _Search:
         if not middle:
             threshold = self._generator.uniform(*_THRESHOLDS, self._problem.blocks)
         rounded = (ascent.held > threshold[self._problem.column_block]).astype(np.uint8)
-        return self.descend("rounded", np.maximum(rounded, self._pinned))
+        return self.descend("rounded", np.maximum(rounded, self.pinned))
 
     def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
@@ -236,6 +237,14 @@ class _Search:
                 return
 
 
+def _resumed(
+    problem: PlacementProblem, traffic: Traffic, holds: UInt8, hosting: bool, begun: Multipliers
+) -> Ascent | None:
+    """The climb that goes on where another ended; None where that was of another shape."""
+    ascent = Ascent(problem, traffic, holds, np.inf, hosting, begun=begun)
+    return ascent if ascent.resumed else None
+
+
 def certified(
     problem: PlacementProblem,
     traffic: Traffic,
@@ -245,8 +254,12 @@ def certified(
     seconds: float | None,
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
+    begun: Multipliers | None = None,
 ) -> Certified:
     """A feasible placement by guided search, and the climb of the dual beside it.
+
+    With the multipliers of an earlier climb the bound comes first, of all routes, so that sweeps from `start`
+    end where they are near enough to it.
 
     No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
@@ -261,13 +274,20 @@ def certified(
     sweeps = search.affords_sweeps(effort)
     if seconds is not None and start is None:
         effort = np.inf  # the time is the limit
+    ascent = None if begun is None else _resumed(problem, traffic, search.pinned, hosting, begun)
+    resumed = ascent is not None
+    if ascent is not None:
+        search.little = _LITTLE * goal * ascent.best.bound
     for name, given in (("start", start), ("current", problem.current)):
         if given is not None and not (search.holds is not None and stopping()):
             search.descend(name, make_feasible(problem, traffic, given))
     if search.holds is None or (start is None and not stopping()):
         search.begin(sweeps)
     assert search.holds is not None
-    ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
+    search.little = 0.0
+    if ascent is None:
+        ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
+    ascent.aim(search.cost)
 
     def reached() -> bool:
         return search.cost - ascent.best.bound <= goal * abs(search.cost)
@@ -277,7 +297,7 @@ def certified(
     steps = _FIRST_CLIMB
     while not (ascent.done or climbing() or reached()) and search.work < _CLIMB_SHARE * effort:
         before = ascent.best.bound
-        search.climb(ascent, steps, climbing)
+        search.climb(ascent, steps, FirstOf((climbing, reached)) if resumed else climbing)
         gained = ascent.best.bound - before
         if sweeps:
             search.round(ascent, middle=True)
@@ -287,11 +307,11 @@ def certified(
                 break
         elif gained < _FLAT_ALONE * goal * ascent.best.bound:
             break
-    if not sweeps and not stopping():
+    if not (sweeps or stopping() or (resumed and reached())):
         search.little = _LITTLE * goal * ascent.best.bound
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
-    if sampled is not traffic:
+    if sampled is not traffic and not resumed:
         ascent.take(traffic)
         while not (ascent.done or stopping() or reached()):
             before = ascent.best.bound

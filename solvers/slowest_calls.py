@@ -7,6 +7,7 @@ import numpy as np
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.levels import most_earned, places
+from solvers.multipliers import Part, Potentials
 from solvers.problem import Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
@@ -46,6 +47,22 @@ class SlowestCalls:
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[N, E] what replicas could earn at most."""
         most_earned(self._traffic.activity, self._order, self._gap, earned)
+
+    @property
+    def multipliers(self) -> Potentials:
+        """As `SingleCalls.multipliers`."""
+        return Potentials(self._potential.astype(np.float32))
+
+    def resume(self, given: Part) -> bool:
+        """As `SingleCalls.resume`. Of levels that were more or fewer the nearest ones and the last are the
+        same."""
+        if not isinstance(given, Potentials) or given.potential.shape[::2] != self._potential.shape[::2]:
+            return False
+        same = min(given.potential.shape[1], self._potential.shape[1]) - 1
+        if same >= 0:
+            self._potentials[:, :same] = given.potential[:, :same]
+            self._potentials[:, same:] = given.potential[:, -1:]
+        return True
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[N, E]. Adds what replicas earn to earned float64[N, E]; returns the
