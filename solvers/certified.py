@@ -120,6 +120,7 @@ class _Search:
         self._single = calls_are_single(problem, traffic)
         engine = _Single if self._single else _Coupled
         self._response: BestResponse = engine(problem, traffic, self._tables)
+        self.goal = max(params.goal_gap, _CERTAIN)
         self.little = 0.0  # seconds per second: sweeps that save less are the last
         self.work = 0
         self.holds: UInt8 | None = None
@@ -132,6 +133,15 @@ class _Search:
         so far."""
         self._response.restart()
         return self._settle(name, start.copy(), order)
+
+    def try_as_it_is(self, name: str, holds: UInt8) -> None:
+        """Takes a feasible placement uint8[N, E] where it is the best so far."""
+        self._response.restart()
+        self._take(name, holds)
+
+    def reached(self, ascent: Ascent) -> bool:
+        """Whether the best placement is as near to the bound as is wanted."""
+        return self.cost - ascent.best.bound <= self.goal * abs(self.cost)
 
     def ruin(self, ascent: Ascent) -> bool:
         """Takes part of the best placement out, or replaces it by the relaxed one, rounded; the nodes respond
@@ -258,8 +268,8 @@ def certified(
 ) -> Certified:
     """A feasible placement by guided search, and the climb of the dual beside it.
 
-    With the multipliers of an earlier climb the bound comes first, of all routes, so that sweeps from `start`
-    end where they are near enough to it.
+    With the multipliers of an earlier climb the bound comes first, of all routes. A `start` that is near
+    enough to it is swept only where sweeps take little.
 
     No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
@@ -270,17 +280,22 @@ def certified(
     sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
-    goal = max(params.goal_gap, _CERTAIN)
     sweeps = search.affords_sweeps(effort)
     if seconds is not None and start is None:
         effort = np.inf  # the time is the limit
     ascent = None if begun is None else _resumed(problem, traffic, search.pinned, hosting, begun)
     resumed = ascent is not None
     if ascent is not None:
-        search.little = _LITTLE * goal * ascent.best.bound
+        search.little = _LITTLE * search.goal * ascent.best.bound
     for name, given in (("start", start), ("current", problem.current)):
-        if given is not None and not (search.holds is not None and stopping()):
-            search.descend(name, make_feasible(problem, traffic, given))
+        if given is None or (search.holds is not None and stopping()):
+            continue
+        feasible = make_feasible(problem, traffic, given)
+        if ascent is not None and not sweeps:
+            search.try_as_it_is(name, feasible)
+            if search.reached(ascent):
+                break
+        search.descend(name, feasible)
     if search.holds is None or (start is None and not stopping()):
         search.begin(sweeps)
     assert search.holds is not None
@@ -290,7 +305,7 @@ def certified(
     ascent.aim(search.cost)
 
     def reached() -> bool:
-        return search.cost - ascent.best.bound <= goal * abs(search.cost)
+        return search.reached(ascent)
 
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
     climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
@@ -305,10 +320,10 @@ def certified(
             steps *= 2
             if gained < _FLAT * (search.cost - before):
                 break
-        elif gained < _FLAT_ALONE * goal * ascent.best.bound:
+        elif gained < _FLAT_ALONE * search.goal * ascent.best.bound:
             break
     if not (sweeps or stopping() or (resumed and reached())):
-        search.little = _LITTLE * goal * ascent.best.bound
+        search.little = _LITTLE * search.goal * ascent.best.bound
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
     if sampled is not traffic and not resumed:

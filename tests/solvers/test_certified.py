@@ -121,6 +121,32 @@ def test_multipliers_carry_the_certificate_over_a_drift(coupling: Coupling) -> N
     assert gaps[1] >= gaps[0] + 0.1
 
 
+def test_a_start_proven_good_enough_is_not_swept_where_sweeps_are_dear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With multipliers that prove it within the goal a start is returned as it is; one that is not within
+    the goal is bettered."""
+    monkeypatch.setattr(module, "_FIRST_SHARE", 0.0)
+    problem = _fleet(Coupling.SLOWEST)
+    cold = solve(problem, "certified", params={"effort": 300, "goal_gap": 0})
+    assert cold.placement is not None
+    assert cold.gap_ratio is not None
+    assert cold.gap_ratio < 0.04
+    for goal in (0.05, 0.0):
+        worse = cold.placement.holds.copy()
+        worse[0, np.flatnonzero(worse[0])[:2]] = 0
+        warm = solve(
+            problem,
+            "certified",
+            params={"goal_gap": goal, "bound_steps": 0},
+            start=Placement(worse),
+            multipliers=cold.multipliers,
+        )
+        assert warm.placement is not None
+        assert warm.objective is not None
+        assert (warm.placement.holds == worse).all() == (goal > 0.0)
+
+
 def test_time_limit_is_kept_with_a_certificate() -> None:
     """Cut off early it still returns a feasible placement with its gap, within the time one step takes; the
     search is the same for the same seed where only work limits it."""
