@@ -29,16 +29,19 @@ class SlowestCalls:
         self._place, levels = places(gap > 0.0)
         number = np.arange(1, problem.nodes)
         self._near: Int64 = np.where(self._place[:, :-1] >= 0, number, 0).max(axis=1, initial=0)
-        self._potential = np.zeros((problem.nodes, levels, problem.experts))
-        self._potentials = np.zeros_like(self._potential)
-        self._calls = np.zeros_like(self._potential)
-        self.take(traffic)
-        self._from = (self._calls.copy(), self._potential.copy())
+        shape = (problem.nodes, levels, problem.experts)
+        # not copies of each other: zeros that nobody has written to take no memory
+        self._potential, self._potentials, self._calls = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._from = (np.zeros(shape), np.zeros(shape))
+        self._serve(traffic)
 
     def take(self, traffic: Traffic) -> None:
         """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
-        self._traffic = traffic
+        self._serve(traffic)
         self._calls[:] = 0.0  # where nobody calls a step leaves them alone
+
+    def _serve(self, traffic: Traffic) -> None:
+        self._traffic = traffic
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._potential.shape[1]
         work += (int(self._near.sum()) + 2 * len(self._near)) * np.diff(self._offset)
         self._blocks = ranges(work)
