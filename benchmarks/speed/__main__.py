@@ -125,7 +125,7 @@ def main() -> None:
     for row in rows:
         gap = "" if row.gap_ratio is None else f"{100 * row.gap_ratio:.2f} %"
         lines.append(
-            f"| {row.coupling} | {row.solve} | {row.seconds:.1f} | {row.objective or 0.0:.4f} | {gap} | "
+            f"| {row.coupling} | {row.solve} | {row.seconds:.2f} | {row.objective or 0.0:.4f} | {gap} | "
             f"{row.peak_gigabytes:.2f} GB |"
         )
     lines += ["", "| nodes | routes | one step of the climb, seconds | per million routes x nodes |"]
