@@ -21,7 +21,9 @@ from app.http.admission import Admission, AdmissionMiddleware
 from app.http.durable import DurableMiddleware
 from app.http.fast_routes import FastRoutesMiddleware
 from app.http.head import HeadMiddleware
+from app.http.own_writes import OwnWritesMiddleware
 from app.http.trace import TraceMiddleware
+from app.http.versions import Versions
 from app.http.waiting import Waiters
 from app.routes import FAST, include_routes
 from app.storage.client import open_client
@@ -79,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(problem.UnexpectedErrorMiddleware),  # before Starlette's own gets to it
             Middleware(CompressMiddleware, minimum_size=COMPRESS_FROM_BYTES, brotli=False),
+            Middleware(OwnWritesMiddleware),
             Middleware(AuditMiddleware),
         ],
     )
@@ -110,6 +113,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.disk = DiskSync(redis)
         app.state.authentication = asked = authentication(settings, redis)
         app.state.waiters.observe(asked.told)
+        app.state.versions = versions = Versions(redis)
+        app.state.waiters.observe(versions.told)
         app.state.intake = intake = Intake(redis, settings)
         listening = asyncio.create_task(app.state.waiters.listen(ears))
         try:

@@ -123,7 +123,7 @@ async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: flo
         def queue() -> None:
             pipe.unlink(keys.cluster, *found)
             pipe.incr(keys.revision)
-            topics.announce(pipe, keys, topics.WORK, topics.PLACEMENT, topics.TOKENS)
+            topics.announce(pipe, keys, topics.CLUSTER, topics.WORK, topics.PLACEMENT, topics.TOKENS)
 
         return True, queue
 

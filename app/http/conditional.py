@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import FieldError, InvalidRequest, PreconditionFailed, PreconditionRequired
+from app.http.parameters import header
 from app.http.parameters import headers as headers_of
 from app.storage.documents import EncodedDocument
 
@@ -30,6 +31,11 @@ def entity_tag(version: str, coding: str | None = None) -> str:
 def has_version(request: Request, version: str | None) -> bool:
     """Whether If-None-Match names this version, in any coding; `*` names whatever exists."""
     return version is not None and _named_tag(request, version) is not None
+
+
+def is_conditional(request: Request) -> bool:
+    """Whether the client tells which version it has."""
+    return header(request, b"if-none-match") is not None
 
 
 def require_match(request: Request, version: str | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from redis.asyncio import Redis
 from starlette.requests import Request
@@ -65,13 +66,19 @@ def cache_of(request: Request) -> DocumentCache:
     return cache
 
 
-def versions_of(request: Request) -> Versions:
-    """This application's; made on first use."""
-    state = request.app.state
-    versions: Versions | None = getattr(state, "document_versions", None)
-    if versions is None:
-        versions = state.document_versions = Versions(redis_of(request))
-    return versions
+async def version_in_force(request: Request, cluster_id: str, topic: str, key: str) -> str | None:
+    """The version of the document at `key`, whose changes are announced as `topic`; None where there is none.
+
+    Redis is not asked where the version is known here and the client has it, or has none. Whoever has another
+    one may have heard of a change before this process has, and must not be told of the older version again.
+    """
+    versions = cast(Versions, request.app.state.versions)
+    known = versions.known(cluster_id, topic)
+    if known is not None and (
+        conditional.has_version(request, known) or not conditional.is_conditional(request)
+    ):
+        return known
+    return await versions.learn(cluster_id, topic, key)
 
 
 async def await_version(
@@ -118,10 +125,9 @@ async def serve_document(
 
     With `version_key`, `key` has only the version, and that function tells where the document of one is.
     """
-    versions = versions_of(request)
 
     async def read() -> str | None:
-        return await versions.read(key)
+        return await version_in_force(request, cluster_id, topic, key)
 
     version = await await_version(request, cluster_id, topic, read, absent, holder=holder)
     if conditional.has_version(request, version):

@@ -1,24 +1,71 @@
 """The version a document has in Redis, asked for by many requests at once."""
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.storage import topics
 from app.storage.documents import version_of
+
+TRUST_SECONDS = 1.0
+"""How long a version counts as known while nothing is announced: announcements may be lost."""
+
+REMEMBERED = 20_000
+"""Documents whose versions are known at once."""
 
 
 class Versions:
     """Reads of one process. Whatever is asked for while Redis answers goes there together, once for each
     document, however many ask: so a read always begins after it was asked for, and a thousand requests that
-    wake up together cost one."""
+    wake up together cost one.
+
+    What was read of a document whose changes are announced is remembered until its topic is: see `known`.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._asked: dict[str, list[asyncio.Future[str | None]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._known: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
+        self._changes = 0
+
+    def told(self, cluster_id: str | None, topic: str | None) -> None:
+        """An announcement; None: some may have been missed."""
+        self._changes += 1
+        if cluster_id is None or topic is None:
+            self._known.clear()
+        elif topic == topics.CLUSTER:
+            self.forget(cluster_id)
+        else:
+            self._known.pop((cluster_id, topic), None)
+
+    def forget(self, cluster_id: str) -> None:
+        """All that is known of a cluster."""
+        self._changes += 1
+        for place in [place for place in self._known if place[0] == cluster_id]:
+            del self._known[place]
+
+    def known(self, cluster_id: str, topic: str) -> str | None:
+        """The version of the document whose changes are announced as `topic`, where it is known without
+        asking: as of the announcements that have come, and of `TRUST_SECONDS` ago at most."""
+        found = self._known.get((cluster_id, topic))
+        return found[0] if found is not None and found[1] > time.monotonic() else None
+
+    async def learn(self, cluster_id: str, topic: str, key: str) -> str | None:
+        """As `read`, of a document whose changes are announced as `topic`: it is known from then on."""
+        until, changes = time.monotonic() + TRUST_SECONDS, self._changes
+        version = await self.read(key)
+        # An answer may be from before a change that was announced meanwhile.
+        if version is not None and changes == self._changes:
+            self._known[cluster_id, topic] = version, until
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return version
 
     async def read(self, key: str) -> str | None:
         """None where there is no document at `key`. Raises redis-py's errors."""

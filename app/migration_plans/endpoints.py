@@ -12,7 +12,7 @@ from app.clusters.store import require_cluster
 from app.errors import ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer, version_of, versioned_answer
-from app.http.document import await_version, cache_of, versions_of
+from app.http.document import await_version, cache_of, version_in_force
 from app.http.json_body import json_body, read_json
 from app.http.openapi import (
     CLUSTER_ID,
@@ -86,7 +86,7 @@ async def get_moves(request: Request) -> Response:
 
     async def read() -> str | None:
         nonlocal none_yet
-        version = await versions_of(request).read(key)
+        version = await version_in_force(request, cluster_id, topics.moves(node_id), key)
         if version is None:
             # Nothing was ever released to the node: an empty list to wait on, as any other.
             none_yet = await _no_moves(request, cluster_id, node_id)

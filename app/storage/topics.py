@@ -17,6 +17,8 @@ STATUS = "status"
 WORK = "work"
 """For the worker: specification, holdings, jobs, commands or reports changed."""
 
+CLUSTER = "cluster"
+"""The cluster is gone, and nothing that was known of it holds."""
 
 TOKENS = "tokens"
 """Tokens were issued or revoked: what is remembered of them holds no more."""

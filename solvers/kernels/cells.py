@@ -8,6 +8,7 @@ from solvers.problem import Float32, Float64, Int8, Int32, Int64, UInt8
 
 _LEAST_EXPONENT = -80
 _PER_WHOLE = 16
+_HIGHEST = 1e30  # a potential of more could overflow, and so could the sum of many
 _POWERS = np.exp(_LEAST_EXPONENT + np.arange(-_LEAST_EXPONENT * _PER_WHOLE + 1) / _PER_WHOLE)
 
 
@@ -50,8 +51,8 @@ def share(
     Level l of n has the servers order[n, ends[n, l] : ends[n, l + 1]] of order int64[N, N], ends int64[N, L +
     1], and costs gap float64[N, L] where none of them or before holds the expert. held float64[E, N].
 
-    potential float32[C, L] rises by length * (1 - what is held up to there), to least at least, and is
-    added to total where length > 0; calls float32[C, L] becomes the rate that pays for each level: a route's
+    potential float32[C, L] rises by length * (1 - what is held up to there), to least at least and 1e30 at
+    most, and is added to total where length > 0; calls float32[C, L] becomes the rate that pays for each level: a route's
     softmax over its potentials and 0, summed. Adds to earned float64[E, N]; told[0] = multipliers times gaps,
     told[1] = sum of gap * what calls moved * (1 - held). O(C (N + L) + R K L).
     """
@@ -82,11 +83,12 @@ def share(
                     lack -= held[e, order[n, i]]
                 left[c, j] = lack
                 paid[c, j] = 0.0
-                value = max(least, potential[first + c, j] + length * lack)
+                value = min(max(least, potential[first + c, j] + length * lack), _HIGHEST)
                 potential[first + c, j] = value
                 if length > 0.0:
                     total[first + c, j] += value
-                highest[j] = max(highest[j], value)
+                # As it was stored: rounded to 32 bits it may have become more.
+                highest[j] = max(highest[j], potential[first + c, j])
         for j in range(levels):
             nothing[j] = _power(-highest[j])
         for c in range(size):

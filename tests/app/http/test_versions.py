@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from app.http.document import DocumentCache
 from app.http.versions import Versions
+from app.storage import topics
 from app.storage.documents import encode_document, queue_document
 
 pytestmark = pytest.mark.anyio
@@ -68,3 +69,52 @@ async def test_faults_are_told_to_those_they_concern(redis: Redis) -> None:
     assert await good == version
     with pytest.raises(RedisError):
         await bad
+
+
+async def test_what_is_known_holds_until_it_is_announced(redis: Redis) -> None:
+    """One read serves all requests until the document's own topic is announced, or its cluster is gone, or
+    announcements may have been missed."""
+    version = await write(redis, "k", 1)
+    versions = Versions(redis)
+    assert versions.known("east", "t") is None
+    for cluster_id, topic, forgotten in [
+        ("east", "other", False),
+        ("west", "t", False),
+        ("west", topics.CLUSTER, False),
+        ("east", "t", True),
+        ("east", topics.CLUSTER, True),
+        (None, None, True),
+    ]:
+        assert await versions.learn("east", "t", "k") == version
+        before = await calls(redis)
+        assert versions.known("east", "t") == version
+        versions.told(cluster_id, topic)
+        assert versions.known("east", "t") == (None if forgotten else version)
+        assert await calls(redis) == before
+
+
+async def test_an_answer_from_before_an_announcement_is_not_kept(redis: Redis) -> None:
+    await write(redis, "k", 1)
+    versions = Versions(redis)
+    reading = asyncio.create_task(versions.learn("east", "t", "k"))
+    await asyncio.sleep(0)
+    versions.told("east", "t")
+    assert await reading is not None
+    assert versions.known("east", "t") is None
+
+
+async def test_nothing_is_known_for_long(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the announcement was lost, a version is read again soon; what is known is bounded."""
+    monkeypatch.setattr("app.http.versions.TRUST_SECONDS", 0.2)
+    monkeypatch.setattr("app.http.versions.REMEMBERED", 3)
+    version = await write(redis, "k", 1)
+    versions = Versions(redis)
+    await versions.learn("east", "t", "k")
+    assert versions.known("east", "t") == version
+    await asyncio.sleep(0.25)
+    assert versions.known("east", "t") is None
+    for number in range(5):
+        await versions.learn("east", f"{number}", "k")
+    assert [versions.known("east", f"{number}") for number in range(5)] == [None, None, *[version] * 3]
+    assert await versions.learn("east", "none", "none") is None
+    assert versions.known("east", "none") is None

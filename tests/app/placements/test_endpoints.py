@@ -70,6 +70,31 @@ async def test_writes_need_the_version_in_force(api: AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
+async def test_reads_follow_writes(api: AsyncClient, redis: Redis) -> None:
+    """A version that is known is served without asking Redis, and never once another is written here, is
+    named by a client, or its cluster is gone."""
+    tag = (await first(api)).headers["etag"]
+    for generation in range(2, 40):
+        body = holds(a=[0, 1], b=[2, 3]) if generation % 2 else holds(a=[2, 3], b=[0, 1])
+        tag = (await put(api, body, if_match=tag)).headers["etag"]
+        for _ in range(2):
+            assert (await api.get(f"{BASE}/placement")).headers["etag"] == tag
+            known = await api.get(f"{BASE}/placement", headers={"If-None-Match": tag})
+            assert known.status_code == 304
+
+    # Written elsewhere, and the announcement is lost: who has the newer version is not told of the older one.
+    keys = ClusterKeys("alpha")
+    await redis.hset(keys.placement, "generation", 1)
+    assert (await api.get(f"{BASE}/placement")).headers["etag"] == tag
+    newer = tag.replace(".39.", ".1.")
+    assert (await api.get(f"{BASE}/placement", headers={"If-None-Match": newer})).status_code == 304
+    for node_id in ("a", "b"):
+        await redis.zrem(keys.node_leases, node_id)
+    assert (await api.delete(BASE)).status_code == 204
+    assert (await api.get(f"{BASE}/placement")).status_code == 404
+
+
+@pytest.mark.usefixtures("fleet")
 async def test_the_same_placement_is_no_new_generation(api: AsyncClient) -> None:
     """Order and empty layers do not matter: what is held decides."""
     tag = (await first(api)).headers["etag"]
