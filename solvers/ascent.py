@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.bounds import Dual, Relaxation, State, cheapest_calls
+from solvers.bounds import Dual, Relaxation, State
 from solvers.cell_calls import CellCalls
 from solvers.hosting import Hosting
 from solvers.levels import levels, split
+from solvers.multipliers import Multipliers
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
 from solvers.single_calls import SingleCalls
 from solvers.slowest_calls import SlowestCalls
@@ -26,6 +27,7 @@ _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 
 _MOST_SINGLE_CALLS = 50_000_000  # nodes times experts times levels; with more, far servers share a level
 _MOST_CALLS = 15_000_000  # experts of routes times levels; with more, far servers share a level
 _LEAST_LEVELS = 8
+_MOST_KEPT = 25_000_000  # numbers of the multipliers that another climb may go on from
 
 
 class Ascent:
@@ -47,9 +49,11 @@ class Ascent:
         objective: float,
         hosting: bool | None = None,
         calls: CellCalls | None = None,
+        begun: Multipliers | None = None,
     ) -> None:
         """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable. `calls`:
-        the multipliers to climb with, in place of those the ascent would choose."""
+        the multipliers to climb with, in place of those the ascent would choose. `begun`: where another climb
+        stood, to go on there in place of `holds`; see `resumed`."""
         self._problem = problem
         self._objective = objective
         self._relaxation = Relaxation(problem)
@@ -58,24 +62,33 @@ class Ascent:
         self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting)
         self._fixed = self._nearest_calls(traffic)
         self._covers = problem.min_replicas > 0
-        most = np.zeros((problem.nodes, problem.experts))
-        for part in self._parts:
-            part.most(most)
-        self._measure_by(most)
         self._state = State(self._relaxation.within(holds.astype(np.float64)))
         self._price = np.zeros(problem.experts)
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN
-        cheapest = cheapest_calls(problem)
-        self.best = Dual(cheapest, cheapest, np.zeros_like(most), self._price)
+        self.best = self._nothing()
         self.held: Float64 = self._state.x.copy()  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
+        self.resumed = begun is not None and self._resume(begun)  # False where it was of another shape
+        if not self.resumed:
+            most = np.zeros((problem.nodes, problem.experts))
+            for part in self._parts:
+                part.most(most)
+            self._measure_by(most)
         self._begin()
 
     @property
     def work_per_step(self) -> int:
         """In units of about 10 ns, so that a search can count instead of looking at a clock."""
         return sum(part.work for part in self._parts)
+
+    @property
+    def multipliers(self) -> Multipliers | None:
+        """Where it stands, for another climb to go on from; None where that is too much to keep."""
+        parts = [part.multipliers for part in self._parts if not isinstance(part, CellCalls)]
+        held = self._state.x.astype(np.float32)
+        kept = Multipliers(tuple(parts), self._price.copy(), held, self._weight, self._step, self._steps)
+        return kept if len(parts) == len(self._parts) and kept.numbers <= _MOST_KEPT else None
 
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none: from the averages, which
@@ -85,9 +98,7 @@ class Ascent:
             assert isinstance(part, SlowestCalls)
             part.take(traffic)
         self._fixed = self._nearest_calls(traffic)
-        cheapest = cheapest_calls(self._problem)
-        nothing = np.zeros_like(self.best.earned)
-        self.best = Dual(cheapest, cheapest, nothing, np.zeros_like(self._price))
+        self.best = self._nothing()
         self.done = False
         if self._run_steps:
             self.held = self._state.sum_x / self._run_steps
@@ -141,6 +152,11 @@ class Ascent:
             return float((traffic.activity * nearest[:, None]).sum())
         return float((traffic.rate * nearest[traffic.node]).sum())
 
+    def _nothing(self) -> Dual:
+        """All multipliers 0: every call at its nearest server."""
+        earned, price = np.zeros_like(self._state.x), np.zeros_like(self._price)
+        return Dual(self._relaxation.value(self._fixed, earned, price), self._fixed, earned, price)
+
     def _measure_by(self, earned: Float64) -> None:
         """Steps of x are measured by what replicas earn, float64[N, E]."""
         mean = float(earned.mean()) if earned.size else 0.0
@@ -152,6 +168,36 @@ class Ascent:
         steps = self._run_steps
         self.held = self._state.sum_x / steps
         self._offer(self._sum_constant / steps, self._state.sum_earned / steps, self._sum_price / steps)
+
+    def _stand(self, steps: int, price: Float64) -> tuple[Float64, float]:
+        """Goes to the averages of so many steps, `held` being theirs; returns what replicas earn there,
+        float64[N, E], and how far the parts' multipliers are from where they were at the last restart."""
+        state = self._state
+        earned = np.zeros_like(state.x)
+        constant, far = self._fixed, 0.0
+        for part in self._parts:
+            value, moved = part.restart(self.held, steps, earned)
+            constant += value
+            far += moved
+        state.x[:] = self.held
+        state.ahead[:] = self.held
+        state.profit[:] = self._relaxation.profit(earned, price)
+        self._price = price
+        self._offer(constant, earned, price)
+        return earned, far
+
+    def _resume(self, begun: Multipliers) -> bool:
+        """Goes to where another climb stood, if it was of this shape."""
+        same = begun.held.shape == self.held.shape and len(begun.parts) == len(self._parts)
+        for part, given in zip(self._parts, begun.parts, strict=False):
+            same = same and not isinstance(part, CellCalls) and part.resume(given)
+        if not same:
+            return False
+        self.held = self._relaxation.within(begun.held.astype(np.float64))
+        self._weight, self._step, self._steps = begun.weight, begun.step, begun.steps
+        earned, _ = self._stand(1, begun.replica_price if self._covers else self._price)
+        self._measure_by(earned)
+        return True
 
     def _offer(self, constant: float, earned: Float64, price: Float64) -> None:
         """Keeps the multipliers where their bound is the best."""
@@ -172,17 +218,7 @@ class Ascent:
         distances alike."""
         state = self._state
         self._measure_by(state.sum_earned / self._run_steps)
-        earned = np.zeros_like(state.x)
-        constant, far = self._fixed, 0.0
-        for part in self._parts:
-            value, moved = part.restart(self.held, self._run_steps, earned)
-            constant += value
-            far += moved
-        state.x[:] = self.held
-        state.ahead[:] = self.held
-        state.profit[:] = self._relaxation.profit(earned, price)
-        self._price = price
-        self._offer(constant, earned, price)
+        _, far = self._stand(self._run_steps, price)
         near = float((self._metric * (state.x - self._from[0]) ** 2).sum())
         if self._covers:
             far += float(((price - self._from[1]) ** 2 / self._replica_metric).sum())
@@ -243,12 +279,12 @@ def lagrangian_bound(
     stopping: Stopping,
     begun: Ascent | None = None,
 ) -> Dual:
-    """The best dual after at most `steps` steps of an `Ascent`, the one `begun` or a new one; at least one
-    step is made."""
+    """The best dual after at most `steps` steps of an `Ascent`, the one `begun` or a new one, which makes one
+    at least."""
     ascent = begun or Ascent(problem, traffic, holds, objective)
     ascent.aim(objective)
     for step in range(steps):
-        if ascent.done or (stopping() and step > 0):
+        if ascent.done or ((begun is not None or step > 0) and stopping()):
             break
         ascent.step()
     best = ascent.best

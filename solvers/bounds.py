@@ -24,12 +24,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, side_by_side
 from solvers.coverage import allowance
 from solvers.kernels import fractional
 from solvers.objective import opening_costs
 from solvers.packing import packable_bytes
-from solvers.problem import Coupling, Float64, PlacementProblem
+from solvers.problem import Float64, PlacementProblem
 
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
 
@@ -43,16 +43,6 @@ class Dual:
     constant: float
     earned: Float64
     replica_price: Float64
-
-
-def cheapest_calls(problem: PlacementProblem) -> float:
-    """A bound that needs no search: every call at the least latency its node has. O(N^2 + R K)."""
-    least = np.minimum(problem.latency_seconds.min(axis=1), problem.origin_latency_seconds)
-    calls = np.ones(problem.routes)
-    if problem.coupling is Coupling.SUM:
-        calls = (problem.route_experts >= 0).sum(axis=1).astype(np.float64)
-    bound = float((problem.route_rate * calls * least[problem.route_node]).sum())
-    return bound * (1.0 - _ROUNDING)
 
 
 class State:
@@ -73,7 +63,7 @@ class Relaxation:
 
     def __init__(self, problem: PlacementProblem) -> None:
         self._replicas = problem.min_replicas
-        self._nodes = ranges(np.full(problem.nodes, problem.experts))
+        self._nodes = even_ranges(problem.nodes, problem.experts)
         allowed = allowance(problem)
         unit = float(problem.column_bytes.max(initial=1))
         self._size = problem.column_bytes / unit

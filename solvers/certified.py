@@ -19,6 +19,7 @@ from solvers.coverage import allowance, make_feasible
 from solvers.decomposition import BestResponse, Subsets
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
+from solvers.multipliers import Multipliers
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
@@ -114,11 +115,12 @@ class _Search:
         self._generator = generator
         self._stopping = stopping
         self._report = report
-        self._pinned = (allowance(problem) == 1).astype(np.uint8)
+        self.pinned = (allowance(problem) == 1).astype(np.uint8)
         self._tables = SgdParams(exact_limit=params.exact_limit, exchange_steps=0, eps=params.eps)
         self._single = calls_are_single(problem, traffic)
         engine = _Single if self._single else _Coupled
         self._response: BestResponse = engine(problem, traffic, self._tables)
+        self.goal = max(params.goal_gap, _CERTAIN)
         self.little = 0.0  # seconds per second: sweeps that save less are the last
         self.work = 0
         self.holds: UInt8 | None = None
@@ -131,6 +133,15 @@ class _Search:
         so far."""
         self._response.restart()
         return self._settle(name, start.copy(), order)
+
+    def try_as_it_is(self, name: str, holds: UInt8) -> None:
+        """Takes a feasible placement uint8[N, E] where it is the best so far."""
+        self._response.restart()
+        self._take(name, holds)
+
+    def reached(self, ascent: Ascent) -> bool:
+        """Whether the best placement is as near to the bound as is wanted."""
+        return self.cost - ascent.best.bound <= self.goal * abs(self.cost)
 
     def ruin(self, ascent: Ascent) -> bool:
         """Takes part of the best placement out, or replaces it by the relaxed one, rounded; the nodes respond
@@ -151,9 +162,9 @@ class _Search:
         part = np.ix_(chosen, columns)
         if self._generator.random() < _RELAXED_SHARE:
             threshold = self._generator.uniform(*_THRESHOLDS, problem.blocks)[problem.column_block[columns]]
-            ruined[part] = np.maximum(ascent.held[part] > threshold, self._pinned[part])
+            ruined[part] = np.maximum(ascent.held[part] > threshold, self.pinned[part])
         else:
-            ruined[part] = self._pinned[part]
+            ruined[part] = self.pinned[part]
         self._response.recall(self._memory)
         self._response.replaced(self.holds, ruined)
         return self._settle("repair", ruined)
@@ -173,9 +184,9 @@ class _Search:
         problem, traffic = self._problem, self._traffic
         if sweeps:
             order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
-            self.descend("empty", self._pinned, order)
+            self.descend("empty", self.pinned, order)
             return
-        holds = self._pinned.copy()
+        holds = self.pinned.copy()
         for node in range(problem.nodes):
             fill_by_popularity(problem, traffic, node, holds)
         self._take("popularity", make_feasible(problem, traffic, holds))
@@ -195,7 +206,7 @@ class _Search:
         if not middle:
             threshold = self._generator.uniform(*_THRESHOLDS, self._problem.blocks)
         rounded = (ascent.held > threshold[self._problem.column_block]).astype(np.uint8)
-        return self.descend("rounded", np.maximum(rounded, self._pinned))
+        return self.descend("rounded", np.maximum(rounded, self.pinned))
 
     def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
         problem, response = self._problem, self._response
@@ -236,6 +247,14 @@ class _Search:
                 return
 
 
+def _resumed(
+    problem: PlacementProblem, traffic: Traffic, holds: UInt8, hosting: bool, begun: Multipliers
+) -> Ascent | None:
+    """The climb that goes on where another ended; None where that was of another shape."""
+    ascent = Ascent(problem, traffic, holds, np.inf, hosting, begun=begun)
+    return ascent if ascent.resumed else None
+
+
 def certified(
     problem: PlacementProblem,
     traffic: Traffic,
@@ -245,8 +264,12 @@ def certified(
     seconds: float | None,
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
+    begun: Multipliers | None = None,
 ) -> Certified:
     """A feasible placement by guided search, and the climb of the dual beside it.
+
+    With the multipliers of an earlier climb the bound comes first, of all routes. A `start` that is near
+    enough to it is swept only where sweeps take little.
 
     No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
@@ -257,27 +280,39 @@ def certified(
     sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
-    goal = max(params.goal_gap, _CERTAIN)
     sweeps = search.affords_sweeps(effort)
     if seconds is not None and start is None:
         effort = np.inf  # the time is the limit
+    ascent = None if begun is None else _resumed(problem, traffic, search.pinned, hosting, begun)
+    resumed = ascent is not None
+    if ascent is not None:
+        search.little = _LITTLE * search.goal * ascent.best.bound
     for name, given in (("start", start), ("current", problem.current)):
-        if given is not None and not (search.holds is not None and stopping()):
-            search.descend(name, make_feasible(problem, traffic, given))
+        if given is None or (search.holds is not None and stopping()):
+            continue
+        feasible = make_feasible(problem, traffic, given)
+        if ascent is not None and not sweeps:
+            search.try_as_it_is(name, feasible)
+            if search.reached(ascent):
+                break
+        search.descend(name, feasible)
     if search.holds is None or (start is None and not stopping()):
         search.begin(sweeps)
     assert search.holds is not None
-    ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
+    search.little = 0.0
+    if ascent is None:
+        ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
+    ascent.aim(search.cost)
 
     def reached() -> bool:
-        return search.cost - ascent.best.bound <= goal * abs(search.cost)
+        return search.reached(ascent)
 
     # first the bound, as long as it gains: the relaxed placement behind it is the search's best guide
     climbing = FirstOf((stopping, never if seconds is None else MaxRuntime(_CLIMB_SHARE * seconds)))
     steps = _FIRST_CLIMB
     while not (ascent.done or climbing() or reached()) and search.work < _CLIMB_SHARE * effort:
         before = ascent.best.bound
-        search.climb(ascent, steps, climbing)
+        search.climb(ascent, steps, FirstOf((climbing, reached)) if resumed else climbing)
         gained = ascent.best.bound - before
         if sweeps:
             search.round(ascent, middle=True)
@@ -285,13 +320,13 @@ def certified(
             steps *= 2
             if gained < _FLAT * (search.cost - before):
                 break
-        elif gained < _FLAT_ALONE * goal * ascent.best.bound:
+        elif gained < _FLAT_ALONE * search.goal * ascent.best.bound:
             break
-    if not sweeps and not stopping():
-        search.little = _LITTLE * goal * ascent.best.bound
+    if not (sweeps or stopping() or (resumed and reached())):
+        search.little = _LITTLE * search.goal * ascent.best.bound
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
-    if sampled is not traffic:
+    if sampled is not traffic and not resumed:
         ascent.take(traffic)
         while not (ascent.done or stopping() or reached()):
             before = ascent.best.bound

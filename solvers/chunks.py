@@ -30,6 +30,14 @@ def ranges(work: Int64) -> list[Range]:
     return list(itertools.pairwise(cuts))
 
 
+def even_ranges(items: int, work: int) -> list[Range]:
+    """As `ranges`, where every item is as much work. O(1)."""
+    if items == 0 or items * work < _LEAST_WORK:
+        return [(0, items)]
+    cuts = sorted({items * i // _CHUNKS for i in range(_CHUNKS + 1)})
+    return list(itertools.pairwise(cuts))
+
+
 def side_by_side(task: Callable[[int, int], Result], parts: Iterable[Range]) -> list[Result]:
     """task(first, last) of every range, in order."""
     given = list(parts)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, ranges, side_by_side
 from solvers.coverage import allowance, finite_fallback
 from solvers.kernels import fleet as kernel
 from solvers.kernels import nearest as nearest_kernel
@@ -97,12 +97,12 @@ class FleetResponse:
                 self._seconds,
             )
 
-        side_by_side(some, ranges(np.full(problem.experts, problem.nodes)))
+        side_by_side(some, even_ranges(problem.experts, problem.nodes))
         if self._hosting:
             routes = len(self._traffic.rate)
             side_by_side(
                 lambda first, last: kernel.route_hosts(first, last, *self._host_arguments()),
-                ranges(np.full(routes, problem.nodes)),
+                even_ranges(routes, problem.nodes),
             )
         self.refresh()
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, side_by_side
 from solvers.kernels import nearest as kernel
 from solvers.problem import Float64, Int16, Int32, Int64, UInt8
 
@@ -60,7 +60,7 @@ def nearest_holder(latency: Float64, within: Float64, holds: UInt8) -> Int16:
             seconds,
         )
 
-    side_by_side(some, ranges(np.full(experts, nodes)))
+    side_by_side(some, even_ranges(experts, nodes))
     return hosts
 
 

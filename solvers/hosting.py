@@ -7,8 +7,9 @@ import numpy as np
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import hosts as kernel
 from solvers.levels import edges, most_earned
+from solvers.multipliers import HostPotentials, Part
 from solvers.problem import Float64, Int64, PlacementProblem
-from solvers.traffic import Traffic
+from solvers.traffic import Traffic, route_keys
 
 _PACE = 0.1  # of steps on how far routes pay, in parts of the farthest, against those on potentials
 _START = 0.2  # of the way to the farthest level
@@ -41,6 +42,26 @@ class Hosting:
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
         most_earned(self._traffic.activity, self._order, self._gap, earned)
+
+    @property
+    def multipliers(self) -> HostPotentials:
+        """As `SingleCalls.multipliers`."""
+        key = route_keys(self._traffic)
+        order = np.argsort(key)
+        reach = self._reach[order]
+        return HostPotentials(self._potential.astype(np.float32), key[order], reach.astype(np.float32))
+
+    def resume(self, given: Part) -> bool:
+        """As `SingleCalls.resume`. Routes that were not there pay as far as the mean of those that were."""
+        if not isinstance(given, HostPotentials) or given.potential.shape != self._potential.shape:
+            return False
+        self._potentials[:] = given.potential
+        if len(given.key):
+            key = route_keys(self._traffic)
+            place = np.minimum(np.searchsorted(given.key, key), len(given.key) - 1)
+            known = given.key[place] == key
+            self._reaches[:] = np.where(known, given.reach[place], given.reach.mean())
+        return True
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, side_by_side
 from solvers.kernels import evaluation
 from solvers.kernels import nearest as kernel
 from solvers.problem import Coupling, Float64, Int64, PlacementProblem, ProblemError, UInt8
@@ -144,7 +144,7 @@ def _costs(problem: PlacementProblem, held: UInt8, nearest: Int64) -> Float64:
             costs,
         )
 
-    side_by_side(some, ranges(np.full(problem.experts, problem.nodes)))
+    side_by_side(some, even_ranges(problem.experts, problem.nodes))
     return costs
 
 
@@ -167,5 +167,5 @@ def _latencies(problem: PlacementProblem, held: UInt8, nearest: Int64, costs: Fl
             out[first:last],
         )
 
-    side_by_side(some, ranges(np.full(problem.routes, problem.route_experts.shape[1] * hosts)))
+    side_by_side(some, even_ranges(problem.routes, problem.route_experts.shape[1] * hosts))
     return out

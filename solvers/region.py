@@ -25,7 +25,6 @@ from solvers.kernels.cells import cover
 from solvers.objective import total_cost
 from solvers.packing import packable_bytes
 from solvers.problem import Coupling, Float64, Int8, Int64, PlacementProblem, UInt8
-from solvers.singles import single_calls
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 
@@ -207,8 +206,6 @@ def _climbs(
 
 def _climb(area: PlacementProblem, stopping: Stopping) -> Ascent:
     traffic = compile_traffic(area)
-    if area.coupling is Coupling.SUM:
-        traffic = single_calls(area, traffic.activity)
     nothing = np.zeros((area.nodes, area.experts), np.uint8)
     calls = None if area.coupling is Coupling.COLOCATED else CellCalls(area, traffic, _NEAR)
     ascent = Ascent(area, traffic, nothing, np.inf, calls=calls)

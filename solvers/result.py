@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from solvers.multipliers import Multipliers
 from solvers.placement import Placement
 
 
@@ -26,7 +27,8 @@ class SolveResult:
     objective is J(X) + M(X0, X) / H in seconds per second (J(X) where nothing is in force or no horizon is
     set), inf where the placement leaves traffic that no reachable holder can serve; lower_bound bounds every
     feasible placement or is absent; gap_ratio = (objective - lower_bound) / objective, absent without a bound
-    or with an infinite objective. INFEASIBLE has no placement and the shortfall in words.
+    or with an infinite objective. INFEASIBLE has no placement and the shortfall in words. multipliers: where
+    the climb of the bound ended, for the next solve; absent where it had none of its own.
     """
 
     placement: Placement | None
@@ -37,6 +39,7 @@ class SolveResult:
     gap_ratio: float | None
     runtime_seconds: float
     shortfall: str | None = None
+    multipliers: Multipliers | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

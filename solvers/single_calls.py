@@ -7,6 +7,7 @@ import numpy as np
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.levels import edges, most_earned
+from solvers.multipliers import Part, Reaches
 from solvers.problem import Float64, Int64
 
 _PACE = 0.25  # of steps on how far calls pay, in parts of the farthest, against those on potentials
@@ -38,6 +39,18 @@ class SingleCalls:
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
         most_earned(self.rate, self._order, self._gap, earned)
+
+    @property
+    def multipliers(self) -> Reaches:
+        """Where it stands."""
+        return Reaches(self._reach.astype(np.float32))
+
+    def resume(self, given: Part) -> bool:
+        """Stands where another did, once `restart` is called after one step; False where it cannot."""
+        if not isinstance(given, Reaches) or given.reach.shape != self._reach.shape:
+            return False
+        self._reaches[:] = given.reach
+        return True
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""

@@ -7,6 +7,7 @@ import numpy as np
 from solvers.chunks import ranges, side_by_side
 from solvers.kernels import calls as kernel
 from solvers.levels import most_earned, places
+from solvers.multipliers import Part, Potentials
 from solvers.problem import Float64, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
@@ -28,16 +29,19 @@ class SlowestCalls:
         self._place, levels = places(gap > 0.0)
         number = np.arange(1, problem.nodes)
         self._near: Int64 = np.where(self._place[:, :-1] >= 0, number, 0).max(axis=1, initial=0)
-        self._potential = np.zeros((problem.nodes, levels, problem.experts))
-        self._potentials = np.zeros_like(self._potential)
-        self._calls = np.zeros_like(self._potential)
-        self.take(traffic)
-        self._from = (self._calls.copy(), self._potential.copy())
+        shape = (problem.nodes, levels, problem.experts)
+        # not copies of each other: zeros that nobody has written to take no memory
+        self._potential, self._potentials, self._calls = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._from = (np.zeros(shape), np.zeros(shape))
+        self._serve(traffic)
 
     def take(self, traffic: Traffic) -> None:
         """Takes other routes, a sample or all of one: potentials belong to nodes and experts."""
-        self._traffic = traffic
+        self._serve(traffic)
         self._calls[:] = 0.0  # where nobody calls a step leaves them alone
+
+    def _serve(self, traffic: Traffic) -> None:
+        self._traffic = traffic
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._potential.shape[1]
         work += (int(self._near.sum()) + 2 * len(self._near)) * np.diff(self._offset)
         self._blocks = ranges(work)
@@ -46,6 +50,22 @@ class SlowestCalls:
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[N, E] what replicas could earn at most."""
         most_earned(self._traffic.activity, self._order, self._gap, earned)
+
+    @property
+    def multipliers(self) -> Potentials:
+        """As `SingleCalls.multipliers`."""
+        return Potentials(self._potential.astype(np.float32))
+
+    def resume(self, given: Part) -> bool:
+        """As `SingleCalls.resume`. Of levels that were more or fewer the nearest ones and the last are the
+        same."""
+        if not isinstance(given, Potentials) or given.potential.shape[::2] != self._potential.shape[::2]:
+            return False
+        same = min(given.potential.shape[1], self._potential.shape[1]) - 1
+        if same >= 0:
+            self._potentials[:, :same] = given.potential[:, :same]
+            self._potentials[:, same:] = given.potential[:, -1:]
+        return True
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[N, E]. Adds what replicas earn to earned float64[N, E]; returns the

@@ -20,6 +20,7 @@ from solvers.exact import exact
 from solvers.feasibility import shortfalls
 from solvers.greedy import greedy
 from solvers.maxconv import maxconv
+from solvers.multipliers import Multipliers
 from solvers.objective import checked_holds, total_cost
 from solvers.params import (
     DEFAULT_ALGORITHM,
@@ -49,7 +50,7 @@ _LEAST_BOUND_SECONDS = 1.0
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
     `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the climb that
-    the bound goes on with. `stopping` is either
+    the bound goes on with; `begun` is where an earlier one stood. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -61,6 +62,7 @@ class Task:
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
     climbed: Callable[[Ascent], None]
+    begun: Multipliers | None
     interrupted: Stopping
     seconds: float | None
 
@@ -113,6 +115,7 @@ def _certified(task: Task) -> UInt8:
         task.seconds,
         task.stopping,
         task.report,
+        task.begun,
     )
     task.certify(found.ascent.best.bound)
     task.climbed(found.ascent)
@@ -234,6 +237,7 @@ def solve(
     seed: int = 0,
     time_limit_seconds: float | None = None,
     start: Placement | None = None,
+    multipliers: Multipliers | None = None,
     progress: Callable[[Progress], None] | None = None,
     stopping: Stopping = never,
 ) -> SolveResult:
@@ -243,8 +247,9 @@ def solve(
     returned is feasible whatever stopped the search: `time_limit_seconds` (which covers the bound too; a
     first feasible placement is made even where that takes longer) or `stopping`, which is asked often and
     must be cheap. `start`, a placement of the problem's shape, need not be feasible; the baselines make no
-    use of it, nor of the limit. `progress` is called with each better placement. The same seed gives the
-    same placement where no limit cuts the search short.
+    use of it, nor of the limit. With the `multipliers` of an earlier result, for the same fleet at other
+    rates, `certified` begins its bound where that one ended. `progress` is called with each better placement.
+    The same seed gives the same placement where no limit cuts the search short.
 
     Raises `ValueError` for an unknown algorithm, a negative seed or limit, `ParamsError` for a bad parameter,
     `ProblemError` for a `start` of another shape. Infeasibility is a status, with the shortfall in words.
@@ -288,6 +293,7 @@ def solve(
                 report=report,
                 certify=bounds.append,
                 climbed=climbs.append,
+                begun=multipliers,
                 interrupted=stopping,
                 seconds=seconds,
             )
@@ -325,4 +331,7 @@ def solve(
         status = SolveStatus.TIME_LIMIT if cut_short else SolveStatus.FEASIBLE
     tell("done", objective, bound)
     runtime = time.monotonic() - began
-    return SolveResult(Placement(holds), status, algorithm, objective, bound, gap, runtime)
+    reached = climbs[-1].multipliers if climbs else None
+    return SolveResult(
+        Placement(holds), status, algorithm, objective, bound, gap, runtime, multipliers=reached
+    )

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, ranges, side_by_side
 from solvers.kernels import routes as kernel
-from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem, UInt64
+
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """The routes with a rate above zero.
+    """The routes with a rate above zero; under `sum`, where every call counts by itself, their single calls,
+    each a route of one expert.
 
     start int64[B + 1]: routes of block b are [start[b], start[b + 1]); node int32[R'], experts int32[R', K]
     (ids within the block, -1 pads at the end), rate float64[R']; activity float64[N, E]: expert calls per
@@ -28,7 +31,9 @@ class Traffic:
 
 
 def compile_traffic(problem: PlacementProblem) -> Traffic:
-    """Sorts and merges the routes. O(R (K^2 + log R)) time, O(R K) memory."""
+    """Sorts and merges the routes. O(R (K^2 + log R)) time, O(R K) memory; under `sum` O(R K + N E)."""
+    if problem.coupling is Coupling.SUM:
+        return single_calls(problem, _activity(problem))
     routes, width = problem.route_experts.shape
     nodes, blocks = problem.nodes, problem.blocks
     start = np.zeros(blocks + 1, np.int64)
@@ -78,6 +83,66 @@ def compile_traffic(problem: PlacementProblem) -> Traffic:
         rate=rate[:count],
         activity=activity,
     )
+
+
+def single_calls(problem: PlacementProblem, rate: Float64) -> Traffic:
+    """The traffic in which node n calls the expert of column e on its own rate[n, e] times per second, for
+    rate float64[N, E]. O(N E)."""
+    starts = np.zeros(problem.blocks + 1, np.int64)
+    nodes, experts, rates = [], [], []
+    for b in range(problem.blocks):
+        first, last = problem.block_offset[b : b + 2].tolist()
+        node, expert = np.nonzero(rate[:, first:last])
+        nodes.append(node)
+        experts.append(expert)
+        rates.append(rate[node, first + expert])
+        starts[b + 1] = starts[b] + len(node)
+    return Traffic(
+        start=starts,
+        node=np.concatenate([*nodes, np.zeros(0)]).astype(np.int32),
+        experts=np.concatenate([*experts, np.zeros(0)]).astype(np.int32)[:, None],
+        rate=np.concatenate([*rates, np.zeros(0)]),
+        activity=rate,
+    )
+
+
+def _activity(problem: PlacementProblem) -> Float64:
+    """float64[N, E]: expert calls per second. O(R K + N E)."""
+    shape = (problem.nodes, problem.experts)
+    calls = problem.route_experts.size
+    parts = even_ranges(problem.routes, problem.route_experts.shape[1])
+    if calls < len(parts) * shape[0] * shape[1]:  # an array for each would cost more than the calls
+        parts = [(0, problem.routes)]
+
+    def some(first: int, last: int) -> Float64:
+        found = np.zeros(shape)
+        kernel.add_activity(
+            first,
+            last,
+            problem.route_node,
+            problem.route_block,
+            problem.route_experts,
+            problem.route_rate,
+            problem.block_offset,
+            found,
+        )
+        return found
+
+    found = side_by_side(some, parts)
+    for other in found[1:]:
+        found[0] += other
+    return found[0]
+
+
+def route_keys(traffic: Traffic) -> UInt64:
+    """uint64[R']: a number for each route by its node, block and experts, the same in any traffic of the same
+    fleet. Two routes may have one. O(R' K)."""
+    key = np.repeat(np.arange(len(traffic.start) - 1, dtype=np.uint64), np.diff(traffic.start))
+    key = key * _SPREAD + traffic.node.astype(np.uint64)
+    for k in range(traffic.experts.shape[1]):
+        key = key * _SPREAD + (traffic.experts[:, k] + 1).astype(np.uint64)
+        key ^= key >> np.uint64(29)
+    return key
 
 
 def calls_are_single(problem: PlacementProblem, traffic: Traffic) -> bool:

@@ -32,6 +32,7 @@ from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
 from app.solving.triggers import Reason
 from app.storage.lease import Lease
 from solvers.instalment import UNLIMITED
+from solvers.multipliers import Multipliers
 from solvers.problem import PlacementProblem
 from solvers.result import gap_ratio
 
@@ -98,8 +99,10 @@ async def solve_and_adopt(
     built: BuiltProblem,
     request: OptimizationRequest,
     reason: str,
+    multipliers: Multipliers | None = None,
 ) -> Solved:
-    """Solve, and publish what is worth it unless `request.validate_only`.
+    """Solve, and publish what is worth it unless `request.validate_only`. `multipliers`: as of
+    `SolveRequest`.
 
     Raises `TaskError` when the solver fails, crashes or overruns, `UnknownNode`, `LeaseLost`.
     """
@@ -134,6 +137,7 @@ async def solve_and_adopt(
         budget=budget,
         halves=halves,
         names=names,
+        multipliers=multipliers,
     )
     # For the solve, and what may follow it: a part of it chosen, the same tried on half of the traffic.
     deadline = (4 if halves or not budget.unlimited else 1) * limit * GRACE_FACTOR + GRACE_SECONDS

@@ -16,6 +16,7 @@ from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.triggers import URGENT, Reason, Triggers
 from app.storage.fenced import Contended
 from app.storage.lease import Lease
+from solvers.multipliers import Multipliers
 
 BACK_OFF_SECONDS = 2.0
 BACK_OFF_LIMIT_SECONDS = 60.0
@@ -47,6 +48,7 @@ class Solves:
         self._reason: Reason | None = None
         self._not_before = 0.0
         self._failures = 0
+        self._multipliers: Multipliers | None = None  # of the last solve
         self.trouble: str | None = None
         """In words, why there is no newer placement."""
 
@@ -88,7 +90,14 @@ class Solves:
         self._reason = reason
         self._task = asyncio.create_task(
             solve_and_adopt(
-                self._redis, self._lease, solver, observation, built, OptimizationRequest(), reason.value
+                self._redis,
+                self._lease,
+                solver,
+                observation,
+                built,
+                OptimizationRequest(),
+                reason.value,
+                self._multipliers,
             )
         )
         self._task.add_done_callback(lambda _: self._wake.set())
@@ -113,6 +122,7 @@ class Solves:
             log.error("solve failed", reason=str(error), again_in_seconds=wait)
             return
         self._failures = 0
+        self._multipliers = solved.outcome.result.multipliers
         self.trouble = None
         if solved.generation is not None:
             self._triggers.published(solved.generation)

@@ -15,6 +15,7 @@ from migrations.warm import warm as warm_planner
 from solvers.feasibility import shortfalls
 from solvers.holders import nearest_holder
 from solvers.instalment import UNLIMITED, Budget, instalment
+from solvers.multipliers import Multipliers
 from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
 from solvers.problem import Float64, PlacementProblem, UInt8
@@ -31,7 +32,7 @@ class SolveRequest:
     `budget`: what nodes may receive for the new placement, but for what must be. `halves`: the problem with
     the traffic of one half of the time and with that of the other: what pays on all of it by
     `min_improvement` is tried by solving the first and judging on the second. `names`: what words call nodes
-    and experts.
+    and experts. `multipliers`: of the solve before, so that the bound begins where that one's ended.
     """
 
     problem: PlacementProblem
@@ -44,6 +45,7 @@ class SolveRequest:
     budget: Budget = UNLIMITED
     halves: tuple[PlacementProblem, PlacementProblem] | None = None
     names: Names = BY_INDEX
+    multipliers: Multipliers | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _solved(request: SolveRequest, problem: PlacementProblem, start: UInt8 | Non
         seed=request.seed,
         time_limit_seconds=request.time_limit_seconds,
         start=None if start is None else Placement(start),
+        multipliers=request.multipliers,
     )
 
 

@@ -118,3 +118,23 @@ def compile_routes(
                 out_experts[count, k] = rows[row, k]
             count += 1
     return int(count)
+
+
+@compiled
+def add_activity(
+    begin: int,
+    end: int,
+    node: Int32,
+    block: Int32,
+    experts: Int32,
+    rate: Float64,
+    block_offset: Int64,
+    activity: Float64,
+) -> None:
+    """Adds the rate of each call of the routes [begin, end) to activity float64[N, E]. node, block int32[R],
+    experts int32[R, K] (negative = padding), rate float64[R]. O((end - begin) K)."""
+    for r in range(begin, end):
+        column = block_offset[block[r]]
+        for k in range(experts.shape[1]):
+            if experts[r, k] >= 0:
+                activity[node[r], column + experts[r, k]] += rate[r]

@@ -14,7 +14,6 @@ from solvers.objective import total_cost
 from solvers.packing import packable_bytes
 from solvers.problem import Coupling, PlacementProblem
 from solvers.region import region_bound
-from solvers.singles import single_calls
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem
@@ -135,8 +134,6 @@ def test_cells_prove_their_bound(coupling: Coupling, near: float) -> None:
         if len(placements) == 0:
             continue
         traffic = compile_traffic(problem)
-        if coupling is Coupling.SUM:
-            traffic = single_calls(problem, traffic.activity)
         nothing = np.zeros((problem.nodes, problem.experts), np.uint8)
         ascent = Ascent(problem, traffic, nothing, np.inf, calls=CellCalls(problem, traffic, near))
         first = ascent.best.bound

@@ -8,7 +8,7 @@ import pytest
 from solvers import ascent as ascent_module
 from solvers import chunks
 from solvers.ascent import Ascent, lagrangian_bound
-from solvers.bounds import Dual, cheapest_calls
+from solvers.bounds import Dual
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveStatus
 from solvers.solve import solve
@@ -82,7 +82,7 @@ def test_the_dual_proves_its_bound(coupling: Coupling) -> None:
             continue
         costs = total_costs(problem, placements)
         dual = _climbed(problem, placements[seed % len(placements)], STEPS[seed % len(STEPS)])
-        cheapest = cheapest_calls(problem)
+        cheapest = _climbed(problem, placements[0], 0).bound
         assert cheapest <= costs.min()
         assert dual.bound >= cheapest
         climbed += dual.bound > cheapest
@@ -254,6 +254,71 @@ def test_a_climb_goes_on_beside_unserved_traffic() -> None:
         assert not ascent.done
         ascent.step()
     assert 0.8 * best <= ascent.best.bound <= best
+
+
+@COUPLED
+def test_a_climb_that_goes_on_where_another_ended_proves_its_bound(coupling: Coupling) -> None:
+    """With multipliers of other rates, routes, latencies and servers' order, or of a fleet whose nodes have
+    changed places, the bound proves itself at every placement, at once and after any step; from its own it
+    begins where the other stood; and those of another shape change nothing."""
+    resumed = weaker = 0
+    for seed in range(90):
+        problem = _instance(seed, coupling)
+        placements = feasible_placements(problem)
+        if len(placements) == 0 or not problem.experts:
+            continue
+        rng = np.random.default_rng(seed)
+        kept = np.flatnonzero(rng.random(problem.routes) < 0.7)
+        before = problem.replace(
+            route_node=rng.permutation(problem.nodes)[problem.route_node[kept]].astype(np.int32),
+            route_block=problem.route_block[kept],
+            route_experts=problem.route_experts[kept],
+            route_rate=problem.route_rate[kept] * rng.lognormal(0.0, 0.5, len(kept)),
+            latency_seconds=problem.latency_seconds * rng.lognormal(0.0, 0.3, (problem.nodes,) * 2),
+        )
+        other = Ascent(before, compile_traffic(before), placements[0], np.inf)
+        for _ in range(STEPS[seed % len(STEPS)]):
+            other.step()
+        begun = other.multipliers
+        assert begun is not None
+        traffic, costs = compile_traffic(problem), total_costs(problem, placements)
+        ascent = Ascent(problem, traffic, placements[0], np.inf, begun=begun)
+        for _ in range(12):
+            _check(problem, ascent.best, placements, costs)
+            ascent.step()
+        resumed += ascent.resumed
+
+        own = Ascent(problem, traffic, placements[0], np.inf)
+        for _ in range(200):
+            own.step()
+        again = Ascent(problem, traffic, placements[-1], np.inf, begun=own.multipliers)
+        assert again.resumed
+        _check(problem, again.best, placements, costs)
+        weaker += again.best.bound < 0.98 * own.best.bound
+
+        larger = problem.replace(
+            **{
+                key: np.concatenate((getattr(problem, key), getattr(problem, key)[-1:]))
+                for key in ("expert_bytes", "experts_per_block")
+            },
+            current=None,
+            ingress_bytes_per_second=None,
+            horizon_seconds=None,
+            pins=None,
+        )
+        if larger.experts == problem.experts:
+            continue
+        holds = np.zeros((larger.nodes, larger.experts), np.uint8)
+        fresh, strange = (
+            Ascent(larger, compile_traffic(larger), holds, np.inf, begun=given) for given in (None, begun)
+        )
+        assert not strange.resumed
+        for _ in range(7):
+            fresh.step()
+            strange.step()
+        assert strange.best.bound == fresh.best.bound
+    assert resumed >= 30
+    assert weaker <= 3
 
 
 def test_a_climb_on_a_sample_proves_nothing_about_all(monkeypatch: pytest.MonkeyPatch) -> None:

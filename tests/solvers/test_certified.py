@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from solvers import certified as module
+from solvers.objective import total_cost
 from solvers.params import CertifiedParams, ParamsError
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem
@@ -93,6 +94,59 @@ def test_start_is_kept_or_bettered(coupling: Coupling) -> None:
     assert warm.objective <= cold.objective * (1 + 1e-12)
     anything = Placement(random_holds(problem, 3))
     assert solve(problem, "certified", start=anything, params={"effort": 5}).placement is not None
+
+
+@COUPLED
+def test_multipliers_carry_the_certificate_over_a_drift(coupling: Coupling) -> None:
+    """Rates have drifted and no time is left: from the placement and the multipliers of the solve before, the
+    gap certified is within two points of a solve from nothing; without the multipliers it is not."""
+    problem = _fleet(coupling)
+    cold = solve(problem, "certified", params={"effort": 300, "goal_gap": 0})
+    assert cold.placement is not None
+    assert cold.gap_ratio is not None
+    factor = np.random.default_rng(0).lognormal(0.0, 0.1, problem.routes)
+    drifted = problem.replace(route_rate=problem.route_rate * factor)
+    gaps = []
+    for known in (cold.multipliers, None):
+        warm = solve(
+            drifted,
+            "certified",
+            params={"bound_share": 0.0},
+            start=cold.placement,
+            multipliers=known,
+            time_limit_seconds=0.0,
+        )
+        assert warm.gap_ratio is not None
+        gaps.append(warm.gap_ratio)
+    assert gaps[0] <= cold.gap_ratio + 0.02
+    assert gaps[1] >= gaps[0] + 0.1
+
+
+def test_a_start_proven_good_enough_is_not_swept_where_sweeps_are_dear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With multipliers that prove it within the goal a start is returned as it is; one that is not within
+    the goal is bettered."""
+    monkeypatch.setattr(module, "_FIRST_SHARE", 0.0)
+    problem = _fleet(Coupling.SLOWEST)
+    cold = solve(problem, "certified", params={"effort": 300, "goal_gap": 0})
+    assert cold.placement is not None
+    assert cold.lower_bound is not None
+    worse = cold.placement.holds.copy()
+    worse[0, np.flatnonzero(worse[0])[:2]] = 0
+    gap = 1.0 - cold.lower_bound / total_cost(problem, worse)
+    assert gap > 0.03
+    for goal in (gap + 0.02, gap - 0.02):
+        warm = solve(
+            problem,
+            "certified",
+            params={"goal_gap": goal, "bound_steps": 0},
+            start=Placement(worse),
+            multipliers=cold.multipliers,
+        )
+        assert warm.placement is not None
+        assert warm.objective is not None
+        assert bool((warm.placement.holds == worse).all()) == (goal > gap)
 
 
 def test_time_limit_is_kept_with_a_certificate() -> None:

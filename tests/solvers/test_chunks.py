@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solvers import chunks
-from solvers.chunks import ranges, side_by_side
+from solvers.chunks import even_ranges, ranges, side_by_side
 
 
 @given(st.lists(st.integers(0, 50_000), max_size=30))
@@ -25,6 +25,17 @@ def test_ranges_share_the_work(work: list[int]) -> None:
         assert len(found) <= 4
         most = max(sum(work[first:last]) for first, last in found)
         assert most <= sum(work) / 4 + max(work)
+
+
+@given(st.integers(0, 200_000), st.integers(0, 50_000))
+def test_even_ranges_are_ranges_of_equal_work(items: int, work: int) -> None:
+    """As many items in each, up to one, in as many ranges as unequal work of that sum has at most."""
+    found = even_ranges(items, work)
+    assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
+    assert found[-1][1] == items
+    sizes = [last - first for first, last in found]
+    assert max(sizes) - min(sizes) <= 1
+    assert len(found) == (1 if items == 0 or items * work < chunks._LEAST_WORK else min(items, 4))
 
 
 def test_side_by_side_is_in_order_and_on_threads() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from solvers.ascent import lagrangian_bound
-from solvers.bounds import cheapest_calls
 from solvers.feasibility import shortfalls
 from solvers.problem import Coupling
 from solvers.programme import Programme, TooLarge, programme
@@ -91,7 +90,6 @@ def test_bounds_and_solvers_against_larger_optima(coupling: Coupling) -> None:
             continue
         proved += 1
         assert best.objective is not None
-        assert cheapest_calls(problem) <= best.objective
         for algorithm in ALGORITHMS:
             other = solve(problem, algorithm, params={"bound_steps": 100})
             assert other.objective is not None

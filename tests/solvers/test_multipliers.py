@@ -13,7 +13,7 @@ from solvers.levels import levels, split
 from solvers.problem import Coupling
 from solvers.single_calls import SingleCalls
 from solvers.slowest_calls import SlowestCalls
-from solvers.traffic import compile_traffic
+from solvers.traffic import compile_traffic, route_keys
 from tests.oracles.instances import random_problem
 from tests.oracles.multipliers import HostingTwin, SingleTwin, SlowestTwin
 
@@ -100,6 +100,80 @@ def test_parts_are_their_twins(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert constant == pytest.approx(want.constant, rel=close, abs=1e-12)
         np.testing.assert_allclose(earned, want.earned.T, rtol=close, atol=close)
         assert far >= 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_go_on_where_another_stood(kind: str) -> None:
+    """With another's multipliers a new part has its constant and earnings, in single precision; those of
+    another kind or shape it does not take."""
+    for seed in SEEDS:
+        part, _, shape = _pair(kind, seed)
+        rng = np.random.default_rng(seed)
+        for length in rng.exponential(2.0, 5):
+            part.step(rng.uniform(0, 1, shape), float(length), np.zeros(shape))
+        held = rng.uniform(0, 1, shape)
+        other, _, _ = _pair(kind, seed)
+        assert other.resume(part.multipliers)
+        found, wanted = np.zeros(shape), np.zeros(shape)
+        constant, _ = other.restart(held, 1, found)
+        want, _ = part.step(held, 0.0, wanted)
+        assert constant == pytest.approx(want, rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        stranger, _, elsewhere = _pair(kind, seed + 1)
+        assert elsewhere == shape or not stranger.resume(part.multipliers)
+        for unlike in set(KINDS) - {kind}:
+            assert not _pair(unlike, seed)[0].resume(part.multipliers)
+
+
+def test_levels_more_or_fewer_go_on_with_the_nearest_and_the_last() -> None:
+    """Where far servers shared a level and now don't, or the other way round, the potentials of the nearest
+    levels stay theirs, and the last one's are the last one's."""
+    problem = random_problem(3, Coupling.SLOWEST, nodes=6, blocks=[4], routes=30, width=3)
+    traffic = compile_traffic(problem)
+    for before, after in ((3, 5), (5, 3), (1, 4), (4, 4)):
+        parts = [
+            SlowestCalls(problem, traffic, level.order, level.gap)
+            for level in (levels(problem, before), levels(problem, after))
+        ]
+        for length in (1.0, 2.0, 0.5):
+            parts[0].step(np.full((6, 4), 0.3), length, np.zeros((6, 4)))
+        given = parts[0].multipliers.potential
+        assert parts[1].resume(parts[0].multipliers)
+        parts[1].restart(np.full((6, 4), 0.3), 1, np.zeros((6, 4)))
+        found = parts[1].multipliers.potential
+        same = min(given.shape[1], found.shape[1]) - 1
+        assert given.shape[1] != found.shape[1] or before == after
+        np.testing.assert_allclose(found[:, :same], given[:, :same], rtol=1e-6)
+        np.testing.assert_allclose(found[:, -1], given[:, -1], rtol=1e-6)
+
+
+def test_routes_that_were_not_there_pay_as_far_as_the_others() -> None:
+    """Hosts' multipliers follow their routes through other orders and rates; a new route has the mean."""
+    problem = random_problem(5, Coupling.COLOCATED, nodes=3, blocks=[5, 4], routes=40, width=3)
+    level = levels(problem)
+    part = Hosting(problem, compile_traffic(problem), level.order, level.gap)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        part.step(rng.uniform(0, 0.4, (3, 9)), 1.0, np.zeros((3, 9)))
+    kept = np.setdiff1d(rng.permutation(problem.routes), [0])
+    fewer = problem.replace(
+        route_node=problem.route_node[kept],
+        route_block=problem.route_block[kept],
+        route_experts=problem.route_experts[kept],
+        route_rate=problem.route_rate[kept] * 3.0,
+    )
+    then = Hosting(fewer, compile_traffic(fewer), level.order, level.gap)
+    assert then.resume(part.multipliers)
+    reached = dict(zip(part.multipliers.key.tolist(), part.multipliers.reach.tolist(), strict=True))
+    assert len(set(reached.values())) > 5
+    keys = route_keys(compile_traffic(fewer))
+    np.testing.assert_allclose(then._reaches, [reached[key] for key in keys.tolist()])
+    back = Hosting(problem, compile_traffic(problem), level.order, level.gap)
+    then.restart(np.zeros((3, 9)), 1, np.zeros((3, 9)))
+    assert back.resume(then.multipliers)
+    new = ~np.isin(route_keys(compile_traffic(problem)), keys)
+    if new.any():
+        np.testing.assert_allclose(back._reaches[new], then.multipliers.reach.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 
 from solvers.ascent import lagrangian_bound
-from solvers.bounds import cheapest_calls
 from solvers.feasibility import shortfalls
 from solvers.objective import evaluate, total_cost
 from solvers.params import ParamsError, SgdParams
@@ -88,7 +87,6 @@ def test_bound_holds_for_every_placement(coupling: Coupling) -> None:
         costs = total_costs(problem, placements)
         best = float(costs.min())
         traffic = compile_traffic(problem)
-        assert cheapest_calls(problem) <= best + TOLERANCE
         for choice, steps in ((seed % len(placements), 1 + seed % 7), (int(np.argmin(costs)), 150)):
             found = lagrangian_bound(
                 problem, traffic, placements[choice], float(costs[choice]), steps, never

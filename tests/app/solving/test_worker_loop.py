@@ -15,7 +15,8 @@ from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, P
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
-from app.solving import analyses, jobs, next_plan, triggers
+from app.solving import analyses, jobs, next_plan, solves, triggers
+from app.solving.optimizer import Solved, solve_and_adopt
 from app.storage import topics
 from app.storage.documents import read_document
 from app.storage.fenced import fenced
@@ -23,6 +24,7 @@ from app.storage.jobs import Job, JobKind
 from app.storage.keys import CLUSTERS
 from app.storage.lease import acquire
 from migrations.states import PlanState
+from solvers.multipliers import Multipliers
 from tests.app.solving.simulation import (
     MODEL,
     Cluster,
@@ -182,6 +184,36 @@ async def test_lost_node_is_replaced_at_once(redis: Redis) -> None:
         placement = await cluster.placement()
         assert placement is not None
         assert placement.evidence.reason == "NODES_LOST"
+
+
+async def test_solve_is_handed_what_the_last_one_learned(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The multipliers of one solve go into the next, which takes them up; the first has none."""
+    given: list[Multipliers | None] = []
+    found: list[Multipliers | None] = []
+
+    async def watched(*arguments: Any) -> Solved:
+        given.append(arguments[-1])
+        solved = await solve_and_adopt(*arguments)
+        found.append(solved.outcome.result.multipliers)
+        return solved
+
+    monkeypatch.setattr(solves, "solve_and_adopt", watched)
+    cluster = Cluster(redis)
+    await cluster.create()
+    for node_id in "abc":
+        await cluster.add_node(node_id, 4)
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        await cluster.lose("c")
+
+        async def again() -> bool:
+            return len(found) > 1
+
+        await until(again, what="another solve")
+    assert given[0] is None
+    assert given[1] is found[0] is not None
 
 
 async def test_drained_node_is_emptied_and_leaves(redis: Redis) -> None:
