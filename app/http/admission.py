@@ -1,6 +1,7 @@
 """What one process takes on at once. More is refused before it costs anything, and may come again soon:
 beyond what a process can do, everything that waits only makes everybody's answer later."""
 
+import random
 from typing import NoReturn
 
 from starlette.requests import Request
@@ -26,6 +27,7 @@ class Admission:
     def __init__(self, waiters: Waiters, *, max_requests: int, max_bytes: int) -> None:
         self._waiters = waiters
         self._max_requests = max_requests
+        self._free = max_requests // 2
         self._max_bytes = max_bytes
         self._requests = 0
         self._bytes = 0
@@ -37,11 +39,17 @@ class Admission:
         return self._requests - self._waiters.count - self.receiving.waiting
 
     def enter(self, scope: Scope) -> None:
-        """Raises `Unavailable` where there are too many."""
+        """Raises `Unavailable` where there are too many.
+
+        Beyond half of what there may be, by chance, the more often the more there are (random early
+        detection, Floyd and Jacobson 1993): where all places were given away first, those who ask again at
+        once would keep them, and those who wait as they are told would find none.
+        """
         scope[_KEY] = self
         if scope["path"] in UNCOUNTED:
             return
-        if self.busy >= self._max_requests:
+        over = self.busy - self._free
+        if over > 0 and over > random.random() * (self._max_requests - self._free):
             self._refuse_request()
         self._requests += 1
         scope[_HELD] = 0

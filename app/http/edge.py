@@ -5,11 +5,12 @@ which the others do not pass.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.connections import HOLD_OFF
 from app.errors import Unavailable
 from app.http import problem
 from app.http.admission import Admission
@@ -19,6 +20,12 @@ from app.http.fast_routes import FastRoute, FastRoutesMiddleware
 from app.http.head import HeadMiddleware
 from app.http.measuring import MEASURING
 from app.http.trace import begin_trace
+
+_NONE: dict[str, Callable[[], None]] = {}
+
+
+def _nobody() -> None:
+    """Where the application is served by another server than ours."""
 
 
 class EdgeMiddleware:
@@ -50,6 +57,7 @@ class EdgeMiddleware:
             try:
                 self._admission.enter(scope)
             except Unavailable as refusal:
+                scope.get("extensions", _NONE).get(HOLD_OFF, _nobody)()
                 app = problem.respond(Request(scope), refusal)
             await app(scope, receive, exchange.send)
         except Exception as error:  # noqa: BLE001
