@@ -51,6 +51,35 @@ _FULL = (
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+class OneWrite:
+    """What an answer writes to its transport: the head waits for the first of the body, so that both are one
+    call to the system instead of two."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is None:
+            self._head = data
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data) if data else (head,))
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection; `look` is to be called about once a second."""
 
@@ -86,6 +115,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_began = None
         self.scope["extensions"] = {HOLD_OFF: self._hold_off}  # type: ignore[dict-item]  # ours is called
         super().on_headers_complete()
+        # What has no body is written once anyhow, and whoever waits for 100 Continue is to get that first.
+        if self.scope["method"] != "HEAD" and not self.expect_100_continue and self.cycle is not None:
+            self.cycle.transport = OneWrite(self.transport)  # type: ignore[assignment]
 
     def _hold_off(self) -> None:
         self._held_off = True

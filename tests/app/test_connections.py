@@ -28,6 +28,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/slow":
         SLOW.append(scope["path"])
         time.sleep(0.1)  # noqa: ASYNC251
+    if scope["path"] == "/body":
+        await receive()
     body = b"x" * (8 << 20 if scope["path"] == "/large" else 2)
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -173,3 +175,23 @@ def test_many_connect_in_one_turn(port: int) -> None:
         stop.set()
         for thread in holding:
             thread.join()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_answer_is_whole(port: int, method: str) -> None:
+    """Head and body are written together, where there is a body; requests that were pipelined in order."""
+    with connected(port) as client:
+        ask = f"{method} / HTTP/1.1\r\nHost: x\r\n"
+        client.sendall(f"{ask}\r\n{ask}Connection: close\r\n\r\n".encode())
+        answers = everything(client)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert answers.count(b"content-length: 2") == 2
+    assert answers.count(b"\r\n\r\nxx") == (2 if method == "GET" else 0)
+
+
+def test_whoever_waits_for_100_gets_it_first(port: int) -> None:
+    with connected(port) as client:
+        client.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"y")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
