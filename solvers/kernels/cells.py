@@ -52,9 +52,9 @@ def share(
     1], and costs gap float64[N, L] where none of them or before holds the expert. held float64[E, N].
 
     potential float32[C, L] rises by length * (1 - what is held up to there), to least at least and 1e30 at
-    most, and is added to total where length > 0; calls float32[C, L] becomes the rate that pays for each level: a route's
-    softmax over its potentials and 0, summed. Adds to earned float64[E, N]; told[0] = multipliers times gaps,
-    told[1] = sum of gap * what calls moved * (1 - held). O(C (N + L) + R K L).
+    most, and is added to total where length > 0; calls float32[C, L] becomes the rate that pays for each
+    level: a route's softmax over its potentials and 0, summed. Adds to earned float64[E, N]; told[0] =
+    multipliers times gaps, told[1] = sum of gap * what calls moved * (1 - held). O(C (N + L) + R K L).
     """
     levels = gap.shape[1]
     width = routes.shape[1]
