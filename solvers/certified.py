@@ -16,7 +16,7 @@ import numpy as np
 from solvers.ascent import Ascent, hosts_are_too_many
 from solvers.baselines import fill_by_popularity
 from solvers.coverage import allowance, make_feasible
-from solvers.decomposition import BestResponse, Memory, Subsets
+from solvers.decomposition import BestResponse, Memory, Subsets, sgd
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
 from solvers.multipliers import Multipliers
@@ -40,7 +40,7 @@ _FIRST_CLIMB = 20  # steps of the dual before the first placement made from it; 
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
 _RELAXED_SHARE = 0.5  # of the ruins which take what they replace from the relaxed placement
 _EXCHANGED_SHARE = 0.2  # of the ruins, in which nodes exchange what they hold
-_PART_SHARE = 0.5  # of the ruins which spare some experts of every block
+_PART_SHARE = 0.8  # of the ruins which spare some experts of every block
 _PARTS = (0.1, 0.8)  # of the experts that these do not spare
 _SLACK = 0.02  # relative; how much worse than the best a placement may be that the search goes on from
 _VAIN = 40  # rounds without an improvement, from which on it is; after twice as many, all of that
@@ -214,6 +214,19 @@ class _Search:
             fill_by_popularity(problem, traffic, node, holds)
         self._take("popularity", make_feasible(problem, traffic, holds))
 
+    def try_sgd(self) -> None:
+        """The result of `sgd`, whose tables are better than those the rounds can afford."""
+        found = sgd(
+            self._problem,
+            self._traffic,
+            SgdParams(exact_limit=self._tables.exact_limit, eps=self._tables.eps),
+            self._generator,
+            None,
+            self._stopping,
+            lambda _, __: None,
+        )
+        self.try_as_it_is("sgd", found)
+
     def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
         """Steps of the dual, which raise the bound and move the relaxed placement."""
         for _ in range(steps):
@@ -348,6 +361,9 @@ def certified(
                 break
         elif gained < _FLAT_ALONE * search.goal * ascent.best.bound:
             break
+    if sweeps and not (single or start is not None or stopping() or reached()):
+        search.try_sgd()
+        ascent.aim(search.cost)
     if not (sweeps or stopping() or (resumed and reached())):
         search.little = _LITTLE * search.goal * ascent.best.bound
         search.round(ascent, middle=True)
