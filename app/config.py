@@ -78,7 +78,10 @@ class Settings(BaseSettings):
         256 << 20, ge=1024, description="Telemetry a cluster may have waiting for its worker; beyond: 503."
     )
     max_requests: int = Field(
-        256, ge=1, description="Requests one API process works on at once, without long polls; beyond: 503."
+        256,
+        ge=1,
+        description="Requests one API process works on at once, without long polls; beyond: 503, "
+        "beyond half of it some.",
     )
     max_held_bytes: int = Field(
         128 << 20, ge=1024, description="Bytes of bodies one API process holds at once; beyond: 503."

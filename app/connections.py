@@ -23,6 +23,13 @@ MAX_HEAD_BYTES = 64 << 10
 WRITE_SECONDS = 30.0
 """How long a client may read nothing of what is ready for it."""
 
+HOLD_OFF_SECONDS = 1.0
+"""How long nothing more is read from whoever was refused: those who come back when they were told to do not
+notice, and the others would have the process do nothing but refuse them."""
+
+HOLD_OFF = "moeplace.hold_off"
+"""Extension of the scope: a function to call before a request is refused."""
+
 SPARE_DESCRIPTORS = 256
 """For everything but clients: Redis, logs, the metrics of all processes."""
 
@@ -53,6 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_began: float | None = None
         self._head_bytes = 0
         self._write_paused: float | None = None
+        self._held_off = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,7 +84,22 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_began = None
+        self.scope["extensions"] = {HOLD_OFF: self._hold_off}  # type: ignore[dict-item]  # ours is called
         super().on_headers_complete()
+
+    def _hold_off(self) -> None:
+        self._held_off = True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._held_off and not self.transport.is_closing():
+            self._held_off = False
+            self.flow.pause_reading()
+            self.loop.call_later(HOLD_OFF_SECONDS, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         self._write_paused = time.monotonic()

@@ -2,9 +2,10 @@
 
 import math
 import os
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
@@ -22,6 +23,14 @@ _Key = tuple[str, str, str]
 """Method, route, upper bound of the bucket."""
 
 
+class Ended(NamedTuple):
+    """A request that was answered; at: in seconds since the epoch."""
+
+    seconds: float
+    trace_id: str
+    at: float
+
+
 class Exemplars:
     """Of each bucket of the request durations the newest request of this process, by its trace.
 
@@ -33,9 +42,15 @@ class Exemplars:
         self._newest: dict[_Key, Exemplar] = {}
         self._bounds = [floatToGoString(bound) for bound in (*FAST, math.inf)]  # type: ignore[no-untyped-call]
 
-    def note(self, method: str, route: str, seconds: float, trace_id: str, now: float) -> None:
-        bound = self._bounds[bisect_left(FAST, seconds)]
-        self._newest[method, route, bound] = Exemplar({"trace_id": trace_id}, seconds, now)
+    def note(self, method: str, route: str, ended: Sequence[Ended]) -> None:
+        """Requests in the order in which they ended."""
+        buckets = np.searchsorted(FAST, [one.seconds for one in ended], side="left")
+        newest = np.full(len(self._bounds), -1)
+        newest[buckets] = np.arange(len(ended))  # of several the last stays
+        for bound, place in zip(self._bounds, newest.tolist(), strict=True):
+            if place >= 0:
+                one = ended[place]
+                self._newest[method, route, bound] = Exemplar({"trace_id": one.trace_id}, one.seconds, one.at)
 
     def add_to(self, metric: Metric) -> None:
         bucket = f"{metric.name}_bucket"

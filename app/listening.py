@@ -7,6 +7,11 @@ import socket
 BACKLOG = 2048
 
 
+ACCEPTS_PER_TURN = 16
+"""libuv takes one connection of a socket in a turn of its loop. A busy process makes few turns a second, and
+whoever connects anew would wait behind everybody who does it faster than that."""
+
+
 class ListeningError(Exception):
     """The API cannot listen there; the message is one line for an operator."""
 
@@ -34,6 +39,11 @@ def open_listener(host: str, port: int, option: str = "--port") -> socket.socket
             ) from None
         raise ListeningError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def several(listener: socket.socket) -> list[socket.socket]:
+    """The same socket as many times as connections are to be taken of it in a turn of the loop."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
@@ -15,14 +17,12 @@ from app import metrics
 from app.access.mode import authentication
 from app.audit.middleware import AuditMiddleware
 from app.config import Settings
-from app.health.measuring import MeasuringMiddleware
 from app.http import problem
-from app.http.admission import Admission, AdmissionMiddleware
-from app.http.durable import DurableMiddleware
-from app.http.fast_routes import FastRoutesMiddleware
-from app.http.head import HeadMiddleware
+from app.http.admission import Admission
+from app.http.document import DocumentCache
+from app.http.edge import EdgeMiddleware
 from app.http.own_writes import OwnWritesMiddleware
-from app.http.trace import TraceMiddleware
+from app.http.state import AtHand
 from app.http.versions import Versions
 from app.http.waiting import Waiters
 from app.routes import FAST, include_routes
@@ -43,14 +43,12 @@ document changes.
 
 
 class Service(FastAPI):
-    """An application behind middleware that FastAPI's own is behind too: requests that are answered there do
-    not pass through what FastAPI and Starlette do for all others."""
+    """An application behind an edge that FastAPI's own middleware is behind too: requests that are answered
+    there do not pass through what FastAPI and Starlette do for all others."""
 
-    def __init__(self, edge: Sequence[Middleware], **settings: Any) -> None:
+    def __init__(self, edge: Callable[[ASGIApp], ASGIApp], **settings: Any) -> None:
         super().__init__(**settings)
-        self._edge: ASGIApp = super().__call__
-        for kind, arguments, options in reversed(edge):
-            self._edge = kind(self._edge, *arguments, **options)
+        self._edge = edge(super().__call__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -62,15 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     waiters = Waiters(settings.max_waiters)
     admission = Admission(waiters, max_requests=settings.max_requests, max_bytes=settings.max_held_bytes)
     app = Service(
-        [
-            Middleware(TraceMiddleware),
-            Middleware(problem.UnexpectedErrorMiddleware),
-            Middleware(MeasuringMiddleware),
-            Middleware(AdmissionMiddleware, admission=admission),
-            Middleware(HeadMiddleware),
-            *([Middleware(DurableMiddleware)] if settings.durable else []),
-            Middleware(FastRoutesMiddleware, routes=FAST),
-        ],
+        partial(EdgeMiddleware, admission=admission, fast=FAST, durable=settings.durable),
         title="moeplace",
         version=version("moeplace"),
         description=DESCRIPTION,
@@ -85,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(AuditMiddleware),
         ],
     )
+    app.state = cast(State, AtHand())
     app.state.settings = settings
     app.state.waiters = waiters
     app.state.admission = admission
@@ -113,6 +104,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.disk = DiskSync(redis)
         app.state.authentication = asked = authentication(settings, redis)
         app.state.waiters.observe(asked.told)
+        app.state.document_cache = DocumentCache()
         app.state.versions = versions = Versions(redis)
         app.state.waiters.observe(versions.told)
         app.state.intake = intake = Intake(redis, settings)

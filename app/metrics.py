@@ -10,15 +10,14 @@ import asyncio
 import math
 import os
 import platform
-from bisect import bisect_left
-from collections import Counter as Counts
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -441,36 +440,39 @@ class Tally:
 
     def __init__(self) -> None:
         self._counted: defaultdict[Counter | Gauge, float] = defaultdict(float)
-        self._observed: defaultdict[Histogram, list[float]] = defaultdict(list)
+        self._sources: list[Callable[[], None]] = []
         self._flush: asyncio.TimerHandle | None = None
+
+    def before_flush(self, source: Callable[[], None]) -> None:
+        """Have `source` called to count what it has noted in a form of its own."""
+        self._sources.append(source)
+
+    def touch(self) -> None:
+        """There is something to flush."""
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
     def count(self, counter: Counter | Gauge, number: float = 1.0) -> None:
         self._counted[counter] += number
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-
-    def observe(self, histogram: Histogram, value: float) -> None:
-        self._observed[histogram].append(value)
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self.touch()
 
     def flush(self) -> None:
+        for source in self._sources:
+            source()
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
         for counter, number in self._counted.items():
             counter.inc(number)
         self._counted.clear()
-        for histogram, values in self._observed.items():
-            _observe_all(histogram, values)
-        self._observed.clear()
 
 
-def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     """As `observe` for each, which raises two shared values every time."""
-    buckets = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
-    for index, number in buckets.items():
-        histogram._buckets[index].inc(number)
+    buckets = np.searchsorted(histogram._upper_bounds, values, side="left")
+    for index, number in enumerate(np.bincount(buckets).tolist()):
+        if number:
+            histogram._buckets[index].inc(number)
     histogram._sum.inc(sum(values))
 
 

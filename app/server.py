@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from app.config import Settings
 from app.connections import GuardedProtocol, descriptors_for
-from app.listening import BACKLOG
+from app.listening import BACKLOG, several
 from app.tls import CIPHERS
 
 NOTICE_SECONDS = 0.5
@@ -166,7 +166,7 @@ def run_api(
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or "",
     )
-    DrainingServer(config, lambda: _drain(app), started, seconds).run(sockets=[listener])
+    DrainingServer(config, lambda: _drain(app), started, seconds).run(sockets=several(listener))
 
 
 def serve_application(app: ASGIApp, listener: socket.socket) -> None:

@@ -48,6 +48,7 @@ _ROUND_EFFORT = 0.001  # of the effort: a round that takes less counts as less o
 _CELL_ROUNDS = 40  # for every node and expert: more than so many are never needed to lose it
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _FLAT_ALONE = 0.25  # of the gap that is the goal: the same before there is a placement worth a comparison
+_ASTRAY = 0.2  # relative gap from which on carried multipliers are those of another traffic
 _LITTLE = 0.1  # of the gap that is the goal: sweeps that save less have ended, where a sweep takes long
 _CLIMB_SHARE = 0.6  # of the effort, or of the time, that the first climb may take
 _ROUND_SHARE = 0.2  # of the rounds of the search that start from a rounding
@@ -152,6 +153,11 @@ class _Search:
         """Takes a feasible placement uint8[N, E] where it is the best so far."""
         self._response.restart()
         self._take(name, holds)
+
+    def astray(self, ascent: Ascent) -> bool:
+        """Whether multipliers that were carried over are those of another traffic: the potentials that a long
+        climb has driven apart take longer to come back than a climb from nothing takes."""
+        return self.cost - ascent.best.bound > _ASTRAY * abs(self.cost)
 
     def reached(self, ascent: Ascent) -> bool:
         """Whether the best placement is as near to the bound as is wanted."""
@@ -339,7 +345,8 @@ def certified(
         search.begin(sweeps)
     assert search.holds is not None
     search.little = 0.0
-    if ascent is None:
+    if ascent is None or search.astray(ascent):
+        resumed = False
         ascent = Ascent(problem, sampled, search.holds, search.cost, hosting)
     ascent.aim(search.cost)
 

@@ -43,6 +43,7 @@ from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 
 OPTIMALITY_TOLERANCE = 1e-6  # relative gap at which the bound certifies the placement as optimal
+_STUCK = 0.02  # relative gap beyond twice the goal
 _LEAST_BOUND_SECONDS = 1.0
 
 
@@ -331,7 +332,9 @@ def solve(
         status = SolveStatus.TIME_LIMIT if cut_short else SolveStatus.FEASIBLE
     tell("done", objective, bound)
     runtime = time.monotonic() - began
-    reached = climbs[-1].multipliers if climbs else None
+    # A climb that went on where another ended, and came not near, is not gone on from.
+    stuck = multipliers is not None and (gap is None or gap > _STUCK + 2.0 * settings.goal_gap)
+    reached = climbs[-1].multipliers if climbs and not stuck else None
     return SolveResult(
         Placement(holds), status, algorithm, objective, bound, gap, runtime, multipliers=reached
     )

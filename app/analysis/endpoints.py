@@ -73,8 +73,9 @@ async def get_layer(
     uid, stored = await service.read_layer(redis_of(request), cluster_id, model_id, layer)
     # Known by what is stored, which takes far less time than making the answer of it.
     version = version_of(stored, uid)
-    if conditional.has_version(request, version):
-        return conditional.not_modified(request, version)
+    tag = conditional.named_tag(request, version)
+    if tag is not None:
+        return conditional.not_modified(request, tag)
     body = await asyncio.to_thread(service.layer_json, stored)
     digest = version.rpartition(".")[2]
     document = await asyncio.to_thread(encode_document, body, uid=uid, generation=0, digest=digest)

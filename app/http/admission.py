@@ -1,13 +1,13 @@
 """What one process takes on at once. More is refused before it costs anything, and may come again soon:
 beyond what a process can do, everything that waits only makes everybody's answer later."""
 
+import random
 from typing import NoReturn
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from app.errors import Unavailable
-from app.http.problem import respond
 from app.http.receiving import Receiving
 from app.http.waiting import Waiters
 from app.metrics import REFUSED
@@ -27,6 +27,7 @@ class Admission:
     def __init__(self, waiters: Waiters, *, max_requests: int, max_bytes: int) -> None:
         self._waiters = waiters
         self._max_requests = max_requests
+        self._free = max_requests // 2
         self._max_bytes = max_bytes
         self._requests = 0
         self._bytes = 0
@@ -37,11 +38,21 @@ class Admission:
         """Requests being worked on: those that wait for a change or for their bodies keep nobody waiting."""
         return self._requests - self._waiters.count - self.receiving.waiting
 
-    def enter(self) -> None:
-        """Raises `Unavailable` where there are too many."""
-        if self.busy >= self._max_requests:
+    def enter(self, scope: Scope) -> None:
+        """Raises `Unavailable` where there are too many.
+
+        Beyond half of what there may be, by chance, the more often the more there are (random early
+        detection, Floyd and Jacobson 1993): where all places were given away first, those who ask again at
+        once would keep them, and those who wait as they are told would find none.
+        """
+        scope[_KEY] = self
+        if scope["path"] in UNCOUNTED:
+            return
+        over = self.busy - self._free
+        if over > 0 and over > random.random() * (self._max_requests - self._free):
             self._refuse_request()
         self._requests += 1
+        scope[_HELD] = 0
 
     def resume(self) -> None:
         """Called when a body has come at last; raises `Unavailable` where too many came at once."""
@@ -68,36 +79,14 @@ class Admission:
             )
 
     def leave(self, scope: Scope) -> None:
-        self._requests -= 1
-        self._bytes -= scope.get(_HELD, 0)
+        """Gives back what the request took, if it was let in."""
+        held = scope.get(_HELD)
+        if held is not None:
+            self._requests -= 1
+            self._bytes -= held
 
 
 def admission_of(request: Request) -> Admission | None:
     """What the request counts in; None outside of the whole application."""
     found: Admission | None = request.scope.get(_KEY)
     return found
-
-
-class AdmissionMiddleware:
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self._app = app
-        self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        admission = self._admission
-        scope[_KEY] = admission
-        if scope["path"] in UNCOUNTED:
-            await self._app(scope, receive, send)
-            return
-        try:
-            admission.enter()
-        except Unavailable as problem:
-            await respond(Request(scope), problem)(scope, receive, send)
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            admission.leave(scope)

@@ -159,10 +159,12 @@ class _Sent:
         self._whole_seconds = whole_seconds
         self._clock = asyncio.get_running_loop().time
         self._began = self._clock()
+        self._received = 0
         self._more = True
 
     async def next(self) -> bytes | None:
         """The next chunk, not empty; None at the end."""
+        scope = self._request.scope
         while self._more:
             until = min(self._clock() + self._idle_seconds, self._due())
             try:
@@ -174,8 +176,8 @@ class _Sent:
             chunk: bytes = message.get("body", b"")
             self._more = message.get("more_body", False)
             if chunk:
-                scope = self._request.scope
-                scope[RECEIVED_BYTES] = scope.get(RECEIVED_BYTES, 0) + len(chunk)
+                self._received += len(chunk)
+                scope[RECEIVED_BYTES] = self._received
                 if self.admission:
                     self.admission.hold(scope, len(chunk))
                 return chunk
@@ -185,8 +187,7 @@ class _Sent:
         """When the whole must be here."""
         if self._whole_seconds == math.inf:
             return math.inf
-        received: int = self._request.scope.get(RECEIVED_BYTES, 0)
-        allowed = IDLE_SECONDS + received / SLOWEST_BYTES_PER_SECOND
+        allowed = IDLE_SECONDS + self._received / SLOWEST_BYTES_PER_SECOND
         return self._began + min(self._whole_seconds, allowed)
 
     def _late(self) -> RequestTimedOut:

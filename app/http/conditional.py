@@ -6,16 +6,16 @@ from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.errors import FieldError, InvalidRequest, PreconditionFailed, PreconditionRequired
-from app.http.parameters import header
 from app.http.parameters import headers as headers_of
 from app.storage.documents import EncodedDocument
 
 MAX_WAIT_SECONDS = 30
-REVALIDATE = "no-cache"
+REVALIDATE = b"no-cache"
 """Cache-Control of what changes: keep it, and ask each time whether it still holds."""
-IMMUTABLE = "public, max-age=31536000, immutable"
+IMMUTABLE = b"public, max-age=31536000, immutable"
 CODINGS = ("zstd", "gzip")
 """In the order of our preference, where the client has none."""
 
@@ -30,12 +30,12 @@ def entity_tag(version: str, coding: str | None = None) -> str:
 
 def has_version(request: Request, version: str | None) -> bool:
     """Whether If-None-Match names this version, in any coding; `*` names whatever exists."""
-    return version is not None and _named_tag(request, version) is not None
+    return version is not None and named_tag(request, version) is not None
 
 
 def is_conditional(request: Request) -> bool:
     """Whether the client tells which version it has."""
-    return header(request, b"if-none-match") is not None
+    return headers_of(request, b"if-none-match") is not None
 
 
 def require_match(request: Request, version: str | None) -> None:
@@ -94,12 +94,13 @@ def respond(
     request: Request,
     document: EncodedDocument,
     *,
-    cache_control: str = REVALIDATE,
+    cache_control: bytes = REVALIDATE,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The document in the best coding, or 304 where the client has this version."""
-    if has_version(request, document.version):
-        return not_modified(request, document.version, cache_control=cache_control)
+    tag = named_tag(request, document.version)
+    if tag is not None:
+        return not_modified(request, tag, cache_control=cache_control)
     return represent(request, document, cache_control=cache_control, headers=headers)
 
 
@@ -107,7 +108,7 @@ def represent(
     request: Request,
     document: EncodedDocument,
     *,
-    cache_control: str = REVALIDATE,
+    cache_control: bytes = REVALIDATE,
     headers: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Response:
@@ -125,22 +126,20 @@ def represent(
     return RawResponse(status, fields, body)
 
 
-def not_modified(request: Request, version: str, *, cache_control: str = REVALIDATE) -> Response:
-    """304 without having read the document, with the tag of the coding that the client has."""
-    tag = entity_tag(_named_tag(request, version) or version)
-    return RawResponse(304, _fields(request, tag, cache_control))
+def not_modified(request: Request, tag: str, *, cache_control: bytes = REVALIDATE) -> Response:
+    """304 without having read the document, with the tag of the coding that the client has (`named_tag`)."""
+    return RawResponse(304, _fields(request, f'"{tag}"', cache_control))
 
 
-def _fields(request: Request, tag: str, cache_control: str) -> list[tuple[bytes, bytes]]:
-    fields = [
-        (b"etag", tag.encode("latin-1")),
-        (b"cache-control", cache_control.encode()),
-        (b"vary", b"Accept-Encoding"),
-    ]
+def _fields(request: Request, tag: str, cache_control: bytes) -> list[tuple[bytes, bytes]]:
+    fields = [(b"etag", tag.encode("latin-1")), (b"cache-control", cache_control), _VARY]
     seconds = wait_seconds(request)
     if seconds is not None:
         fields.append((b"preference-applied", b"wait=%d" % seconds))
     return fields
+
+
+_VARY = b"vary", b"Accept-Encoding"
 
 
 class RawResponse(Response):
@@ -152,6 +151,10 @@ class RawResponse(Response):
         self.body = body
         self.background = None
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
 
 def waited(request: Request) -> dict[str, str]:
     """Preference-Applied, where a wait was asked for."""
@@ -159,8 +162,8 @@ def waited(request: Request) -> dict[str, str]:
     return {} if seconds is None else {"Preference-Applied": f"wait={seconds}"}
 
 
-def _named_tag(request: Request, version: str) -> str | None:
-    """The tag in If-None-Match that stands for `version`."""
+def named_tag(request: Request, version: str) -> str | None:
+    """The tag in If-None-Match that stands for `version`, without quotes; None: the client has another."""
     given = headers_of(request, b"if-none-match")
     if given is None:
         return None

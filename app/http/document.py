@@ -30,9 +30,8 @@ class DocumentCache:
 
     async def get(self, redis: Redis, key: str, version: str) -> EncodedDocument | None:
         """The document, of this version or a newer one; None when it is gone."""
-        found = self._documents.get(key)
-        if found is not None and found.version == version:
-            self._documents.move_to_end(key)
+        found = self.kept(key, version)
+        if found is not None:
             return found
         # Thousands may wake for it at once: those who know of the same version share one reading.
         task = self._reading.get((key, version))
@@ -40,6 +39,14 @@ class DocumentCache:
             task = self._reading[key, version] = asyncio.create_task(self._read(redis, key))
             task.add_done_callback(lambda _: self._reading.pop((key, version), None))
         return await asyncio.shield(task)
+
+    def kept(self, key: str, version: str) -> EncodedDocument | None:
+        """The document, where it is here."""
+        found = self._documents.get(key)
+        if found is None or found.version != version:
+            return None
+        self._documents.move_to_end(key)
+        return found
 
     async def _read(self, redis: Redis, key: str) -> EncodedDocument | None:
         document = await read_document(redis, key)
@@ -58,12 +65,13 @@ class DocumentCache:
 
 
 def cache_of(request: Request) -> DocumentCache:
-    """This application's; made on first use."""
-    state = request.app.state
-    cache: DocumentCache | None = getattr(state, "document_cache", None)
-    if cache is None:
-        cache = state.document_cache = DocumentCache()
-    return cache
+    """`app.state.document_cache`, set when the application starts."""
+    return cast(DocumentCache, request.scope["app"].state.document_cache)
+
+
+def versions_of(request: Request) -> Versions:
+    """`app.state.versions`, set when the application starts."""
+    return cast(Versions, request.scope["app"].state.versions)
 
 
 async def version_in_force(request: Request, cluster_id: str, topic: str, key: str) -> str | None:
@@ -72,13 +80,23 @@ async def version_in_force(request: Request, cluster_id: str, topic: str, key: s
     Redis is not asked where the version is known here and the client has it, or has none. Whoever has another
     one may have heard of a change before this process has, and must not be told of the older version again.
     """
-    versions = cast(Versions, request.app.state.versions)
+    versions = versions_of(request)
     known = versions.known(cluster_id, topic)
     if known is not None and (
         conditional.has_version(request, known) or not conditional.is_conditional(request)
     ):
         return known
     return await versions.learn(cluster_id, topic, key)
+
+
+def unchanged(request: Request, cluster_id: str, topic: str) -> Response | None:
+    """304 where the client has the version that is known, and does not wait for another: what most requests
+    come to, before anything is made ready for the others."""
+    known = versions_of(request).known(cluster_id, topic)
+    tag = None if known is None else conditional.named_tag(request, known)
+    if tag is None or conditional.wait_seconds(request):
+        return None
+    return conditional.not_modified(request, tag)
 
 
 async def await_version(
@@ -129,11 +147,20 @@ async def serve_document(
     async def read() -> str | None:
         return await version_in_force(request, cluster_id, topic, key)
 
+    def place(version: str) -> str:
+        return version_key(version) if version_key else key
+
+    cache = cache_of(request)
+    known = versions_of(request).known(cluster_id, topic)
+    if known is not None and not conditional.is_conditional(request):
+        document = cache.kept(place(known), known)
+        if document is not None:
+            return conditional.represent(request, document)
     version = await await_version(request, cluster_id, topic, read, absent, holder=holder)
-    if conditional.has_version(request, version):
-        return conditional.not_modified(request, version)
-    place = version_key(version) if version_key else key
-    document = await cache_of(request).get(redis_of(request), place, version)
+    tag = conditional.named_tag(request, version)
+    if tag is not None:
+        return conditional.not_modified(request, tag)
+    document = await cache.get(redis_of(request), place(version), version)
     if document is None:
         raise await absent()
     return conditional.respond(request, document)

@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.problem import answer_exception
 
-Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 Door = Callable[[Scope], Awaitable[None]]
 """Lets a request in, or raises."""
+
+FastRoute = tuple[Route, str, Door]
 
 
 class FastRoutesMiddleware:
@@ -21,32 +22,28 @@ class FastRoutesMiddleware:
     routes: of functions, with parameters that match one segment of the path each; with a method and its door.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[tuple[Route, str, Door]]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[FastRoute]) -> None:
         self._app = app
         self._routes: defaultdict[str, list[tuple[re.Pattern[str], Route, Door]]] = defaultdict(list)
         for route, method, door in routes:
             self._routes[method].append((route.path_regex, route, door))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            for pattern, route, door in self._routes.get(scope["method"], ()):
-                match = pattern.match(scope["path"])
-                if match is not None:
-                    scope["route"] = route
-                    scope["path_params"] = match.groupdict()
-                    await _answer(route.endpoint, door, scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
-
-
-async def _answer(endpoint: Endpoint, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope, receive)
-    try:
-        await door(scope)
-        response = await endpoint(request)
-    except Exception as error:
-        answer = await answer_exception(request, error)
-        if answer is None:
-            raise
-        response = answer
-    await response(scope, receive, send)
+        app = self._app
+        for pattern, route, door in self._routes.get(scope["method"], ()):
+            match = pattern.match(scope["path"])
+            if match is None:
+                continue
+            scope["route"] = route
+            scope["path_params"] = match.groupdict()
+            request = Request(scope, receive)
+            try:
+                await door(scope)
+                app = await route.endpoint(request)
+            except Exception as error:
+                answer = await answer_exception(request, error)
+                if answer is None:
+                    raise
+                app = answer
+            break
+        await app(scope, receive, send)

@@ -1,10 +1,12 @@
 """Parameters that many routes share."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Path, Query
 from starlette.requests import Request
+from starlette.types import Scope
 
 from app.errors import FieldError, InvalidRequest
 from app.schema import ID_PATTERN, RECORD_ID_PATTERN
@@ -19,19 +21,34 @@ PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at
 _ID = re.compile(ID_PATTERN)
 
 
+_FIELDS = "moeplace.fields"
+"""Key of the request's scope."""
+
+
+def fields_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """All headers by their names in small letters; several of one name are joined, as lists are."""
+    found: dict[bytes, bytes] | None = scope.get(_FIELDS)
+    if found is None:
+        given = scope["headers"]
+        found = scope[_FIELDS] = dict(given)
+        if len(found) < len(given):
+            for name in found:
+                found[name] = b",".join(value for known, value in given if known == name)
+    return found
+
+
 def header(request: Request, name: bytes) -> str | None:
-    """The first header of that name (in small letters), found at a tenth of what a mapping of all costs."""
-    for given, value in request.scope["headers"]:
-        if given == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
+    """The first header of that name (in small letters); None where there is none."""
+    value = fields_of(request.scope).get(name)
+    if value is not None and b"," in value:
+        value = next(value for known, value in request.scope["headers"] if known == name)
+    return None if value is None else value.decode("latin-1")
 
 
 def headers(request: Request, name: bytes) -> str | None:
     """All headers of that name (in small letters), joined as lists are; None where there is none."""
-    given = [value for known, value in request.scope["headers"] if known == name]
-    return b",".join(given).decode("latin-1") if given else None
+    value = fields_of(request.scope).get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def path_id(request: Request, name: str) -> str:

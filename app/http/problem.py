@@ -1,6 +1,5 @@
 """Every error leaves as application/problem+json (RFC 9457), whoever raised it; no stack trace ever does."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,15 +27,13 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from app.http.problem_log import PROBLEM_LOG
 from app.http.trace import trace_id
 from app.schema import HTTP_URL_PATTERN, ID_PATTERN
 
 MEDIA_TYPE = "application/problem+json"
 LISTED_ERRORS = 100
 """Faults listed in one problem; `detail` tells how many there are."""
-
-LOGGED_CHARACTERS = 300
-"""Of what a client sent, in a line of the log."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -69,23 +66,14 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    # So that whoever is handed a trace id finds what was asked and what was wrong with it. Probes ask all the
-    # time, and tell themselves.
-    log.log(
-        logging.DEBUG if request.url.path == "/readyz" else logging.INFO,
-        "problem answered",
-        status=status,
-        type=slug,
-        detail=detail[:LOGGED_CHARACTERS],
-        method=request.method,
-        path=request.url.path[:LOGGED_CHARACTERS],
-    )
+    path: str = request.scope["path"]
+    PROBLEM_LOG.note(status=status, slug=slug, detail=detail, method=request.method, path=path)
     body = {
         "type": f"/problems/{slug}",
         "title": title,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": path,
         "trace_id": trace_id(),
         "errors": [
             {"pointer": error.pointer, "detail": error.detail, "code": error.code}
@@ -143,11 +131,8 @@ async def answer_exception(request: Request, error: Exception) -> Response | Non
 
 
 class UnexpectedErrorMiddleware:
-    """Answers what nobody foresaw with 500 and the trace id alone, and logs the rest.
-
-    Outermost but for tracing. Starlette's own handler of 500s would raise the exception again afterwards,
-    and the server print it a second time.
-    """
+    """Answers what nobody foresaw in FastAPI's part: Starlette's own handler of 500s would raise the error
+    again afterwards, and the server print it a second time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -165,12 +150,19 @@ class UnexpectedErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_noting)
-        except Exception:
-            log.exception("unexpected error", method=scope["method"], path=scope["path"])
-            if started:
-                raise
-            response = respond(Request(scope), ProblemError("something unexpected happened; see the logs"))
-            await response(scope, receive, send)
+        except Exception as error:  # noqa: BLE001
+            await answer_unexpected(error, scope, receive, send, started=started)
+
+
+async def answer_unexpected(
+    error: Exception, scope: Scope, receive: Receive, send: Send, *, started: bool
+) -> None:
+    """500 and the trace id alone, and the rest in the log; `error` again where the answer had begun."""
+    log.error("unexpected error", method=scope["method"], path=scope["path"], exc_info=error)
+    if started:
+        raise error
+    response = respond(Request(scope), ProblemError("something unexpected happened; see the logs"))
+    await response(scope, receive, send)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

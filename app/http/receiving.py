@@ -5,7 +5,6 @@ instead, and whoever has waited too long is given up.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from starlette.types import Message, Receive
 
@@ -17,10 +16,12 @@ DRAINED_SECONDS = 1.0
 """What a body has to be here once the process drains: little, since its client can repeat all of it."""
 
 
-@dataclass(slots=True, eq=False)
 class _Wait:
-    until: float
-    given_up: bool = False
+    __slots__ = ("given_up", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.given_up = False
 
 
 class Receiving:

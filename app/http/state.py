@@ -1,12 +1,21 @@
 """What every request finds at hand: set once on `app.state`, read with its type here."""
 
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
+from starlette.datastructures import State
 from starlette.requests import HTTPConnection
 
 from app.config import Settings
 from app.http.waiting import Waiters
+
+
+class AtHand(State):
+    """With attributes of its own: those of `State` are looked up in a mapping, after a look-up that failed,
+    and every request looks for several."""
+
+    def __setattr__(self, key: Any, value: Any) -> None:
+        object.__setattr__(self, key, value)
 
 
 def settings_of(connection: HTTPConnection) -> Settings:

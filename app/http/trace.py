@@ -6,7 +6,9 @@ from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
+
+from app.http.parameters import fields_of
 
 _TRACEPARENT = re.compile(rb"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 
@@ -27,29 +29,14 @@ def add_trace_id(logger: object, method: str, event: MutableMapping[str, Any]) -
     return event
 
 
-class TraceMiddleware:
-    """Binds `trace_id` for logs and problems, and answers with `traceparent`: same trace, own span."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = [value for name, value in scope["headers"] if name == b"traceparent"]
-        trace, flags = _parse(given[0]) if len(given) == 1 else (None, "00")
-        ids = f"{random.getrandbits(192):048x}"
-        trace = trace or ids[16:]
-        traceparent = (b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode())
-
-        async def send_traced(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), traceparent]
-            await send(message)
-
-        _TRACE.set(trace)  # of this request's task, which ends with it
-        await self._app(scope, receive, send_traced)
+def begin_trace(scope: Scope) -> tuple[bytes, bytes]:
+    """Binds `trace_id` for logs and problems; gives the answer's `traceparent`: same trace, own span."""
+    given = fields_of(scope).get(b"traceparent")
+    trace, flags = (None, "00") if given is None else _parse(given)
+    ids = f"{random.getrandbits(192):048x}"
+    trace = trace or ids[16:]
+    _TRACE.set(trace)  # of this request's task, which ends with it
+    return b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode()
 
 
 def _parse(value: bytes) -> tuple[str | None, str]:

@@ -29,6 +29,9 @@ SILENCE_SECONDS = 5.0
 RECONNECT_SECONDS = 0.1, 2.0
 """First and longest pause before the connection is made anew; full jitter."""
 
+RELEASED_PER_SECOND = 4000
+"""When the process drains: those who are released ask another one at once, which has work of its own."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
@@ -131,11 +134,13 @@ class Waiters:
                 waiter.wake()
 
     def drain(self) -> None:
-        """Release all, and from now on everybody at once: the process is about to end."""
+        """Release all, one soon after another, and from now on everybody at once: the process is about to
+        end."""
         self._draining = True
-        for waiting in self._waiting.values():
-            for waiter in waiting:
-                waiter.release()
+        loop = asyncio.get_running_loop()
+        waiters = (waiter for waiting in self._waiting.values() for waiter in waiting)
+        for place, waiter in enumerate(waiters):
+            loop.call_later(place / RELEASED_PER_SECOND, waiter.release)
 
     async def listen(self, redis: Redis) -> None:
         """Wake waiters on announcements, for ever; survives lost connections. Cancel it to end it."""

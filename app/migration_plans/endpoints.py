@@ -12,7 +12,7 @@ from app.clusters.store import require_cluster
 from app.errors import ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer, version_of, versioned_answer
-from app.http.document import await_version, cache_of, version_in_force
+from app.http.document import await_version, cache_of, unchanged, version_in_force
 from app.http.json_body import json_body, read_json
 from app.http.openapi import (
     CLUSTER_ID,
@@ -81,6 +81,9 @@ REPORT_EXAMPLES = {
 # --- what agents ask: plain routes
 async def get_moves(request: Request) -> Response:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    same = unchanged(request, cluster_id, topics.moves(node_id))
+    if same is not None:
+        return same
     redis, key = redis_of(request), ClusterKeys(cluster_id).moves(node_id)
     none_yet: EncodedDocument | None = None
 
@@ -100,8 +103,9 @@ async def get_moves(request: Request) -> Response:
     version = await await_version(request, cluster_id, topics.moves(node_id), read, absent, holder=node_id)
     if none_yet is not None:
         return conditional.respond(request, none_yet)
-    if conditional.has_version(request, version):
-        return conditional.not_modified(request, version)
+    tag = conditional.named_tag(request, version)
+    if tag is not None:
+        return conditional.not_modified(request, tag)
     document = await cache_of(request).get(redis, key, version)
     return conditional.respond(request, document or await _no_moves(request, cluster_id, node_id))
 

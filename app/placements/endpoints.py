@@ -11,7 +11,7 @@ from app.clusters.store import require_cluster
 from app.errors import NotFound, ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer
-from app.http.document import serve_document
+from app.http.document import serve_document, unchanged
 from app.http.json_body import json_body, read_json
 from app.http.openapi import (
     CLUSTER_ID,
@@ -48,6 +48,9 @@ router = APIRouter(prefix=CLUSTER, tags=["placements"])
 
 async def get_placement(request: Request) -> Response:
     cluster_id = path_id(request, "cluster_id")
+    same = unchanged(request, cluster_id, topics.PLACEMENT)
+    if same is not None:
+        return same
     keys = ClusterKeys(cluster_id)
 
     async def absent() -> ProblemError:
@@ -73,6 +76,9 @@ async def put_placement(request: Request) -> Response:
 
 async def get_assignment(request: Request) -> Response:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    same = unchanged(request, cluster_id, topics.assignment(node_id))
+    if same is not None:
+        return same
     redis = redis_of(request)
 
     async def absent() -> ProblemError:

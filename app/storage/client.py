@@ -157,6 +157,11 @@ def _open_server(parts: SplitResult, *, blocking: bool) -> Redis:
     return Redis.from_pool(pool)
 
 
+def is_sharded(redis: Redis) -> bool:
+    """Whether keys are spread over several servers."""
+    return isinstance(redis, ShardedRedis)
+
+
 async def servers_of(redis: Redis) -> list[Redis]:
     """A client of each server that has keys: of each primary of a cluster, or the one there is."""
     return await redis.topology.primaries() if isinstance(redis, ShardedRedis) else [redis]

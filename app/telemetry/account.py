@@ -8,6 +8,8 @@ from app.telemetry.schemas import TelemetryAnswer
 
 
 class Account:
+    __slots__ = ("accepted", "duplicate", "faults", "rejected")
+
     def __init__(self) -> None:
         self.accepted = 0
         self.rejected = 0

@@ -176,9 +176,12 @@ def _all_counts(layers: Sequence[LayerCounts], model: ModelShape) -> _Counts | N
     if list(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
         return None
     counts = list(map(_counts_of, layers))
-    if list(map(len, counts)) != model.count_bytes or set(map(type, counts)) != {bytes}:
+    if list(map(len, counts)) != model.count_bytes:
         return None
-    return _Counts(None, np.frombuffer(b"".join(counts), COUNT), None)
+    try:
+        return _Counts(None, np.frombuffer(b"".join(counts), COUNT), None)
+    except TypeError:  # a list among them
+        return None
 
 
 def _counts(layers: list[_Layer], model: ModelShape) -> _Counts:

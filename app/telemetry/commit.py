@@ -19,6 +19,8 @@ QUEUED_BYTES = 64 << 20
 GROUP_WINDOWS = 256
 GROUP_BYTES = 4 << 20
 
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+
 CALL_WINDOWS = 32
 """Windows of a cluster that go in one call; Redis serves nobody else meanwhile."""
 
@@ -101,7 +103,7 @@ class GroupCommit:
                 outcomes[place] = (
                     Unavailable(f"Redis refused the window: {reply}", retry_after_seconds=2)
                     if isinstance(reply, Exception)
-                    else Outcome(reply[at])
+                    else _OUTCOMES[reply[at]]
                 )
         return outcomes
 

@@ -46,15 +46,9 @@ async def post_telemetry(request: Request) -> ASGIApp:
 
 async def _post(request: Request) -> Account:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
-    media_type, _, parameters = (header(request, b"content-type") or "").partition(";")
-    media_type = media_type.strip().lower()
-    if parameters:
-        _require_version(parameters)
+    media_type = header(request, b"content-type") or ""
     if media_type not in _MEDIA_TYPES:
-        raise UnsupportedMediaType(
-            f"Content-Type: expected {JSON}, {NDJSON} or {MSGPACK}, got {media_type[:100] or 'none'}",
-            headers={"Accept": f"{JSON}, {NDJSON}, {MSGPACK}"},
-        )
+        media_type = _media_type(media_type)
     intake = intake_of(request)
     await intake.require_node(cluster_id, node_id)
     settings = settings_of(request)
@@ -76,6 +70,20 @@ async def _post(request: Request) -> Account:
         if not _has_several(body):
             raise
     return await intake.take_stream(cluster_id, node_id, _at_once(body), Values(), Format.MSGPACK)
+
+
+def _media_type(given: str) -> str:
+    """Without its parameters, in small letters."""
+    media_type, _, parameters = given.partition(";")
+    media_type = media_type.strip().lower()
+    if parameters:
+        _require_version(parameters)
+    if media_type not in _MEDIA_TYPES:
+        raise UnsupportedMediaType(
+            f"Content-Type: expected {JSON}, {NDJSON} or {MSGPACK}, got {media_type[:100] or 'none'}",
+            headers={"Accept": f"{JSON}, {NDJSON}, {MSGPACK}"},
+        )
+    return media_type
 
 
 def _require_version(parameters: str) -> None:

@@ -10,8 +10,10 @@ LISTED = 50
 class Faults:
     """Faults in the order found; `at` is the pointer of the window they are in."""
 
-    def __init__(self) -> None:
-        self.at = ""
+    __slots__ = ("at", "count", "listed")
+
+    def __init__(self, at: str = "") -> None:
+        self.at = at
         self.count = 0
         self.listed: list[FieldError] = []
 

@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailable
 from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
-from app.storage.keys import ClusterKeys
 from app.telemetry.account import Account
 from app.telemetry.checking import check
 from app.telemetry.decoding import Decoded, Format, Malformed, decode
@@ -135,8 +134,7 @@ class Intake:
         registered = await self._registry.with_node(cluster_id, node_id)
         window = decoded.window
         for _ in range(_ATTEMPTS):
-            found = Faults()
-            found.at = faults.at
+            found = Faults(faults.at)
             now = datetime.now(UTC)
             if large:
                 packed = await asyncio.to_thread(check, decoded, node_id, registered, now, found)
@@ -153,7 +151,7 @@ class Intake:
                 return None
             outcome = await self._commit.append(
                 Append(
-                    ClusterKeys(cluster_id),
+                    registered.keys,
                     registered.revision,
                     node_id,
                     window.instance_uid,

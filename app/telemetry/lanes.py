@@ -7,20 +7,23 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.storage.client import server_of
+from app.storage.client import is_sharded, server_of
 from app.telemetry.commit import GroupCommit
 from app.telemetry.store import Append, Outcome
 
 
 class CommitLanes:
-    """Appends of one process; with a single server there is one lane."""
+    """Appends of one process."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._lanes: WeakKeyDictionary[Redis, GroupCommit] = WeakKeyDictionary()
+        self._only = None if is_sharded(redis) else GroupCommit(redis)
 
     async def append(self, window: Append) -> Outcome:
         """As `GroupCommit.append`."""
+        if self._only is not None:
+            return await self._only.append(window)
         try:
             server = await server_of(self._redis, window.keys.telemetry)
         except (RedisError, OSError) as error:
@@ -32,4 +35,5 @@ class CommitLanes:
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
-        await asyncio.gather(*(lane.drain() for lane in list(self._lanes.values())))
+        lanes = [*self._lanes.values(), *([self._only] if self._only else [])]
+        await asyncio.gather(*(lane.drain() for lane in lanes))

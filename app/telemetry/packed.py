@@ -89,7 +89,7 @@ _COUNTS: dict[int, np.dtype[np.unsignedinteger]] = {
 
 def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], bytes]:
     """The counts in as many bytes each as the largest of them needs."""
-    largest = int(counts.max(initial=0))
+    largest = int(np.maximum.reduce(counts, initial=0))
     if largest >= 1 << 16:
         return 4, counts.astype(COUNT, copy=False).tobytes()
     if largest >= 1 << 8:

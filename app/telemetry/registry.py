@@ -58,6 +58,7 @@ class ModelShape:
 class Registered:
     """revision: as text, empty where the cluster has none."""
 
+    keys: ClusterKeys
     revision: bytes
     nodes: frozenset[str]
     models: Mapping[str, ModelShape]
@@ -118,7 +119,7 @@ class Registry:
             if sum(map(len, models.values())) > _LARGE_BYTES
             else _shapes(models)
         )
-        found = Registered(revision or b"", frozenset(node.decode() for node in nodes), shapes)
+        found = Registered(keys, revision or b"", frozenset(node.decode() for node in nodes), shapes)
         self._clusters[cluster_id] = found
         while len(self._clusters) > CACHED_CLUSTERS:
             self._clusters.popitem(last=False)

@@ -57,7 +57,7 @@ def packed_window(sampled: int) -> PackedWindow:
     faults = Faults()
     decoded = decode(fleet.msgpack_window(sampled), Format.MSGPACK, faults)
     assert decoded is not None
-    registered = Registered(b"1", frozenset(), {fleet.MODEL: shape})
+    registered = Registered(ClusterKeys(fleet.CLUSTER), b"1", frozenset(), {fleet.MODEL: shape})
     window = check(decoded, "n", registered, decoded.window.window.end_at, faults)
     assert window is not None
     assert faults.count == 0

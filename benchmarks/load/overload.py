@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
@@ -27,8 +27,8 @@ SETTLING_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Overload:
-    """memory: of the API's resident set, after the settling; probe: GET /healthz meanwhile; recovered: a
-    second of load by 8 connections right afterwards."""
+    """memory: of the API's resident set, after the settling; probe: GET /healthz meanwhile; patient: windows
+    of a client that comes back when it is told to; recovered: a second of load by 8 connections after it."""
 
     seconds: float
     accepted_rate: float
@@ -42,6 +42,9 @@ class Overload:
     p50_ms: float
     p99_ms: float
     probe_p99_ms: float | None
+    patient_accepted: int
+    patient_refused: int
+    patient_p99_ms: float
     recovered_refused: int
     recovered_p99_ms: float
 
@@ -58,9 +61,11 @@ def measure(seconds: float) -> Overload:
         stop = threading.Event()
         memory: list[tuple[float, int]] = []
         probes: list[float] = []
+        patient = Patient()
         threads = [
             threading.Thread(target=_watch, args=(api, stop, memory)),
             threading.Thread(target=_probe, args=(api.url, stop, probes)),
+            threading.Thread(target=_post_patiently, args=(api.url, stop, patient)),
             threading.Thread(target=lambda: asyncio.run(_others(api.url, stop))),
         ]
         began = time.monotonic()
@@ -82,7 +87,7 @@ def measure(seconds: float) -> Overload:
         seconds,
         load.accepted / load.seconds,
         load.refused / load.seconds,
-        load.accepted + after.accepted,
+        load.accepted + after.accepted + len(patient.milliseconds),
         stored,
         counted,
         int(np.median(settled[:third])),
@@ -91,6 +96,9 @@ def measure(seconds: float) -> Overload:
         load.p50_ms,
         load.p99_ms,
         float(np.percentile(probes, 99)) if probes else None,
+        len(patient.milliseconds),
+        patient.refused,
+        float(np.percentile(patient.milliseconds, 99)),
         after.refused,
         after.p99_ms,
     )
@@ -121,6 +129,33 @@ def _probe(url: str, stop: threading.Event, milliseconds: list[float]) -> None:
             began = time.perf_counter()
             assert client.get("/healthz").status_code == 200
             milliseconds.append(1e3 * (time.perf_counter() - began))
+
+
+@dataclass
+class Patient:
+    """milliseconds: that accepted windows took, each with its last attempt."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    refused: int = 0
+
+
+def _post_patiently(url: str, stop: threading.Event, found: Patient) -> None:
+    """Ten windows a second, each until it is accepted."""
+    place = fleet.msgpack_window().replace(b"\xce" + fleet.SEQUENCE.to_bytes(4, "big"), b"\xce%b")
+    number = fleet.SEQUENCE + 900_000_000
+    with httpx.Client(base_url=url, timeout=10, headers={"Content-Type": ingest.MSGPACK}) as client:
+        while not stop.wait(0.1):
+            number += 1
+            body = place.replace(b"%b", number.to_bytes(4, "big"), 1)
+            while True:
+                began = time.perf_counter()
+                answer = client.post(ingest.PATH % (ingest.NODES - 1), content=body)
+                if answer.status_code != 503:
+                    break
+                found.refused += 1
+                time.sleep(float(answer.headers["Retry-After"]))
+            assert answer.status_code == 200, answer.text
+            found.milliseconds.append(1e3 * (time.perf_counter() - began))
 
 
 def _counted(url: str) -> int:

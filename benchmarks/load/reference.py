@@ -27,6 +27,12 @@ from app.storage.client import open_client
 
 STREAM = "reference:telemetry"
 DOCUMENT = "reference:document"
+HEADERS = {
+    "ETag": '"u.1.0123456789abcdef"',
+    "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+}
 ANSWER = b'{"accepted_count":1,"duplicate":false,"partial_success":null}'
 GROUP = 256
 
@@ -140,7 +146,8 @@ def validated(redis_url: str) -> ASGIApp:
 
 
 def plain(redis_url: str) -> ASGIApp:
-    """Bare Starlette: /304 and /200, the latter with the bytes that it finds in Redis when it starts."""
+    """Bare Starlette: /304 and /200, the latter with the bytes that it finds in Redis when it starts; with
+    the headers that the service sends."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -149,10 +156,10 @@ def plain(redis_url: str) -> ASGIApp:
         yield
 
     async def not_modified(_: Any) -> Response:
-        return Response(status_code=304, headers={"ETag": '"a"'})
+        return Response(status_code=304, headers=HEADERS)
 
     async def found(request: Any) -> Response:
-        return Response(request.app.state.body, media_type="application/json", headers={"ETag": '"a"'})
+        return Response(request.app.state.body, media_type="application/json", headers=HEADERS)
 
     return Starlette(routes=[Route("/304", not_modified), Route("/200", found)], lifespan=lifespan)
 

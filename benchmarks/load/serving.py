@@ -78,8 +78,8 @@ def measure(seconds: float, rounds: int) -> list[Row]:
                 for name, headers in (("304", known), ("200", {})):
                     found.setdefault(name, []).append(_loaded(api, PATH, headers, seconds))
             with servers.reference("plain", redis.url) as plain:
-                for name in ("304", "200"):
-                    found.setdefault(f"plain {name}", []).append(_loaded(plain, f"/{name}", {}, seconds))
+                for name, headers in (("304", known), ("200", {})):
+                    found.setdefault(f"plain {name}", []).append(_loaded(plain, f"/{name}", headers, seconds))
     return [
         _row(name, size, found[name], found[f"plain {name}"])
         for name, size in (("304", 0), ("200", BODY_BYTES))

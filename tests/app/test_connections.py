@@ -1,6 +1,5 @@
 """Connections that only take room are given up, whatever they send or do not send."""
 
-import asyncio
 import socket
 import threading
 import time
@@ -8,18 +7,27 @@ from collections.abc import Iterator
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 from app import connections
-from app.connections import GuardedProtocol
+from app.connections import HOLD_OFF, GuardedProtocol
+from app.listening import several
 
-MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 24
+SLOW: list[str] = []
+"""A request each that held the loop up."""
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with more than the sockets in between can hold."""
+    """Answers with more than the sockets in between can hold, refuses, or holds the loop up."""
     if scope["type"] == "lifespan":
         return
+    if scope["path"] == "/refused":
+        scope["extensions"][HOLD_OFF]()
+    if scope["path"] == "/slow":
+        SLOW.append(scope["path"])
+        time.sleep(0.1)  # noqa: ASYNC251
     body = b"x" * (8 << 20 if scope["path"] == "/large" else 2)
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -29,8 +37,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Of a server whose connections are looked at ten times a second, with short limits."""
-    before = connections.HEAD_SECONDS, connections.WRITE_SECONDS
-    connections.HEAD_SECONDS = connections.WRITE_SECONDS = 0.5
+    before = connections.HEAD_SECONDS, connections.WRITE_SECONDS, connections.HOLD_OFF_SECONDS
+    connections.HEAD_SECONDS = connections.WRITE_SECONDS = connections.HOLD_OFF_SECONDS = 0.5
     listener = socket.create_server(("127.0.0.1", 0))
 
     class Server(uvicorn.Server):
@@ -46,13 +54,13 @@ def port() -> Iterator[int]:
     server = Server(
         uvicorn.Config(application, http=protocol, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
     )
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread = threading.Thread(target=lambda: uvloop.run(server.serve(several(listener))))
     thread.start()
     yield int(listener.getsockname()[1])
     server.should_exit = True
     thread.join()
     listener.close()
-    connections.HEAD_SECONDS, connections.WRITE_SECONDS = before
+    connections.HEAD_SECONDS, connections.WRITE_SECONDS, connections.HOLD_OFF_SECONDS = before
 
 
 def connected(port: int) -> socket.socket:
@@ -119,3 +127,49 @@ def test_too_many_connections_are_told_so(port: int) -> None:
     with connected(port) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert everything(client).startswith(b"HTTP/1.1 200")
+
+
+def test_nothing_is_read_from_who_was_refused(port: int) -> None:
+    """For a while, and then again; others are answered meanwhile, the refused one's pipelined request too."""
+    with connected(port) as refused, connected(port) as other:
+        began = time.monotonic()
+        refused.sendall(b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50000)
+        assert refused.recv(65536).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - began < 0.4
+        refused.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert everything(other).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - began < 0.4
+        assert everything(refused).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - began > 0.45
+
+
+def test_many_connect_in_one_turn(port: int) -> None:
+    """While each turn of the loop is long, those who connect do not wait for a turn each."""
+    stop = threading.Event()
+
+    def hold_up() -> None:
+        with connected(port) as busy:
+            while not stop.is_set():
+                busy.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+                busy.recv(65536)
+
+    # Two of them, so that one always has something to do.
+    holding = [threading.Thread(target=hold_up) for _ in range(2)]
+    for thread in holding:
+        thread.start()
+    try:
+        while len(SLOW) < 3:
+            time.sleep(0.01)
+        before = len(SLOW)
+        clients = [connected(port) for _ in range(MAX_CONNECTIONS - 4)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for client in clients:
+            assert everything(client).startswith(b"HTTP/1.1 200")
+            client.close()
+        assert len(SLOW) - before < MAX_CONNECTIONS - 8
+    finally:
+        stop.set()
+        for thread in holding:
+            thread.join()

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from app import metrics
 from app.analysis.schemas import Analysis, LayerAnalysis, NodeAnalysis
 from app.cli.metrics import page
-from app.exposition import Exemplars, exposition
+from app.exposition import Ended, Exemplars, exposition
 from app.instance.problem import build_problem
 from app.instance.statistics import Statistics
 from app.metrics import ClusterGauge, forget_cluster
@@ -174,11 +174,11 @@ def test_counters_of_few_labels_begin_at_zero() -> None:
 def test_exemplars_name_the_newest_request_of_a_bucket() -> None:
     """As OpenMetrics each bucket of the durations carries the trace of the newest request that fell into it,
     its duration within the bucket's bounds; Prometheus' older format carries none and stays as it was."""
-    from app.exposition import exemplars
+    from app.exposition import Ended, exemplars
 
-    for seconds, trace in ((0.003, "a" * 32), (0.004, "b" * 32), (100.0, "c" * 32)):
-        metrics.HTTP_DURATION.labels("GET", "/exemplary").observe(seconds)
-        exemplars.note("GET", "/exemplary", seconds, trace, 1.5)
+    ended = [(0.003, "a" * 32), (0.004, "b" * 32), (100.0, "c" * 32)]
+    metrics.observe_all(metrics.HTTP_DURATION.labels("GET", "/exemplary"), [seconds for seconds, _ in ended])
+    exemplars.note("GET", "/exemplary", [Ended(seconds, trace, 1.5) for seconds, trace in ended])
     text, content_type = exposition("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     found = {
@@ -196,7 +196,7 @@ def test_exemplars_name_the_newest_request_of_a_bucket() -> None:
 def test_an_exemplar_lies_in_the_bucket_of_its_duration() -> None:
     """A duration equal to a bound belongs to that bound's bucket, as in the histogram itself."""
     noted = Exemplars()
-    noted.note("GET", "/", metrics.FAST[3], "t", 0.0)
+    noted.note("GET", "/", [Ended(metrics.FAST[3], "t", 0.0)])
     assert list(noted._newest) == [("GET", "/", "0.005")]
 
 

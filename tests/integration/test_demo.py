@@ -14,8 +14,9 @@ from app.demo.scenario import CLUSTER_ID, NODES
 from tests.commands import RunningCommand
 from tests.service import Service
 
-LIMIT_SECONDS = 70
-"""Enough for a start of 25 s on a busy machine; the story ends sooner where the fleet converges sooner."""
+LIMIT_SECONDS = 110
+"""Enough for a start of 25 s on a busy machine, and for copies that stay out of the routing for 30 s because
+a second solve overtook the first; the story ends sooner where the fleet converges sooner."""
 
 
 @pytest.fixture

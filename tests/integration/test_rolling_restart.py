@@ -240,7 +240,8 @@ def test_https_and_a_new_certificate(start: Callable[..., Api], tmp_path: Path) 
         "--tls-certificate", str(chain),
         "--tls-key", str(key),
         "--trusted-proxies", "127.0.0.1",
-        env={"MOEPLACE_FAILED_AUTHENTICATIONS_PER_MINUTE": "3"},
+        # Little time for idle connections: here there are none worth waiting for.
+        env={"MOEPLACE_FAILED_AUTHENTICATIONS_PER_MINUTE": "3", "MOEPLACE_DRAIN_SECONDS": "3"},
     )  # fmt: skip
     assert api.url.startswith("https://127.0.0.1:")
     environment = {**os.environ, "MOEPLACE_TOKEN": secret, "MOEPLACE_CA_FILE": str(trusted)}

@@ -155,6 +155,47 @@ def test_multipliers_carry_the_certificate_over_a_drift(coupling: Coupling) -> N
     assert gaps[1] >= gaps[0] + 0.1
 
 
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_multipliers_of_another_traffic_do_no_harm(seed: int) -> None:
+    """After long climbs the nodes' traffic changes places: the gap is that of a solve without multipliers."""
+    problem = _fleet(Coupling.SLOWEST, seed=seed)
+    known, start = None, None
+    for _ in range(3):
+        found = solve(
+            problem, "certified", params={"effort": 300, "goal_gap": 0}, start=start, multipliers=known
+        )
+        known, start = found.multipliers, found.placement
+        assert known is not None
+    other = np.roll(np.arange(problem.nodes), 1).astype(np.int32)
+    changed = problem.replace(route_node=other[problem.route_node])
+    gaps = []
+    for carried in (known, None):
+        found = solve(changed, "certified", params={"goal_gap": 0.01}, start=start, multipliers=carried)
+        assert found.gap_ratio is not None
+        gaps.append(found.gap_ratio)
+    assert gaps[0] <= gaps[1] + 0.005
+
+
+def test_what_did_not_come_near_is_not_gone_on_from() -> None:
+    """A solve with multipliers that ends far from its bound hands on none, so that the next begins anew."""
+    problem = _fleet(Coupling.SLOWEST)
+    cold = solve(problem, "certified", params={"goal_gap": 0.01})
+    factor = np.random.default_rng(0).lognormal(0.0, 0.4, problem.routes)
+    drifted = problem.replace(route_rate=problem.route_rate * factor)
+    for seconds, handed_on in ((None, True), (0.0, False)):
+        found = solve(
+            drifted,
+            "certified",
+            params={"goal_gap": 0.0 if seconds == 0.0 else 0.01},
+            start=cold.placement,
+            multipliers=cold.multipliers,
+            time_limit_seconds=seconds,
+        )
+        assert found.gap_ratio is not None
+        assert (found.gap_ratio <= 0.02) is handed_on
+        assert (found.multipliers is not None) is handed_on
+
+
 def test_a_start_proven_good_enough_is_not_swept_where_sweeps_are_dear(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

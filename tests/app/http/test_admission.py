@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.http.admission import Admission, AdmissionMiddleware, admission_of
+from app.http.admission import Admission, admission_of
+from app.http.edge import EdgeMiddleware
 from app.http.waiting import Waiters
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +18,7 @@ def request_scope(path: str = "/v1/clusters") -> Scope:
     return {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
 
 
-async def ask(app: AdmissionMiddleware, path: str = "/v1/clusters") -> tuple[int, dict[str, str]]:
+async def ask(app: EdgeMiddleware, path: str = "/v1/clusters") -> tuple[int, dict[str, str]]:
     """Status and headers of the answer."""
     sent: list[Message] = []
 
@@ -47,7 +48,8 @@ class Slow:
 async def test_requests_are_bounded_and_recover() -> None:
     """Two at once: the third is told when to come again, probes are answered, and room is given back."""
     slow = Slow()
-    app = AdmissionMiddleware(slow, Admission(Waiters(10), max_requests=2, max_bytes=100))
+    admission = Admission(Waiters(10), max_requests=2, max_bytes=100)
+    app = EdgeMiddleware(slow, admission=admission, fast=(), durable=False)
     busy = [asyncio.create_task(ask(app)) for _ in range(2)]
     await asyncio.sleep(0)
     status, headers = await ask(app)
@@ -63,11 +65,11 @@ async def test_requests_that_wait_take_no_place() -> None:
     """Long polls, and bodies that are still to come, keep nobody from being answered."""
     waiters = Waiters(10)
     admission = Admission(waiters, max_requests=1, max_bytes=100)
-    admission.enter()
+    admission.enter(request_scope())
     with waiters.waiter("c", "topic"):
-        admission.enter()
+        admission.enter(request_scope())
         with pytest.raises(Unavailable):
-            admission.enter()
+            admission.enter(request_scope())
     never = asyncio.Event()
 
     async def receive() -> Message:

@@ -3,13 +3,14 @@
 import asyncio
 import operator
 import random
+import time
 from functools import partial
 
 import pytest
 from redis.asyncio import Redis
 
 from app.errors import Unavailable
-from app.http.waiting import Waiters, wait_until
+from app.http.waiting import RELEASED_PER_SECOND, Waiters, Wake, wait_until
 from app.storage import topics
 from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer
@@ -125,3 +126,24 @@ async def test_draining_releases_all_and_those_who_come_later() -> None:
         assert (await early.wait(60)).name == "RELEASED"
     with waiters.waiter("alpha", topics.PLACEMENT) as late:
         assert (await late.wait(60)).name == "RELEASED"
+
+
+async def test_a_herd_is_released_over_a_while() -> None:
+    """Those of a process that ends come to another one: at a rate that leaves it time for its own."""
+    waiters = Waiters(1000)
+    released: list[float] = []
+
+    async def wait() -> None:
+        with waiters.waiter("c", "topic") as waiter:
+            assert await waiter.wait(30) is Wake.RELEASED
+            released.append(time.monotonic())
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(1000):
+            tasks.create_task(wait())
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        waiters.drain()
+    assert len(released) == 1000
+    assert max(released) - began >= 999 / RELEASED_PER_SECOND
+    assert sum(1 for at in released if at - began < 500 / RELEASED_PER_SECOND) <= 501
