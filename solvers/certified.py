@@ -16,7 +16,7 @@ import numpy as np
 from solvers.ascent import Ascent, hosts_are_too_many
 from solvers.baselines import fill_by_popularity
 from solvers.coverage import allowance, make_feasible
-from solvers.decomposition import BestResponse, Subsets
+from solvers.decomposition import BestResponse, Memory, Subsets, sgd
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
 from solvers.multipliers import Multipliers
@@ -39,6 +39,13 @@ _MOST_ROUTES = (
 _FIRST_CLIMB = 20  # steps of the dual before the first placement made from it; then twice as many each time
 _THRESHOLDS = (0.15, 0.85)  # of a rounding, drawn per block
 _RELAXED_SHARE = 0.5  # of the ruins which take what they replace from the relaxed placement
+_EXCHANGED_SHARE = 0.2  # of the ruins, in which nodes exchange what they hold
+_PART_SHARE = 0.8  # of the ruins which spare some experts of every block
+_PARTS = (0.1, 0.8)  # of the experts that these do not spare
+_SLACK = 0.02  # relative; how much worse than the best a placement may be that the search goes on from
+_VAIN = 40  # rounds without an improvement, from which on it is; after twice as many, all of that
+_ROUND_EFFORT = 0.001  # of the effort: a round that takes less counts as less of the patience
+_CELL_ROUNDS = 40  # for every node and expert: more than so many are never needed to lose it
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _FLAT_ALONE = 0.25  # of the gap that is the goal: the same before there is a placement worth a comparison
 _ASTRAY = 0.2  # relative gap from which on carried multipliers are those of another traffic
@@ -63,6 +70,13 @@ class Certified(NamedTuple):
 
     holds: UInt8
     ascent: Ascent
+
+
+class _AtHand(NamedTuple):
+    """A placement uint8[N, E] that a ruin begins with, and what the responses know about it."""
+
+    holds: UInt8
+    memory: Memory
 
 
 class _Affordable(BestResponse):
@@ -126,7 +140,7 @@ class _Search:
         self.work = 0
         self.holds: UInt8 | None = None
         self.cost = np.inf
-        self._memory = self._response.remember()
+        self._at_hand = _AtHand(self.pinned, self._response.remember())
         self._blocks = np.flatnonzero(np.diff(traffic.start) > 0)  # only these can gain anything
 
     def descend(self, name: str, start: UInt8, order: Int64 | None = None) -> bool:
@@ -149,31 +163,40 @@ class _Search:
         """Whether the best placement is as near to the bound as is wanted."""
         return self.cost - ascent.best.bound <= self.goal * abs(self.cost)
 
-    def ruin(self, ascent: Ascent) -> bool:
-        """Takes part of the best placement out, or replaces it by the relaxed one, rounded; the nodes respond
-        anew; True where that is better."""
-        assert self.holds is not None
-        problem = self._problem
+    def ruin(self, ascent: Ascent, restless: float) -> bool:
+        """Takes part of the placement at hand out, has nodes exchange it, or replaces it by the relaxed one,
+        rounded; the nodes respond anew; True where that is the best so far.
+
+        What comes of it is at hand from then on where it is the best, or, the more `restless` 0..1 the search
+        is, little worse than that.
+        """
+        problem, before = self._problem, self._at_hand
         nodes, blocks = problem.nodes, len(self._blocks)
         share, width = _RUINS[int(self._generator.integers(len(_RUINS)))]
         chosen = self._generator.choice(nodes, min(nodes, max(2, round(share * nodes))), replace=False)
         columns = np.ones(problem.experts, np.bool_)
         if 0 < width < blocks:
             # where the relaxation sees it otherwise there is more to find
-            doubt = np.abs(ascent.held - self.holds).sum(axis=0)
+            doubt = np.abs(ascent.held - before.holds).sum(axis=0)
             weight = 0.1 + np.add.reduceat(doubt, problem.block_offset[self._blocks])
             picked = self._generator.choice(self._blocks, width, replace=False, p=weight / weight.sum())
             columns = np.isin(problem.column_block, picked)
-        ruined = self.holds.copy()
+        if self._generator.random() < _PART_SHARE:
+            columns &= self._generator.random(problem.experts) < self._generator.uniform(*_PARTS)
+        ruined = before.holds.copy()
         part = np.ix_(chosen, columns)
-        if self._generator.random() < _RELAXED_SHARE:
+        kind = self._generator.random()
+        if kind < _RELAXED_SHARE:
             threshold = self._generator.uniform(*_THRESHOLDS, problem.blocks)[problem.column_block[columns]]
             ruined[part] = np.maximum(ascent.held[part] > threshold, self.pinned[part])
+        elif kind < _RELAXED_SHARE + _EXCHANGED_SHARE:
+            others = before.holds[np.ix_(self._generator.permutation(chosen), columns)]
+            ruined[part] = np.maximum(others, self.pinned[part])
         else:
             ruined[part] = self.pinned[part]
-        self._response.recall(self._memory)
-        self._response.replaced(self.holds, ruined)
-        return self._settle("repair", ruined)
+        self._response.recall(before.memory)
+        self._response.replaced(before.holds, ruined)
+        return self._settle("repair", ruined, slack=_SLACK * restless)
 
     def affords_sweeps(self, effort: float) -> bool:
         """Whether sweeps over the true routes, before the relaxation guides them, take little of `effort`."""
@@ -197,6 +220,19 @@ class _Search:
             fill_by_popularity(problem, traffic, node, holds)
         self._take("popularity", make_feasible(problem, traffic, holds))
 
+    def try_sgd(self) -> None:
+        """The result of `sgd`, whose tables are better than those the rounds can afford."""
+        found = sgd(
+            self._problem,
+            self._traffic,
+            SgdParams(exact_limit=self._tables.exact_limit, eps=self._tables.eps),
+            self._generator,
+            None,
+            self._stopping,
+            lambda _, __: None,
+        )
+        self.try_as_it_is("sgd", found)
+
     def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
         """Steps of the dual, which raise the bound and move the relaxed placement."""
         for _ in range(steps):
@@ -214,7 +250,9 @@ class _Search:
         rounded = (ascent.held > threshold[self._problem.column_block]).astype(np.uint8)
         return self.descend("rounded", np.maximum(rounded, self.pinned))
 
-    def _settle(self, name: str, holds: UInt8, order: Int64 | None = None) -> bool:
+    def _settle(
+        self, name: str, holds: UInt8, order: Int64 | None = None, slack: float | None = None
+    ) -> bool:
         problem, response = self._problem, self._response
         before = response.work
         self._sweep(response, holds, order=order)
@@ -224,16 +262,17 @@ class _Search:
             holds = feasible
             self._sweep(response, holds)
         self.work += response.work - before
-        return self._take(name, holds)
+        return self._take(name, holds, slack)
 
-    def _take(self, name: str, holds: UInt8) -> bool:
+    def _take(self, name: str, holds: UInt8, slack: float | None = None) -> bool:
         cost = total_cost(self._problem, holds)
-        if self.holds is not None and not cost < self.cost * _BETTER:
-            return False
-        self.holds, self.cost = holds, cost
-        self._memory = self._response.remember()
-        self._report(name, holds)
-        return True
+        best = self.holds is None or cost < self.cost * _BETTER
+        if best or (slack is not None and cost <= self.cost * (1.0 + slack)):
+            self._at_hand = _AtHand(holds, self._response.remember())
+        if best:
+            self.holds, self.cost = holds, cost
+            self._report(name, holds)
+        return best
 
     def _sweep(
         self,
@@ -286,7 +325,7 @@ def certified(
     sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
-    sweeps = search.affords_sweeps(effort)
+    sweeps, least_round = search.affords_sweeps(effort), _ROUND_EFFORT * effort
     if seconds is not None and start is None:
         effort = np.inf  # the time is the limit
     ascent = None if begun is None else _resumed(problem, traffic, search.pinned, hosting, begun)
@@ -329,6 +368,9 @@ def certified(
                 break
         elif gained < _FLAT_ALONE * search.goal * ascent.best.bound:
             break
+    if sweeps and not (single or start is not None or stopping() or reached()):
+        search.try_sgd()
+        ascent.aim(search.cost)
     if not (sweeps or stopping() or (resumed and reached())):
         search.little = _LITTLE * search.goal * ascent.best.bound
         search.round(ascent, middle=True)
@@ -340,13 +382,16 @@ def certified(
             search.climb(ascent, _FIRST_CLIMB // 2, FirstOf((stopping, reached)))
             if ascent.best.bound - before < _FLAT * (search.cost - before):
                 break
-    idle = 0
+    idle, vain = 0.0, 0
+    least = params.patience / (_CELL_ROUNDS * max(1, problem.nodes * problem.experts))
     while idle < params.patience and search.work < effort and not (stopping() or reached()):
+        before = search.work
         if generator.random() < _ROUND_SHARE:
             search.climb(ascent, _FIRST_CLIMB // 4, stopping)
             better = search.round(ascent, middle=False)
         else:
-            better = search.ruin(ascent)
+            better = search.ruin(ascent, min(1.0, max(0.0, vain / _VAIN - 1.0)))
         ascent.aim(search.cost)
-        idle = 0 if better else idle + 1
+        vain = 0 if better else vain + 1
+        idle = 0.0 if better else idle + min(1.0, max(least, (search.work - before) / max(1.0, least_round)))
     return Certified(search.holds, ascent)

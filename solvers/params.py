@@ -129,10 +129,10 @@ class ExactParams(BoundParams):
 class CertifiedParams(BoundParams):
     """Search with a certificate.
 
-    goal_gap: relative gap at which the search ends too; effort: work of the search where no
-    time limit is given, in units of about ten milliseconds of one core; a tenth of it, whatever the time
-    limit, when a start is given; patience: rounds of ruin and repair without
-    an improvement after which the search ends; exact_limit, eps: as for `sgd`.
+    goal_gap: relative gap at which the search ends too; effort: work of the search where no time limit is
+    given, in units of about ten milliseconds of one core; a tenth of it, whatever the time limit, when a
+    start is given; patience: rounds of ruin and repair without an improvement after which the search ends,
+    where one that takes less than a thousandth of the effort counts less; exact_limit, eps: as for `sgd`.
     """
 
     bound_share: float = 0.1

@@ -20,15 +20,16 @@ def instance(
     memory: float,
     origin: bool,
     top_one: bool = False,
+    tokens: int = TOKENS_PER_NODE,
     seed: int = 0,
 ) -> PlacementProblem:
     """A fleet of `nodes` whose memories are drawn around `memory` of a model each, between 15 % and 50 %, on
     a plane; with an origin, or else with memory for one replica of everything and a tenth more at least.
-    top_one keeps only the most probable expert of each token."""
+    top_one keeps only the most probable expert of each token; `tokens`: of each node, at most."""
     rng = np.random.default_rng([seed, nodes])
     total = trace.layers * trace.experts
     capacity, latency = fleet(nodes, total, memory, rng, covers=not origin)
-    node, block, experts, rate = _routes(trace, nodes, top_one, rng)
+    node, block, experts, rate = _routes(trace, nodes, top_one, tokens, rng)
     return PlacementProblem(
         expert_bytes=np.full(trace.layers, EXPERT_BYTES),
         experts_per_block=np.full(trace.layers, trace.experts),
@@ -61,7 +62,7 @@ def fleet(
 
 
 def _routes(
-    trace: Trace, nodes: int, top_one: bool, rng: np.random.Generator
+    trace: Trace, nodes: int, top_one: bool, tokens_per_node: int, rng: np.random.Generator
 ) -> tuple[Int32, Int32, Int32, Float64]:
     if trace.counts:
         domain, layer, called, often = [], [], [], []
@@ -86,7 +87,7 @@ def _routes(
     tokens, nodes_of = [], []
     for n in range(nodes):
         own = np.concatenate([trace.requests[i] for i in np.flatnonzero(home == n)] or [trace.requests[n]])
-        chosen = rng.choice(len(own), min(TOKENS_PER_NODE, len(own)), replace=False)
+        chosen = rng.choice(len(own), min(tokens_per_node, len(own)), replace=False)
         tokens.append(own[np.sort(chosen)])
         nodes_of.append(np.full(len(chosen), n))
     ids = np.concatenate(tokens).astype(np.int32)
