@@ -57,7 +57,7 @@ def measure(seconds: float) -> Overload:
         servers.api(redis.url) as api,
         ingest.emptied(redis.url, keys.telemetry, keys.telemetry_bytes) as total,
     ):
-        asyncio.run(fleet.register(api.url, ingest.NODES))
+        asyncio.run(fleet.register(api.url, ingest.NODES + 1))  # the last one is the patient client's
         stop = threading.Event()
         memory: list[tuple[float, int]] = []
         probes: list[float] = []
@@ -77,7 +77,8 @@ def measure(seconds: float) -> Overload:
             stop.set()
             for thread in threads:
                 thread.join()
-        after = _post(api.url, body, fleet.SEQUENCE + 500_000_000, 1, 8)
+        # A window of now: what is ten minutes old is refused.
+        after = _post(api.url, fleet.msgpack_window(), fleet.SEQUENCE + 500_000_000, 1, 8)
         time.sleep(1.0)
         counted = _counted(api.url)
         stored = total()
@@ -141,15 +142,15 @@ class Patient:
 
 def _post_patiently(url: str, stop: threading.Event, found: Patient) -> None:
     """Ten windows a second, each until it is accepted."""
-    place = fleet.msgpack_window().replace(b"\xce" + fleet.SEQUENCE.to_bytes(4, "big"), b"\xce%b")
-    number = fleet.SEQUENCE + 900_000_000
+    known = b"\xce" + fleet.SEQUENCE.to_bytes(4, "big")
+    number = fleet.SEQUENCE
     with httpx.Client(base_url=url, timeout=10, headers={"Content-Type": ingest.MSGPACK}) as client:
         while not stop.wait(0.1):
             number += 1
-            body = place.replace(b"%b", number.to_bytes(4, "big"), 1)
+            body = fleet.msgpack_window().replace(known, b"\xce" + number.to_bytes(4, "big"), 1)
             while True:
                 began = time.perf_counter()
-                answer = client.post(ingest.PATH % (ingest.NODES - 1), content=body)
+                answer = client.post(ingest.PATH % ingest.NODES, content=body)
                 if answer.status_code != 503:
                     break
                 found.refused += 1
