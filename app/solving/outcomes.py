@@ -31,6 +31,13 @@ DEADLINE_SECONDS = 60.0
 log = structlog.stdlib.get_logger(__name__)
 
 
+def improvement(before: float, after: float) -> float | None:
+    """The part of a cost that is saved; 0 where there was none to save, None where one came of nothing."""
+    if before > 0.0:
+        return 1.0 - after / before
+    return 0.0 if after <= 0.0 else None
+
+
 class Outcomes:
     """One cluster's, for as long as one lease lasts."""
 
@@ -135,7 +142,7 @@ class Outcomes:
         if not all(math.isfinite(cost) for cost in costs):
             return  # served by nobody under one of them: no ratio says anything
         cost_before, cost_after = costs
-        achieved = 1.0 - cost_after / cost_before if cost_before > 0 else None
+        achieved = improvement(cost_before, cost_after)
         await self._write(
             outcome.model_copy(
                 update={

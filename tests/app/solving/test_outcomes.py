@@ -13,7 +13,7 @@ from app.placements.publish import publish
 from app.placements.schemas import Evidence, NodeHoldings, PlacementOutcome
 from app.placements.store import read_outcome
 from app.solving.observation import Observer
-from app.solving.outcomes import Outcomes
+from app.solving.outcomes import Outcomes, improvement
 from app.solving.problems import Problems
 from app.storage.lease import acquire
 from app.telemetry.packed import VERSION, PackedWindow, pack
@@ -103,3 +103,11 @@ async def telemetry(cluster: Cluster, *, expert: int, end: float) -> None:
     body = pack(window)
     await cluster.redis.xadd(cluster.keys.telemetry, {"w": body})
     await cluster.redis.incrby(cluster.keys.telemetry_bytes, len(body))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "saved"), [(4.0, 1.0, 0.75), (4.0, 5.0, -0.25), (0.0, 0.0, 0.0), (0.0, 1.0, None)]
+)
+def test_improvement(before: float, after: float, saved: float | None) -> None:
+    """Where everything was local before and is now, nothing was saved, and that is known."""
+    assert improvement(before, after) == saved
