@@ -15,11 +15,10 @@ from app.access.guard import principal_of_scope
 from app.access.rules import Rule, rule_of
 from app.audit import store
 from app.audit.schemas import AuditRecord
+from app.http.durable import WRITES
 from app.http.trace import trace_id
 from app.placements.store import generation_in_force
 from app.storage.keys import EVERYWHERE
-
-WRITES = frozenset({"PUT", "POST", "DELETE"})
 
 _ABOUT_CLUSTERS = frozenset({"put_cluster", "delete_cluster"})
 """Recorded with what concerns all clusters: the record of a cluster goes with it."""

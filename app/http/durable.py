@@ -13,15 +13,12 @@ WRITES = frozenset({"PUT", "POST", "DELETE"})
 
 
 class DurableMiddleware:
-    """Holds the answer to a successful write back until the disk has it."""
+    """Around writes alone: holds the answer to one that succeeded back until the disk has it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in WRITES:
-            await self._app(scope, receive, send)
-            return
         disk: DiskSync = scope["app"].state.disk
         failed = False
 

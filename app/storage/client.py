@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import structlog
@@ -157,19 +157,19 @@ def _open_server(parts: SplitResult, *, blocking: bool) -> Redis:
     return Redis.from_pool(pool)
 
 
-def is_sharded(redis: Redis) -> bool:
+def is_sharded(redis: Redis) -> TypeGuard[ShardedRedis]:
     """Whether keys are spread over several servers."""
     return isinstance(redis, ShardedRedis)
 
 
 async def servers_of(redis: Redis) -> list[Redis]:
     """A client of each server that has keys: of each primary of a cluster, or the one there is."""
-    return await redis.topology.primaries() if isinstance(redis, ShardedRedis) else [redis]
+    return await redis.topology.primaries() if is_sharded(redis) else [redis]
 
 
 async def server_of(redis: Redis, key: str) -> Redis:
     """A client of the one server that has the key."""
-    return await redis.topology.server(slot_of(("GET", key))) if isinstance(redis, ShardedRedis) else redis
+    return await redis.topology.server(slot_of(("GET", key))) if is_sharded(redis) else redis
 
 
 async def connect(url: str, *, blocking: bool = False) -> Redis:
@@ -200,7 +200,7 @@ async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
         ) from None
     except (RedisError, OSError) as error:
         raise _refusal(where, error) from None
-    if not isinstance(redis, ShardedRedis) and infos[0].get("cluster_enabled") == 1:
+    if not is_sharded(redis) and infos[0].get("cluster_enabled") == 1:
         raise StorageError(f"{where}: the server is one of a cluster, use redis+cluster:// and the like")
     return [_require_usable(info, where) for info in infos][-1]
 
