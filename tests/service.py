@@ -38,6 +38,13 @@ class Service:
                     return process
         raise LookupError(f"no {name} process among the children of {self.process.pid}")
 
+    def has(self, name: str) -> bool:
+        """Whether the child runs. One that was killed is missing until another is started in its place."""
+        try:
+            return bool(self.child(name))
+        except LookupError:
+            return False
+
     def children(self) -> list[psutil.Process]:
         """All processes below the supervisor, which are remembered so that orphans are found too."""
         try:

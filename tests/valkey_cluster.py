@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from app.storage.client import open_client
 from app.storage.embedded import find_server
 from app.storage.slots import SLOTS
 from app.tied import tied_command
+from tests.ports import free_port
 
 NODE_TIMEOUT_MILLISECONDS = 1000
 """After this a server that is silent has failed, for the others."""
@@ -143,8 +143,7 @@ class ValkeyCluster:
         return any(known["node_id"] == other.node_id for known in nodes.values())
 
     def _start(self) -> Member:
-        with _free_port() as port, _free_port() as bus_port:
-            pass
+        port, bus_port = free_port(), free_port()
         directory = self._directory / str(port)
         directory.mkdir()
         options = {
@@ -181,10 +180,3 @@ async def until(holds: Any, within_seconds: float = READY_SECONDS) -> None:
     while not await holds():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.02)
-
-
-@contextlib.contextmanager
-def _free_port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        yield int(probe.getsockname()[1])

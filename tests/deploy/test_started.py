@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +12,9 @@ import pytest
 
 from tests.deploy.test_compose import ours
 from tests.deploy.test_image import last_stage
+from tests.ports import free_port
 
 START_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def here(command: Sequence[str], ports: dict[int, int]) -> list[str]:

@@ -179,6 +179,7 @@ def test_killed_children_are_replaced(serve: Serve) -> None:
         eventually(partial(gone, killed), 5, f"the {name} is dead")
         put_cluster(service, f"after-{name}")
         stored += [f"before-{name}", f"after-{name}"]
+        eventually(partial(service.has, name), 40, f"another {name} is started")
         eventually(lambda: answers(f"{service.base_url}/readyz"), 40, "the service is ready again")
         assert service.child(name).pid != killed.pid
     assert all(has_cluster(service, cluster_id) for cluster_id in stored)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,16 +18,11 @@ from app.storage.client import (
     redacted,
 )
 from app.storage.embedded import EmbeddedServer
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
 PASSWORD = "s3cret-word"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
