@@ -11,6 +11,7 @@ from prometheus_client import start_http_server
 from app import exposition, logs, metrics
 from app.cli.settings import LogFormatOption, LogLevel, RedisUrl, fail, settings_from
 from app.config import Settings
+from app.loop import new_event_loop
 from app.storage.client import StorageError, connect
 
 
@@ -34,7 +35,8 @@ def worker_command(
         )
     try:
         logs.configure(settings.log_format, settings.log_level, process="worker")
-        asyncio.run(_run(settings, settings.redis_url, metrics_host, metrics_port))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_run(settings, settings.redis_url, metrics_host, metrics_port))
     except (StorageError, logs.LogLevelError) as error:
         raise fail(error) from None
 

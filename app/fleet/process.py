@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from app.fleet.lines import Told
+from app.loop import new_event_loop
 
 _Heard = TypeVar("_Heard", bound=msgspec.Struct)
 
@@ -37,20 +38,12 @@ class Lines:
         sys.stdout.flush()
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
 def run_process(work: Callable[[Lines], Awaitable[None]]) -> None:
     """Run until `work` returns; SIGTERM ends the process as a child that is not needed any more."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides when its processes end
-    with asyncio.Runner(loop_factory=_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_run(work))
 
 

@@ -31,6 +31,9 @@ Float64 = npt.NDArray[np.float64]
 NodeModel = tuple[str, str]
 """(node_id, model_id)"""
 
+SeededWindow = tuple[PackedWindow, int]
+"""With the seed that names its stream entry."""
+
 
 def bucket_us(settings: ClusterSettings) -> int:
     return max(1, round(settings.statistics_window_seconds * MICROSECONDS) // BUCKETS_PER_WINDOW)
@@ -55,14 +58,18 @@ class Layout:
             raise ValueError(f"the model has no layer {layer}")
         return index
 
+    def experts(self, layer: int) -> int:
+        index = self.index(layer)
+        return int(self.offset[index + 1] - self.offset[index])
+
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
     """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
 
     observed_us int64[B]: how long each block was observed; counts uint32[E] or int64[E], block after block.
-    They are uint32 only while none needs more than 16 bits, so that thousands of windows of such counts can
-    be added at half the cost.
+    They are uint32 only when none needs more than 16 bits in store, so that up to 65,535 windows of such
+    counts can be added at half the cost.
     """
 
     digest: str
@@ -78,7 +85,7 @@ class Bucket:
     @classmethod
     def of(
         cls,
-        windows: Sequence[tuple[PackedWindow, int]],
+        windows: Sequence[SeededWindow],
         layout: Layout,
         span_us: int,
         before: "Bucket | None" = None,
@@ -86,10 +93,13 @@ class Bucket:
         """`before`, whose arrays are used up, and windows that all ended in its span, each with the seed that
         names its stream entry; the sample of routes may be larger than a bucket keeps (`trimmed`).
 
-        Raises ValueError or IndexError where a window does not fit the model. A block without counts in a
-        window that has tokens was not observed (its counts were refused); in a window without tokens all
-        were, and idle.
+        Raises ValueError, with `before` as it was, where a window does not fit the model. A block without
+        counts in a window that has tokens was not observed (its counts were refused); in a window without
+        tokens all were, and idle.
         """
+        for window, _ in windows:
+            _require_fit(window, layout)
+        routes = _reservoir(windows, layout)
         counts = np.zeros(layout.offset[-1], np.uint32) if before is None else before.counts
         if counts.dtype == np.uint32 and any(window.count_bytes == 4 for window, _ in windows):
             counts = counts.astype(np.int64)
@@ -108,7 +118,6 @@ class Bucket:
             newest_us = max(newest_us, window.end_us)
             tokens += window.tokens
             duration_us += duration
-        routes = _reservoir(windows, layout)
         if before is not None:
             routes = before.routes if routes is None else joined([before.routes, routes])
         first = windows[0][0]
@@ -136,6 +145,20 @@ class Bucket:
         return int(self.counts.sum())
 
 
+def _require_fit(window: PackedWindow, layout: Layout) -> None:
+    counted, experts = window.counted(), window.counted_experts()
+    if experts is not None:
+        if len(experts) and experts.max() >= layout.offset[-1]:
+            raise ValueError(f"counts of expert {experts.max()}, the model has {layout.offset[-1]}")
+        wanted = len(experts)
+    elif window.layers is None:
+        wanted = layout.offset[-1]
+    else:
+        wanted = sum(layout.experts(layer) for layer in window.layers)
+    if len(counted) != wanted:
+        raise ValueError(f"{len(counted)} counts for {wanted} experts")
+
+
 def _add_counts(window: PackedWindow, counts: Integers, layout: Layout) -> None:
     counted, experts = window.counted(), window.counted_experts()
     if experts is not None:
@@ -149,11 +172,9 @@ def _add_counts(window: PackedWindow, counts: Integers, layout: Layout) -> None:
             part = counts[layout.offset[index] : layout.offset[index + 1]]
             part += counted[at : at + len(part)]
             at += len(part)
-        if at != len(counted):
-            raise ValueError(f"{len(counted)} counts for {at} experts")
 
 
-def _reservoir(windows: Sequence[tuple[PackedWindow, int]], layout: Layout) -> Reservoir | None:
+def _reservoir(windows: Sequence[SeededWindow], layout: Layout) -> Reservoir | None:
     """All routes of the windows; None without any."""
     parts = [
         (layout.index(routes.layer), *routes.rows()) for window, _ in windows for routes in window.routes
@@ -171,11 +192,14 @@ def _reservoir(windows: Sequence[tuple[PackedWindow, int]], layout: Layout) -> R
     limit = np.diff(layout.offset)[block][:, None]
     if ((experts >= limit) & (experts != NO_EXPERT)).any():
         raise ValueError("a route names an unknown expert")
+    weight = np.concatenate([weights for _, _, weights in parts])
+    if len(weight) != len(experts):
+        raise ValueError(f"{len(weight)} weights for {len(experts)} routes")
     return Reservoir.of(
         len(layout.blocks),
         block,
         experts.astype(np.uint16, copy=False),
-        np.concatenate([weights for _, _, weights in parts]),
+        weight,
         np.concatenate(
             [uniforms(seed, sum(routes.length for routes in window.routes)) for window, seed in windows]
         ),

@@ -188,7 +188,8 @@ class ClusterController:
         )
 
     async def _fold(self, observation: Observation) -> None:
-        await self._problems.fold(observation)
+        if await self._problems.fold(observation):
+            self._wake.nudge()
 
     async def _solve(self, observation: Observation) -> None:
         await self._solves.step(observation)

@@ -1,5 +1,8 @@
 """Telemetry from the stream into statistics, once and only once.
 
+Windows are read piece by piece and added up in memory, so that a bucket is stored once however many windows
+of a backlog go into it.
+
 One transaction writes the buckets, the id folded so far and the totals, and trims the stream; it commits
 only while the lease is held and the folded id is the one the fold began at. A crash at any point, a lost
 answer to the commit, or a second worker therefore folds nothing twice and loses nothing.
@@ -7,7 +10,7 @@ answer to the commit, or a second worker therefore folds nothing twice and loses
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,17 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.clusters.schemas import ClusterSettings
-from app.instance.bucket_encoding import decode_bucket, encode_bucket
-from app.instance.statistics import (
-    BUCKETS_PER_WINDOW,
-    MICROSECONDS,
-    Bucket,
-    Layout,
-    NodeModel,
-    Statistics,
-    bucket_us,
-    combine,
-)
+from app.instance.statistics import MICROSECONDS, Bucket, NodeModel, Statistics, bucket_us, combine
 from app.metrics import (
     TELEMETRY_ACTIVATIONS,
     TELEMETRY_DISCARDED,
@@ -36,21 +29,22 @@ from app.metrics import (
     TELEMETRY_TOKENS,
 )
 from app.models.schemas import ModelRecord
+from app.solving.fold_batch import Entry, FoldBatch, Kept
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
-from app.telemetry.packed import PackedWindow, unpack
 
-BATCH_BYTES = 8 << 20
-"""Windows folded in one transaction, about; at least one. Redis serves nobody else meanwhile."""
+PIECE_BYTES = 8 << 20
+"""Windows read at once, about; at least one. Redis serves nobody else meanwhile."""
 
-BATCH_WINDOWS = 256
+PIECE_WINDOWS = 256
+
+FOLD_SECONDS = 0.5
+"""After so long no further windows are read into a batch."""
 
 START = b"0-0"
 
 log = structlog.stdlib.get_logger(__name__)
-
-Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class FoldMoved(Exception):
@@ -76,22 +70,6 @@ class FoldOutcome:
 NOTHING = FoldOutcome(0, 0, 0, 0, False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """A bucket as stored: decoded where it is needed, so that a large fleet's fit into memory."""
-
-    digest: str
-    newest_us: int
-    stored: bytes
-
-    @classmethod
-    def of(cls, bucket: Bucket) -> "Kept":
-        return cls(bucket.digest, bucket.newest_us, encode_bucket(bucket))
-
-    def bucket(self) -> Bucket:
-        return decode_bucket(self.stored)
-
-
 @dataclass(frozen=True, eq=False)
 class _Decoded:
     """Buckets decoded one after another, each time they are asked for."""
@@ -100,20 +78,6 @@ class _Decoded:
 
     def __iter__(self) -> Iterator[Bucket]:
         return (kept.bucket() for kept in self.kept)
-
-
-@dataclass(frozen=True, eq=False)
-class _Folded:
-    """What a batch comes to, computed off the event loop."""
-
-    buckets: dict[NodeModel, dict[int, Kept]]
-    """Buckets that changed, whole."""
-    windows: int
-    discarded: int
-    tokens: int
-    activations: int
-    entry_bytes: int
-    newest_us: dict[NodeModel, int]
 
 
 class TelemetryFold:
@@ -160,7 +124,8 @@ class TelemetryFold:
     async def fold(
         self, models: Mapping[str, ModelRecord], nodes: Collection[str], settings: ClusterSettings
     ) -> FoldOutcome:
-        """Fold one batch of the stream, and forget what is too old or no longer registered.
+        """Fold one batch of the stream, which takes little more than `FOLD_SECONDS`, and forget what is too
+        old or no longer registered.
 
         models: model_id -> record, nodes: node ids, as registered now. Raises `LeaseLost`; `FoldMoved` when
         the batch was given up because the stream had been folded further, after which the next call loads
@@ -191,7 +156,7 @@ class TelemetryFold:
     async def _fold(
         self, models: Mapping[str, ModelRecord], nodes: Collection[str], settings: ClusterSettings
     ) -> FoldOutcome:
-        entries, waiting = await self._read()
+        length, waiting = await self._waiting()
         gone = {
             name
             for name, spans in self._buckets.items()
@@ -199,22 +164,21 @@ class TelemetryFold:
             or name[1] not in models
             or any(b.digest != models[name[1]].digest for b in spans.values())
         }
-        if not entries and not gone:
+        if not length and not gone:
             TELEMETRY_FOLD_LAG.set(self._keys.cluster_id, 0.0)
-            TELEMETRY_STREAM_BYTES.set(self._keys.cluster_id, waiting)
+            TELEMETRY_STREAM_BYTES.set(self._keys.cluster_id, 0)
             return NOTHING
         known = {name: spans for name, spans in self._buckets.items() if name not in gone}
-        span = bucket_us(settings)
-        folded = await asyncio.to_thread(
-            _fold_batch, self._keys.cluster_id, entries, known, dict(models), frozenset(nodes), span
-        )
+        batch = FoldBatch(known, models, nodes, bucket_us(settings))
+        last_id, more = await self._add(batch, mean_bytes=waiting // max(1, length))
+        folded = await asyncio.to_thread(batch.finish)
         newest = {n: us for n, us in self._newest_us.items() if n not in gone}
-        for name, us in folded.newest_us.items():
-            newest[name] = max(us, newest.get(name, us))
-        oldest = max(newest.values(), default=0) - round(settings.statistics_window_seconds * MICROSECONDS)
-        buckets = {name: dict(spans) for name, spans in known.items()}
         for name, spans in folded.buckets.items():
-            buckets.setdefault(name, {}).update(spans)
+            newest[name] = max(newest.get(name, 0), *(kept.newest_us for kept in spans.values()))
+        oldest = max(newest.values(), default=0) - round(settings.statistics_window_seconds * MICROSECONDS)
+        buckets = {name: {**spans, **folded.buckets.get(name, {})} for name, spans in known.items()}
+        for name, spans in folded.buckets.items():
+            buckets.setdefault(name, dict(spans))
         expired = {
             name: [start for start, bucket in spans.items() if bucket.newest_us <= oldest]
             for name, spans in buckets.items()
@@ -224,7 +188,6 @@ class TelemetryFold:
                 del buckets[name][start]
             if not buckets[name]:
                 del buckets[name]
-        last_id = entries[-1][0] if entries else self._last_id
         expected = self._last_id
 
         async def check(pipe: Pipeline) -> None:
@@ -250,7 +213,7 @@ class TelemetryFold:
                 if kept:
                     pipe.hset(keys.statistics(*name), mapping=cast("Any", kept))
                     pipe.hset(keys.statistics_index, "/".join(name), newest[name])
-            if entries:
+            if last_id != expected:
                 pipe.hset(keys.folded, "last_id", last_id)
                 pipe.hincrby(keys.folded, "windows_total", folded.windows)
                 pipe.hincrby(keys.folded, "discarded_total", folded.discarded)
@@ -269,27 +232,38 @@ class TelemetryFold:
         TELEMETRY_TOKENS.inc(folded.tokens)
         TELEMETRY_ACTIVATIONS.inc(folded.activations)
         TELEMETRY_STREAM_BYTES.set(cluster, max(0, waiting - folded.entry_bytes))
-        more = waiting > folded.entry_bytes
         lag = time.time() - _milliseconds(last_id) / 1000 if more else 0.0
         TELEMETRY_FOLD_LAG.set(cluster, max(0.0, lag))
         return FoldOutcome(folded.windows, folded.discarded, folded.tokens, folded.activations, more)
 
-    async def _read(self) -> tuple[list[Entry], int]:
-        """The next windows of the stream, and the bytes of all that wait."""
-        keys = self._keys
+    async def _waiting(self) -> tuple[int, int]:
+        """Windows in the stream, and their bytes."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.xlen(keys.telemetry)
-            pipe.get(keys.telemetry_bytes)
+            pipe.xlen(self._keys.telemetry)
+            pipe.get(self._keys.telemetry_bytes)
             length, size = cast("tuple[int, bytes | None]", await pipe.execute())
-        waiting = int(size or 0)
-        if length == 0:
-            return [], 0
-        mean = max(1, waiting // length)
-        count = max(1, min(BATCH_WINDOWS, BATCH_BYTES // mean))
-        entries = await self._redis.xrange(
-            keys.telemetry, min="(" + self._last_id.decode(), max="+", count=count
+        return length, int(size or 0) if length else 0
+
+    async def _add(self, batch: FoldBatch, mean_bytes: int) -> tuple[bytes, bool]:
+        """Add a piece while the next is read: the id of the last window added, and whether others wait."""
+        count = max(1, min(PIECE_WINDOWS, PIECE_BYTES // max(1, mean_bytes)))
+        until = time.monotonic() + FOLD_SECONDS
+        last_id = self._last_id
+        entries = await self._read(last_id, count)
+        while entries:
+            last_id = entries[-1][0]
+            adding = asyncio.to_thread(batch.add, entries)
+            if len(entries) < count or time.monotonic() > until or batch.full:
+                await adding
+                return last_id, len(entries) == count
+            entries, _ = await asyncio.gather(self._read(last_id, count), adding)
+        return last_id, False
+
+    async def _read(self, after: bytes, count: int) -> list[Entry]:
+        return cast(
+            "list[Entry]",
+            await self._redis.xrange(self._keys.telemetry, min="(" + after.decode(), max="+", count=count),
         )
-        return cast("list[Entry]", entries), waiting
 
 
 def _milliseconds(entry_id: bytes) -> int:
@@ -302,17 +276,11 @@ def _after(entry_id: bytes) -> str:
     return f"{int(milliseconds)}-{int(sequence) + 1}"
 
 
-def _seed(entry_id: bytes) -> int:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds) << 20 ^ int(sequence)
-
-
 def _decode(cluster_id: str, name: NodeModel, stored: Mapping[bytes, bytes]) -> dict[int, Kept]:
     buckets = {}
     for start, value in stored.items():
         try:
-            bucket = decode_bucket(value)
-            buckets[int(start)] = Kept(bucket.digest, bucket.newest_us, value)
+            buckets[int(start)] = Kept.of_stored(value)
         except ValueError as error:
             log.error(
                 "a bucket of statistics cannot be read and is left out",
@@ -323,109 +291,3 @@ def _decode(cluster_id: str, name: NodeModel, stored: Mapping[bytes, bytes]) -> 
                 error=str(error),
             )
     return buckets
-
-
-Window = tuple[PackedWindow, int]
-"""With the seed that names its stream entry."""
-
-
-def _fold_batch(
-    cluster_id: str,
-    entries: list[Entry],
-    known: Mapping[NodeModel, Mapping[int, Kept]],
-    models: Mapping[str, ModelRecord],
-    nodes: Collection[str],
-    span_us: int,
-) -> _Folded:
-    parts: dict[tuple[NodeModel, int], list[tuple[bytes, Window]]] = {}
-    size = 0
-    left_out: list[tuple[bytes, Exception]] = []
-    for entry_id, fields in entries:
-        packed = fields.get(b"w", b"")
-        size += len(packed)
-        try:
-            window = unpack(packed)
-            _require_registered(window, models, nodes)
-        except ValueError as error:
-            left_out.append((entry_id, error))
-            continue
-        place = (window.node_id, window.model_id), window.end_us // span_us * span_us
-        parts.setdefault(place, []).append((entry_id, (window, _seed(entry_id))))
-    windows = tokens = activations = 0
-    buckets: dict[NodeModel, dict[int, Kept]] = {}
-    newest: dict[NodeModel, int] = {}
-    blocks = _blocks_of_all(known, parts, models)
-    layouts = {model_id: Layout.of(model) for model_id, model in models.items()}
-    for (name, start), windows_of in parts.items():
-        before = known.get(name, {}).get(start)
-        folding = _Folding(layouts[name[1]], span_us, before)
-        folding.add(windows_of, left_out)
-        if folding.bucket is None:
-            continue
-        windows += folding.windows
-        tokens += folding.tokens
-        activations += folding.activations
-        newest[name] = max(folding.bucket.newest_us, newest.get(name, 0))
-        buckets.setdefault(name, {})[start] = Kept.of(folding.bucket.trimmed(blocks))
-    for entry_id, reason in left_out:
-        log.warning(
-            "a window in the stream is left out",
-            cluster_id=cluster_id,
-            entry=entry_id.decode(),
-            reason=str(reason),
-        )
-    return _Folded(buckets, windows, len(left_out), tokens, activations, size, newest)
-
-
-def _require_registered(
-    window: PackedWindow, models: Mapping[str, ModelRecord], nodes: Collection[str]
-) -> None:
-    if window.node_id not in nodes:
-        raise ValueError(f"node {window.node_id!r} is no longer registered")
-    model = models.get(window.model_id)
-    if model is None or model.digest != window.model_digest:
-        raise ValueError(f"model {window.model_id!r} is no longer registered with these blocks")
-
-
-class _Folding:
-    """One bucket and the windows that go into it."""
-
-    def __init__(self, layout: Layout, span_us: int, before: Kept | None) -> None:
-        self._layout = layout
-        self._span_us = span_us
-        self._before = before
-        self.bucket: Bucket | None = None
-        """As it is now; None while nothing was added."""
-        self.windows = self.tokens = self.activations = 0
-        """What was added."""
-
-    def add(self, windows: list[tuple[bytes, Window]], left_out: list[tuple[bytes, Exception]]) -> None:
-        """All windows but those that do not fit the model."""
-        try:
-            self._add_all([window for _, window in windows])
-        except (ValueError, IndexError, OverflowError) as error:
-            if len(windows) == 1:
-                left_out.append((windows[0][0], error))
-                return
-            for window in windows:
-                self.add([window], left_out)
-
-    def _add_all(self, windows: list[Window]) -> None:
-        # A window that does not fit may have been added in part: what was there is decoded anew each time.
-        stored = Kept.of(self.bucket) if self.bucket is not None else self._before
-        before = None if stored is None else stored.bucket()
-        bucket = Bucket.of(windows, self._layout, self._span_us, before)
-        self.bucket = bucket
-        self.windows += len(windows)
-        self.tokens += sum(window.tokens for window, _ in windows)
-        self.activations += sum(int(window.counted().sum()) for window, _ in windows)
-
-
-def _blocks_of_all(
-    known: Mapping[NodeModel, object],
-    parts: Iterable[tuple[NodeModel, int]],
-    models: Mapping[str, ModelRecord],
-) -> int:
-    """Blocks over all buckets there may be."""
-    names = {*known, *(name for name, _ in parts)}
-    return (BUCKETS_PER_WINDOW + 1) * sum(len(models[model_id].blocks) for _, model_id in names)

@@ -1,7 +1,6 @@
 """A cluster's problem, made anew when what it is made of has changed."""
 
 import asyncio
-import time
 from datetime import datetime
 
 import numpy as np
@@ -15,9 +14,6 @@ from app.solving.observation import Observation
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from solvers.problem import PlacementProblem
-
-FOLD_SECONDS = 0.5
-"""How long one look folds at most; what is left comes with the next."""
 
 Key = tuple[int, int, int, int]
 
@@ -45,19 +41,14 @@ class Problems:
         """As of `TelemetryFold`."""
         return self._fold.newest_us_of_nodes()
 
-    async def fold(self, observation: Observation) -> None:
-        """Fold the telemetry that came."""
+    async def fold(self, observation: Observation) -> bool:
+        """Fold the telemetry that came; whether some is left for the next look."""
         models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
         settings = observation.cluster.settings
-        until = time.monotonic() + FOLD_SECONDS
-        changed = False
-        while True:
-            outcome = await self._fold.fold(models, observation.fleet.node_ids, settings)
-            changed |= outcome.changed
-            if not outcome.more or time.monotonic() > until:
-                break
-        if changed or self.statistics_version == 0:
+        outcome = await self._fold.fold(models, observation.fleet.node_ids, settings)
+        if outcome.changed or self.statistics_version == 0:
             self.statistics_version += 1
+        return outcome.more
 
     async def base(self, observation: Observation) -> PlacementProblem | None:
         """Nodes, devices and latencies alone: what routing and releasing need with every look. None without

@@ -31,6 +31,7 @@ from app.telemetry.packed import (
     narrow,
 )
 from app.telemetry.registry import LayerShape, ModelShape, Registered
+from app.telemetry.rows import Rows
 from app.telemetry.schemas import LayerCounts, LayerRoutes, StepTime
 
 MAX_WINDOW_SECONDS = 3600.0
@@ -173,6 +174,10 @@ _layer_of, _counts_of, _ids_of = map(attrgetter, ("layer", "counts", "expert_ids
 
 def _all_counts(layers: Sequence[LayerCounts], model: ModelShape) -> _Counts | None:
     """What agents send: all layers in order, each with all its counts, packed. None for anything else."""
+    if isinstance(layers, Rows):
+        if layers.numbers != model.order or layers.count_bytes != model.count_bytes:
+            return None
+        return _Counts(None, layers.counts.reshape(-1), None)
     if list(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
         return None
     counts = list(map(_counts_of, layers))

@@ -17,12 +17,15 @@ import msgspec
 
 from app.telemetry.faults import Faults
 from app.telemetry.listed import pack_lists
+from app.telemetry.rows import rows
 from app.telemetry.schemas import (
     LargeListedWindow,
+    LargeRowsWindow,
     LayerCounts,
     LayerRoutes,
     ListedWindow,
     PackedWindow,
+    RowsWindow,
     StepTime,
     Window,
     WindowParts,
@@ -68,6 +71,8 @@ _DECODERS: dict[tuple[Format, type], Any] = {
         PackedWindow,
         ListedWindow,
         LargeListedWindow,
+        RowsWindow,
+        LargeRowsWindow,
         WindowParts,
         LayerCounts,
         LayerRoutes,
@@ -84,10 +89,12 @@ def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
     if large and body.count(b"layer") > 2 * MAX_PARTS:
         faults.add("", f"expected at most {MAX_PARTS} layers and routes", "TOO_MANY")
         return None
-    if form is Format.JSON and len(body) <= MAX_JSON_COUNTS_BYTES:
-        listed = _decode_listed(body, large)
-        if listed is not None:
-            return listed
+    if form is Format.MSGPACK:
+        usual = _decode_rows(body, large)
+    else:
+        usual = _decode_listed(body, large) if len(body) <= MAX_JSON_COUNTS_BYTES else None
+    if usual is not None:
+        return usual
     try:
         try:
             window: Window = _DECODERS[form, PackedWindow if large else Window].decode(body)
@@ -109,6 +116,19 @@ def _must_be_packed(form: Format) -> str:
     if form is Format.MSGPACK:
         return listed
     return f"{listed}, all but counts of all experts up to {MAX_JSON_COUNTS_BYTES >> 10} KiB"
+
+
+def _decode_rows(body: bytes, large: bool) -> Decoded | None:
+    """The window with its counts as a table; None where something about it is not as usual."""
+    wanted = LargeRowsWindow if large else RowsWindow
+    try:
+        window: RowsWindow = _DECODERS[Format.MSGPACK, wanted].decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    layers = rows(memoryview(window.layers))
+    if layers is None or len(layers) + len(window.routes) > MAX_PARTS:
+        return None
+    return Decoded(window, layers, window.routes)
 
 
 def _decode_listed(body: bytes, large: bool) -> Decoded | None:

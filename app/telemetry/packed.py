@@ -56,6 +56,9 @@ class PackedRoutes(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PackedWindow(msgspec.Struct, array_like=True, frozen=True):
+    """counts: of an unpacked window, a view of the bytes that it was unpacked from. Copies of this size would
+    be given back to the system one by one, and cost more than all the rest."""
+
     version: int
     node_id: str
     model_id: str
@@ -66,7 +69,7 @@ class PackedWindow(msgspec.Struct, array_like=True, frozen=True):
     tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
     layers: list[int] | None
     count_bytes: Literal[1, 2, 4]
-    counts: bytes
+    counts: memoryview
     experts: bytes | None
     routes: list[PackedRoutes]
     step_time_p50_seconds: float | None
@@ -87,14 +90,14 @@ _COUNTS: dict[int, np.dtype[np.unsignedinteger]] = {
 }
 
 
-def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], bytes]:
+def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], memoryview]:
     """The counts in as many bytes each as the largest of them needs."""
     largest = int(np.maximum.reduce(counts, initial=0))
     if largest >= 1 << 16:
-        return 4, counts.astype(COUNT, copy=False).tobytes()
+        return 4, counts.astype(COUNT, copy=False).data
     if largest >= 1 << 8:
-        return 2, counts.astype(_COUNTS[2]).tobytes()
-    return 1, counts.astype(_COUNTS[1]).tobytes()
+        return 2, counts.astype(_COUNTS[2]).data
+    return 1, counts.astype(_COUNTS[1]).data
 
 
 class Undecodable(ValueError):

@@ -84,6 +84,16 @@ class LargeListedWindow(ListedWindow, forbid_unknown_fields=True, frozen=True):
     routes: list[PackedLayerRoutes] = []  # type: ignore[assignment]  # read only
 
 
+class RowsWindow(Window, forbid_unknown_fields=True, frozen=True):
+    """What MessagePack usually is: layers left as they came, to be taken all together."""
+
+    layers: msgspec.Raw  # type: ignore[assignment]  # read only
+
+
+class LargeRowsWindow(RowsWindow, forbid_unknown_fields=True, frozen=True):
+    routes: list[PackedLayerRoutes] = []  # type: ignore[assignment]  # read only
+
+
 class WindowParts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A window whose parts are left as they came, to be decoded one by one."""
 

@@ -10,6 +10,7 @@ import psutil
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterSettings
+from app.loop import new_event_loop
 from app.models.schemas import ModelRecord
 from app.solving.fold import TelemetryFold
 from app.storage.client import open_client
@@ -161,7 +162,8 @@ async def state(nodes: int, sampled: int) -> State:
 
 def rates(nodes: int) -> list[Fold]:
     """Of one node, of some, of many, and of some that send routes."""
-    return [asyncio.run(fold_rate(n, sampled)) for n, sampled in ((1, 0), (64, 0), (nodes, 0), (64, 64))]
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return [runner.run(fold_rate(n, sampled)) for n, sampled in ((1, 0), (64, 0), (nodes, 0), (64, 64))]
 
 
 def states(nodes: int) -> list[State]:

@@ -30,7 +30,7 @@ def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **route
     end = START + round(at * ONE_SECOND)
     return PackedWindow(
         VERSION, "n", "moe", "d1", 1, end - 10 * ONE_SECOND, end, tokens,
-        list(counts), 4, packed([it for c in counts.values() for it in c], "<u4"), None,
+        list(counts), 4, memoryview(packed([it for c in counts.values() for it in c], "<u4")), None,
         [
             PackedRoutes(int(layer[1:]), len(rows[0]), packed([e for r in rows for e in r], "<u2"), None)
             for layer, rows in routes.items()
@@ -90,7 +90,7 @@ def test_a_full_bucket_of_a_large_model_stays_small() -> None:
     weights = np.linspace(1, 2, 64, dtype="<f4").tobytes()
     counted = rng.integers(0, 60_000, 58 * 256, "<u4").tobytes()
     sampled = PackedWindow(
-        VERSION, "n", "v3", "d1", 1, START, end, 1, None, 4, counted, None,
+        VERSION, "n", "v3", "d1", 1, START, end, 1, None, 4, memoryview(counted), None,
         [PackedRoutes(layer, 8, ids, weights) for layer in range(58)], None, None,
     )  # fmt: skip
     found = Bucket.of([(sampled, 1)], Layout.of(large), SPAN).trimmed(13 * 58 * 1000)

@@ -1,6 +1,7 @@
 """Folding on a real server: once and only once, whatever happens in between."""
 
 import random
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.clusters.schemas import ClusterSettings
 from app.instance.statistics import Bucket, Layout, bucket_us
 from app.solving import fold as fold_module
+from app.solving import fold_batch
 from app.solving.fold import FoldMoved, TelemetryFold
 from app.storage.fenced import fenced
 from app.storage.lease import Lease, LeaseLost, acquire
@@ -42,7 +44,23 @@ def make(
     fields: dict[str, Any] = {"model_digest": shape.digest, **changes}
     return PackedWindow(
         VERSION, node_id, model_id, fields["model_digest"], 1, end - 10_000_000, end, rng.randrange(500),
-        None, 4, counts, None, routes, None, None,
+        None, 4, memoryview(counts), None, routes, None, None,
+    )  # fmt: skip
+
+
+def unfit(
+    layers: list[int] | None,
+    counts: bytes,
+    routes: Sequence[PackedRoutes] = (),
+    *,
+    experts: bytes | None = None,
+) -> bytes:
+    """A window of the bucket that `make` gives, which its model has no room for."""
+    return pack(
+        PackedWindow(
+            VERSION, "n1", "moe", "d1", 1, START - 10, START, 1, layers, 1, memoryview(counts), experts,
+            list(routes), None, None,
+        )
     )  # fmt: skip
 
 
@@ -83,7 +101,7 @@ def naive(
     span = bucket_us(SETTINGS)
     parts: dict[tuple[str, str, int], list[tuple[PackedWindow, int]]] = {}
     for entry_id, window in zip(ids, windows, strict=True):
-        seeded = (window, fold_module._seed(entry_id))
+        seeded = (window, fold_batch.seed_of(entry_id))
         parts.setdefault((window.node_id, window.model_id, window.end_us // span * span), []).append(seeded)
     found: dict[tuple[str, str], list[Bucket]] = {}
     for (node_id, model_id, _), several in sorted(parts.items()):
@@ -115,12 +133,16 @@ def held(fold: TelemetryFold) -> dict[tuple[str, str], list[Any]]:
     return plain({name: [it.bucket() for it in spans.values()] for name, spans in fold._buckets.items()})
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256])
-async def test_fold_equals_its_naive_twin(redis: Redis, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the batches, the workers in between and the order of windows: the buckets of one big sum."""
-    monkeypatch.setattr(fold_module, "BATCH_WINDOWS", batch)
+@pytest.mark.parametrize(("piece", "full"), [(1, 1), (1, 8192), (7, 20), (7, 8192), (256, 8192)])
+async def test_fold_equals_its_naive_twin(
+    redis: Redis, piece: int, full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the pieces, the transactions, the workers in between and the order of windows: the buckets of
+    one big sum."""
+    monkeypatch.setattr(fold_module, "PIECE_WINDOWS", piece)
+    monkeypatch.setattr(fold_batch, "FULL_WINDOWS", full)
     monkeypatch.setattr("app.instance.reservoir.ROUTES_PER_BLOCK", 50)
-    rng = random.Random(batch)
+    rng = random.Random(piece)
     windows = [
         make(
             rng,
@@ -206,34 +228,27 @@ async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
         pack(make(random.Random(4), model_digest="another")),
         pack(make(random.Random(4), node_id="gone")),
         pack(make(random.Random(4)))[:-5],
-        pack(PackedWindow(VERSION, "n1", "moe", "d1", 1, 0, 10, 1, [1], 1, b"123", None, [], None, None)),
-        pack(
-            PackedWindow(
-                VERSION,
-                "n1",
-                "moe",
-                "d1",
-                1,
-                0,
-                10,
-                1,
-                [],
-                1,
-                b"",
-                None,
-                [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)],
-                None,
-                None,
-            )
-        ),
+        unfit([1], b"123"),
+        unfit([99], b"123"),
+        unfit(None, b"123"),
+        unfit([], b"1", experts=packed([1 << 20], "<u4")),
+        unfit([], b"1", experts=packed([0, 1], "<u4")),
+        unfit([], b"", [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)]),
+        unfit([], b"", [PackedRoutes(1, 2, b"\xf0" * 8, None)]),
     ],
 )
-async def test_what_cannot_be_folded_does_not_block(redis: Redis, poison: bytes) -> None:
-    """It is counted, left out and trimmed; windows around it are folded."""
+@pytest.mark.parametrize("piece", [1, 256])
+async def test_what_cannot_be_folded_does_not_block(
+    redis: Redis, poison: bytes, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, left out and trimmed; windows around it are folded, and nothing of it."""
+    monkeypatch.setattr(fold_module, "PIECE_WINDOWS", piece)
     rng = random.Random(5)
-    await append(redis, make(rng), poison, make(rng))
+    around = [make(rng), make(rng)]
+    await append(redis, around[0], poison, around[1])
     outcome = await (await started(redis)).fold(MODELS, NODES, SETTINGS)
-    assert (outcome.windows, outcome.discarded, outcome.more) == (2, 1, False)
+    assert (outcome.windows, outcome.discarded, outcome.tokens) == (2, 1, sum(it.tokens for it in around))
+    assert outcome.activations == sum(int(it.counted().sum()) for it in around)
     assert await total(redis, "discarded_total") == 1
     assert await redis.xlen(KEYS.telemetry) == 0
     assert await redis.get(KEYS.telemetry_bytes) == b"0"

@@ -97,8 +97,8 @@ async def telemetry(cluster: Cluster, *, expert: int, end: float) -> None:
     counts = struct.pack("<4I", *(100 * (number == expert) for number in range(4)))
     end_us = round(end * 1e6)
     window = PackedWindow(
-        VERSION, "a", MODEL, f"{MODEL}-1", 1, end_us - 500_000, end_us, 100, None, 4, 2 * counts, None, [],
-        None, None,
+        VERSION, "a", MODEL, f"{MODEL}-1", 1, end_us - 500_000, end_us, 100, None, 4,
+        memoryview(2 * counts), None, [], None, None,
     )  # fmt: skip
     body = pack(window)
     await cluster.redis.xadd(cluster.keys.telemetry, {"w": body})

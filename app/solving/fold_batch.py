@@ -1,0 +1,168 @@
+"""Windows of the stream, added up until they are committed. Run it in a thread: it takes its time."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from app.instance.bucket_encoding import decode_bucket, encode_bucket
+from app.instance.statistics import BUCKETS_PER_WINDOW, Bucket, Layout, NodeModel, SeededWindow
+from app.models.schemas import ModelRecord
+from app.telemetry.packed import PackedWindow, unpack
+
+log = structlog.stdlib.get_logger(__name__)
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""Of a stream: id and fields."""
+
+FULL_WINDOWS = 8192
+FULL_ENTRY_BYTES = 256 << 20
+"""Redis frees as much in one go when the batch is committed; some 10 ms."""
+
+FULL_COUNT_BYTES = 64 << 20
+"""Of the buckets that change. Stored they are half as large, and Redis takes them in one go too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """A bucket as stored: decoded where it is needed, so that a large fleet's fit into memory."""
+
+    digest: str
+    newest_us: int
+    stored: bytes
+
+    @classmethod
+    def of(cls, bucket: Bucket) -> "Kept":
+        return cls(bucket.digest, bucket.newest_us, encode_bucket(bucket))
+
+    @classmethod
+    def of_stored(cls, stored: bytes) -> "Kept":
+        """Raises ValueError on bytes that `encode_bucket` did not write."""
+        bucket = decode_bucket(stored)
+        return cls(bucket.digest, bucket.newest_us, stored)
+
+    def bucket(self) -> Bucket:
+        return decode_bucket(self.stored)
+
+
+Spans = Mapping[int, Kept]
+"""Buckets by when they start, microseconds since the epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """What a batch comes to."""
+
+    buckets: Mapping[NodeModel, Spans]
+    """Those that changed, whole."""
+    windows: int
+    discarded: int
+    tokens: int
+    activations: int
+    entry_bytes: int
+
+
+class FoldBatch:
+    """The windows of one transaction, a piece after another. Not for use by two threads at once."""
+
+    def __init__(
+        self,
+        known: Mapping[NodeModel, Spans],
+        models: Mapping[str, ModelRecord],
+        nodes: Collection[str],
+        span_us: int,
+    ) -> None:
+        """known: the buckets so far. models, nodes: as registered; windows of others are left out."""
+        self._known = known
+        self._models = models
+        self._layouts = {model_id: Layout.of(model) for model_id, model in models.items()}
+        self._nodes = frozenset(nodes)
+        self._span_us = span_us
+        self._names: set[NodeModel] = set()
+        self._blocks_of_all = 0
+        self._grown: dict[tuple[NodeModel, int], Bucket] = {}
+        self._windows = self._discarded = self._tokens = self._activations = 0
+        self._entry_bytes = self._count_bytes = 0
+        for name in known:
+            self._name(name)
+
+    @property
+    def full(self) -> bool:
+        return (
+            self._windows + self._discarded >= FULL_WINDOWS
+            or self._entry_bytes >= FULL_ENTRY_BYTES
+            or self._count_bytes >= FULL_COUNT_BYTES
+        )
+
+    def add(self, entries: Collection[Entry]) -> None:
+        """All windows but those that cannot be read or do not fit what is registered."""
+        parts: dict[tuple[NodeModel, int], list[tuple[bytes, SeededWindow]]] = {}
+        for entry_id, fields in entries:
+            packed = fields.get(b"w", b"")
+            self._entry_bytes += len(packed)
+            try:
+                window = unpack(packed)
+                self._require_registered(window)
+            except ValueError as error:
+                self._leave_out(entry_id, error)
+                continue
+            place = (window.node_id, window.model_id), window.end_us // self._span_us * self._span_us
+            parts.setdefault(place, []).append((entry_id, (window, seed_of(entry_id))))
+        for name, _ in parts:
+            self._name(name)
+        for place, several in parts.items():
+            try:
+                self._grow(place, [seeded for _, seeded in several])
+            except ValueError:
+                for entry_id, seeded in several:
+                    try:
+                        self._grow(place, [seeded])
+                    except ValueError as error:
+                        self._leave_out(entry_id, error)
+
+    def finish(self) -> Folded:
+        buckets: dict[NodeModel, dict[int, Kept]] = {}
+        activations = self._activations
+        for (name, start), bucket in self._grown.items():
+            activations += bucket.activations
+            buckets.setdefault(name, {})[start] = Kept.of(bucket.trimmed(self._blocks_of_all))
+        return Folded(buckets, self._windows, self._discarded, self._tokens, activations, self._entry_bytes)
+
+    def _grow(self, place: tuple[NodeModel, int], windows: list[SeededWindow]) -> None:
+        """Raises ValueError, and adds nothing, where a window does not fit the model."""
+        name, start = place
+        bucket = self._grown.get(place)
+        activations = 0
+        if bucket is None and (kept := self._known.get(name, {}).get(start)) is not None:
+            bucket = kept.bucket()
+            activations = bucket.activations
+        grown = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
+        if any(window.routes for window, _ in windows):
+            grown = grown.trimmed(self._blocks_of_all)
+        if place not in self._grown:
+            self._activations -= activations
+            self._count_bytes += grown.counts.nbytes
+        self._grown[place] = grown
+        self._windows += len(windows)
+        self._tokens += sum(window.tokens for window, _ in windows)
+
+    def _name(self, name: NodeModel) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            self._blocks_of_all += (BUCKETS_PER_WINDOW + 1) * len(self._models[name[1]].blocks)
+
+    def _require_registered(self, window: PackedWindow) -> None:
+        if window.node_id not in self._nodes:
+            raise ValueError(f"node {window.node_id!r} is no longer registered")
+        model = self._models.get(window.model_id)
+        if model is None or model.digest != window.model_digest:
+            raise ValueError(f"model {window.model_id!r} is no longer registered with these blocks")
+
+    def _leave_out(self, entry_id: bytes, reason: Exception) -> None:
+        self._discarded += 1
+        log.warning("a window in the stream is left out", entry=entry_id.decode(), reason=str(reason))
+
+
+def seed_of(entry_id: bytes) -> int:
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds) << 20 ^ int(sequence)
