@@ -1,7 +1,6 @@
 """One API process: uvicorn, which on SIGTERM first tells everybody that it is going."""
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp
 
 from app.config import Settings
 from app.connections import GuardedProtocol, descriptors_for
+from app.garbage import look_seldom
 from app.listening import BACKLOG, several
 from app.tls import CIPHERS
 
@@ -31,11 +31,6 @@ GOODBYE_SECONDS = 0.5
 
 KILL_MARGIN_SECONDS = 1.0
 """How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
-
-
-GARBAGE_THRESHOLDS = 50_000, 20, 50
-"""Young objects between collections: requests make few cycles, and a collection at the default threshold of
-700 stops the loop for tens of milliseconds now and then."""
 
 
 _OPTIONS: dict[str, Any] = {
@@ -76,9 +71,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         signal.signal(signal.SIGHUP, self.handle_exit)
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        look_seldom()
         self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
