@@ -31,8 +31,16 @@ from app.storage.lease import Lease
 ATTEMPTS = 16
 
 
-class GenerationChanged(Exception):
-    """Another placement came into force meanwhile, or the cluster was created anew; nothing was published."""
+class NotPublished(Exception):
+    """Something came in between; nothing was published."""
+
+
+class GenerationChanged(NotPublished):
+    """Another placement came into force meanwhile, or the cluster was created anew."""
+
+
+class RecomputationStopped(NotPublished):
+    """An operator paused recomputation meanwhile, or switched it off."""
 
 
 async def publish(
@@ -45,13 +53,15 @@ async def publish(
     models: Iterable[str],
     supersedes: int | None,
     lease: Lease | None = None,
+    recomputed: bool = False,
 ) -> PlacementDocument:
     """Bring `holds` into force as generation `supersedes` + 1 (1 for the first), and announce it.
 
     One transaction writes document, pointer and history, and prunes the history to the cluster's
     `retained_generations`. It happens only if `supersedes` is the generation in force (None: there is none
     yet) in the same cluster; else `GenerationChanged`. With `lease` it happens only while the lease is held;
-    else `LeaseLost`.
+    else `LeaseLost`. With `recomputed`, by the service of its own accord, it happens only while that goes on;
+    else `RecomputationStopped`.
     """
     keys = ClusterKeys(cluster.cluster_id)
     generation = (supersedes or 0) + 1
@@ -71,8 +81,11 @@ async def publish(
                 f"expected {supersedes or 'none'}"
             )
         record = await pipe.get(keys.cluster)
-        if record is None or ClusterRecord.model_validate_json(record).uid != cluster.uid:
+        now = None if record is None else ClusterRecord.model_validate_json(record)
+        if now is None or now.uid != cluster.uid:
             raise GenerationChanged(f"cluster {cluster.cluster_id}: deleted or created anew")
+        if recomputed and (not now.settings.automatic or await pipe.hget(keys.control, "paused") == b"1"):
+            raise RecomputationStopped(f"cluster {cluster.cluster_id}: recomputation is paused")
         retained = cluster.settings.retained_generations
         pruned[:] = cast(
             "list[bytes]", await pipe.zrangebyscore(keys.placements, "-inf", generation - retained)
@@ -93,7 +106,7 @@ async def publish(
             pipe.zrem(keys.placements, old)
         topics.announce(pipe, keys, topics.PLACEMENT, topics.STATUS, topics.WORK)
 
-    watch = (keys.placement, keys.placements, keys.cluster)
+    watch = (keys.placement, keys.placements, keys.cluster, keys.control)
     if lease is not None:
         await fenced(redis, lease, queue, watch=watch, check=check)
         _count(evidence)

@@ -58,6 +58,11 @@ class Observation:
     live_version: int
 
     @property
+    def recomputes(self) -> bool:
+        """Whether the service may solve of its own accord."""
+        return self.cluster.settings.automatic and not self.paused
+
+    @property
     def live_mask(self) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
         """bool[N]"""
         return np.array([node_id in self.live for node_id in self.fleet.node_ids], np.bool_)

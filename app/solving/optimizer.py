@@ -19,7 +19,7 @@ from app.metrics import (
     SOLVER_RUNS,
 )
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
-from app.placements.publish import GenerationChanged
+from app.placements.publish import NotPublished
 from app.placements.schemas import Evidence
 from app.solving.adoption import Decision, decide
 from app.solving.budget import budget_left
@@ -50,7 +50,7 @@ class UnknownNode(ValueError):
 
 @dataclass(frozen=True)
 class Solved:
-    """What came of it; `generation` where it was published."""
+    """What came of it; `generation` where it was published, which what was worth it may not have been."""
 
     outcome: SolveOutcome
     decision: Decision
@@ -162,13 +162,18 @@ async def solve_and_adopt(
         solved = Solved(outcome, decision, None, built)
         try:
             published = await publish_matrix(
-                redis, lease, observation, outcome.holds, _evidence(solved, reason, solved_at)
+                redis,
+                lease,
+                observation,
+                outcome.holds,
+                _evidence(solved, reason, solved_at),
+                recomputed=reason != Reason.OPERATOR,
             )
             generation = published.metadata.generation
             if outcome.copies_avoided is not None:
                 COPIES_AVOIDED.inc(max(0, outcome.copies_avoided))
-        except GenerationChanged as error:
-            decision = Decision(False, f"not adopted: {error}")
+        except NotPublished as error:
+            decision = replace(decision, detail=f"not adopted: {error}")
     solved = Solved(outcome, decision, generation, built)
     if generation is None and request == OptimizationRequest():
         # What stays in force, against what is known now; of what is adopted its evidence says.

@@ -27,10 +27,15 @@ async def publish_matrix(
     observation: Observation,
     holds: UInt8,
     evidence: Evidence,
+    *,
+    recomputed: bool = False,
 ) -> PlacementDocument:
     """Bring uint8[N, E] into force over the nodes that may hold experts, after what was observed in force.
 
-    Raises `LeaseLost`, and `GenerationChanged` when another placement came into force meanwhile.
+    `recomputed`: by the service of its own accord.
+
+    Raises `LeaseLost`, and `NotPublished` when another placement came into force meanwhile, or an operator
+    paused recomputation.
     """
     in_force = observation.in_force
     usable = observation.usable
@@ -44,6 +49,7 @@ async def publish_matrix(
         models=observation.fleet.model_ids,
         supersedes=None if in_force is None else in_force.generation,
         lease=lease,
+        recomputed=recomputed,
     )
 
 

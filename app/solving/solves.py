@@ -69,6 +69,11 @@ class Solves:
         if task is not None and task.done():
             self._task = None
             self._learn(task, now)
+        if self._task is not None and not observation.recomputes:
+            log.info("solve abandoned", reason="recomputation is paused")
+            await end(self._task)
+            self._task = None
+            self._triggers.forget()
         if now < self._not_before:
             return
         until = self._problems.until_us
@@ -127,6 +132,6 @@ class Solves:
         if solved.generation is not None:
             self._triggers.published(solved.generation)
         elif solved.decision.adopt:
-            self._triggers.forget()  # another placement came into force meanwhile
+            self._triggers.forget()  # something came in between
         elif solved.outcome.found is None:
             self.trouble = solved.decision.detail

@@ -99,7 +99,7 @@ class Triggers:
         elif self._telemetry_since is None:
             self._telemetry_since = now
         settings = observation.cluster.settings
-        if not settings.automatic or observation.paused:
+        if not observation.recomputes:
             return None
         if not situation.models or not situation.usable:
             return None

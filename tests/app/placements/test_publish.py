@@ -8,7 +8,13 @@ from redis.asyncio import Redis
 
 from app.clusters.store import require_cluster
 from app.nodes.schemas import HeldExperts
-from app.placements.publish import GenerationChanged, canonical, placement_digest, publish
+from app.placements.publish import (
+    GenerationChanged,
+    RecomputationStopped,
+    canonical,
+    placement_digest,
+    publish,
+)
 from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
 from app.placements.store import generation_in_force, read_generation
 from app.storage.keys import ClusterKeys
@@ -94,6 +100,29 @@ async def test_a_stale_worker_cannot_publish(redis: Redis) -> None:
         await bring(redis, (1,), 1, stale)
     assert await generation_in_force(redis, "alpha") == 1
     assert (await bring(redis, (1,), 1, newer)).metadata.generation == 2
+
+
+@pytest.mark.parametrize("stop", ["paused", "not automatic"])
+async def test_nothing_recomputed_once_that_is_stopped(redis: Redis, api: AsyncClient, stop: str) -> None:
+    """What was solved before an operator stopped recomputation comes not into force after; what an operator
+    brings does."""
+    solved_for = await require_cluster(redis, "alpha")
+
+    async def bring(recomputed: bool) -> PlacementDocument:
+        return await publish(
+            redis, solved_for, holds(1), EVIDENCE, nodes=["n"], models=["m"], supersedes=None,
+            recomputed=recomputed,
+        )  # fmt: skip
+
+    if stop == "paused":
+        assert (await api.post("/v1/clusters/alpha/placement:pause")).status_code == 200
+    else:
+        settings = {**solved_for.settings.model_dump(), "automatic": False}
+        assert (await api.put("/v1/clusters/alpha", json=settings)).status_code == 200
+    with pytest.raises(RecomputationStopped):
+        await bring(recomputed=True)
+    assert await generation_in_force(redis, "alpha") is None
+    assert (await bring(recomputed=False)).metadata.generation == 1
 
 
 async def test_not_into_a_cluster_created_anew(redis: Redis, api: AsyncClient) -> None:

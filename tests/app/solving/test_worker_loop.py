@@ -15,6 +15,7 @@ from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, P
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
+from app.placements.store import set_paused
 from app.solving import analyses, jobs, next_plan, solves, triggers
 from app.solving.optimizer import Solved, solve_and_adopt
 from app.storage import topics
@@ -346,6 +347,40 @@ async def test_pause_resume_and_cancel(redis: Redis) -> None:
         await _ask_plan(cluster, to_generation=1, validate_only=False)
         await until(lambda: converged(cluster), what="convergence")
         assert {plan.plan_id for plan in await cluster.plans()} == {plan_id, "asked"}
+
+
+async def test_pausing_ends_the_solve_under_way(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a solve under way would have found never comes into force; recomputation begins anew once it is
+    resumed."""
+    begun: list[str] = []
+    held_back = asyncio.Event()
+
+    async def holding_back(*args: Any) -> Solved:
+        begun.append("solve")
+        await held_back.wait()
+        return await solve_and_adopt(*args)
+
+    monkeypatch.setattr("app.solving.solves.solve_and_adopt", holding_back)
+    cluster = await two_nodes(redis)
+
+    async def solves(count: int) -> bool:
+        return len(begun) == count
+
+    async with working(redis):
+        await until(lambda: solves(1), what="the first solve")
+        await set_paused(redis, cluster.keys.cluster_id, paused=True)
+        await asyncio.sleep(0.5)
+        held_back.set()
+        await asyncio.sleep(0.5)
+        assert await cluster.placement() is None
+        assert len(begun) == 1
+        await set_paused(redis, cluster.keys.cluster_id, paused=False)
+        await until(lambda: solves(2), what="another solve")
+
+        async def in_force() -> bool:
+            return await cluster.placement() is not None
+
+        await until(in_force, what="a placement")
 
 
 async def _ordered(cluster: Cluster) -> bool:
