@@ -1,5 +1,6 @@
 """POST .../telemetry: a plain route, since it is the one called most."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -7,6 +8,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from app.access.guard import admit
+from app.access.rules import rule_of
 from app.errors import BodyTooLarge, MalformedRequest, UnsupportedMediaType
 from app.http.admission import admission_of
 from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
@@ -24,6 +27,11 @@ _MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
 _MEDIA_TYPES = {JSON, NDJSON, *_MSGPACK_NAMES}
 
 FORMAT_VERSION = "1"
+
+TRUSTED_SECONDS = 1.0
+"""How long the client of a stream is taken for who it was."""
+
+_RULE = rule_of("POST", PATH)
 
 _WHOLE_BYTES = 1 << 20
 """A MessagePack body of known length up to this is read at once; others are taken as they come."""
@@ -99,10 +107,15 @@ def _require_version(parameters: str) -> None:
 async def _accounted(
     request: Request, pieces: AsyncIterator[bytes], framing: Framing
 ) -> AsyncIterator[bytes]:
-    """The pieces; what the framing keeps of them is accounted for as held."""
+    """The pieces; what the framing keeps of them is accounted for as held. A stream may go on for ever, so
+    its client is asked for its token again and again: it may have expired, or been revoked."""
     admission = admission_of(request)
     held = 0
+    trusted_until = time.monotonic() + TRUSTED_SECONDS
     async for piece in pieces:
+        if time.monotonic() > trusted_until:
+            await admit(request.scope, _RULE)
+            trusted_until = time.monotonic() + TRUSTED_SECONDS
         yield piece
         if admission:
             admission.hold(request.scope, framing.buffered - held)

@@ -1,5 +1,6 @@
 """Every route with every kind of token: nobody gets further than the rules say, and every route has one."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 
@@ -115,6 +116,34 @@ async def test_every_route_with_every_token(guarded: tuple[FastAPI, dict[str, st
     for client in clients.values():
         await client.aclose()
     assert tried > 500
+
+
+async def test_a_stream_ends_with_its_token(
+    guarded: tuple[FastAPI, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent before the token was revoked stays accepted; nothing after it is read."""
+    app, _ = guarded
+    monkeypatch.setattr("app.telemetry.endpoints.TRUSTED_SECONDS", 0.0)
+    issued = await issue(app, "east", {"role": "NODE", "node_id": "a"})
+    asked: list[int] = []
+    async with client_of(app, OPERATOR) as operator, client_of(app, issued["token"]) as node:
+
+        async def lines() -> AsyncIterator[bytes]:
+            for number in range(3):
+                asked.append(number)
+                yield b"{}\n"
+            revoked = await operator.delete(f"/v1/clusters/east/tokens/{issued['token_id']}")
+            assert revoked.status_code == 204
+            for number in range(3, 1000):
+                asked.append(number)
+                yield b"{}\n"
+                await asyncio.sleep(0.01)  # the announcement takes its way
+
+        path = "/v1/clusters/east/nodes/a/telemetry"
+        answer = await node.post(path, content=lines(), headers={"Content-Type": "application/x-ndjson"})
+    assert answer.status_code == 401
+    assert "was revoked" in answer.json()["detail"]
+    assert 3 < len(asked) < 500
 
 
 async def test_a_cluster_lists_itself(guarded: tuple[FastAPI, dict[str, str]]) -> None:
