@@ -10,6 +10,7 @@ from solvers.problem import Float32, Float64, Int32, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
 _LEAST_POTENTIAL = -30.0  # every expert stays able to come back
+_FARTHEST = 4.0  # how much lower the potentials of the last level begin than those of the first
 
 
 class CellCalls:
@@ -44,7 +45,9 @@ class CellCalls:
         shape = (len(cells), self._gap.shape[1])
         self._total: Float32 = np.zeros(shape, np.float32)
         self._calls: Float32 = np.zeros(shape, np.float32)
+        # Begun alike, the multipliers of far levels, whose gaps are large, would first have to fall.
         self._potential: Float32 = np.zeros(shape, np.float32)
+        self._potential -= np.linspace(0.0, _FARTHEST, shape[1], dtype=np.float32)
         self._from = (self._calls.copy(), self._potential.copy())
         self.work = traffic.experts.size * shape[1] // 8 + shape[0] * (problem.nodes + shape[1]) // 5
 
