@@ -84,6 +84,14 @@ class Reservoir:
         priority = np.minimum(weight / uniform, _HIGHEST).astype(np.float32)
         return cls(block, experts, weight, priority, np.zeros(blocks, np.float32))
 
+    def __len__(self) -> int:
+        return len(self.block)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays, about."""
+        return self.block.nbytes + self.experts.nbytes + self.weight.nbytes + self.priority.nbytes
+
     def estimates(self) -> npt.NDArray[np.float64]:
         """float64[n]: unbiased estimate of each kept route's weight."""
         return np.maximum(self.weight, self.threshold[self.block]).astype(np.float64)

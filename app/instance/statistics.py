@@ -133,9 +133,18 @@ class Bucket:
             Reservoir.empty(len(layout.blocks)) if routes is None else routes,
         )
 
+    def capacity(self, blocks_of_all: int = 0) -> int:
+        """Routes that it keeps of each block."""
+        return capacity_per_block(len(self.observed_us), blocks_of_all)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays, about."""
+        return self.counts.nbytes + self.routes.nbytes
+
     def trimmed(self, blocks_of_all: int = 0) -> "Bucket":
-        """With no more routes than `capacity_per_block` says."""
-        capacity = capacity_per_block(len(self.observed_us), blocks_of_all)
+        """With no more routes than its `capacity`."""
+        capacity = self.capacity(blocks_of_all)
         if self.routes.ordered and np.bincount(self.routes.block, minlength=1).max() <= capacity:
             return self
         return replace(self, routes=merge([self.routes], capacity))

@@ -19,8 +19,11 @@ FULL_WINDOWS = 8192
 FULL_ENTRY_BYTES = 256 << 20
 """Redis frees as much in one go when the batch is committed; some 10 ms."""
 
-FULL_COUNT_BYTES = 64 << 20
+FULL_BUCKET_BYTES = 64 << 20
 """Of the buckets that change. Stored they are half as large, and Redis takes them in one go too."""
+
+CROWDED = 2
+"""Times what a bucket keeps of routes, beyond which they are sampled before the batch ends: sampling sorts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +85,7 @@ class FoldBatch:
         self._blocks_of_all = 0
         self._grown: dict[tuple[NodeModel, int], Bucket] = {}
         self._windows = self._discarded = self._tokens = self._activations = 0
-        self._entry_bytes = self._count_bytes = 0
+        self._entry_bytes = self._bucket_bytes = 0
         for name in known:
             self._name(name)
 
@@ -91,7 +94,7 @@ class FoldBatch:
         return (
             self._windows + self._discarded >= FULL_WINDOWS
             or self._entry_bytes >= FULL_ENTRY_BYTES
-            or self._count_bytes >= FULL_COUNT_BYTES
+            or self._bucket_bytes >= FULL_BUCKET_BYTES
         )
 
     def add(self, entries: Collection[Entry]) -> None:
@@ -132,16 +135,15 @@ class FoldBatch:
         """Raises ValueError, and adds nothing, where a window does not fit the model."""
         name, start = place
         bucket = self._grown.get(place)
-        activations = 0
+        activations, size = 0, 0 if bucket is None else bucket.nbytes
         if bucket is None and (kept := self._known.get(name, {}).get(start)) is not None:
             bucket = kept.bucket()
             activations = bucket.activations
         grown = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
-        if any(window.routes for window, _ in windows):
+        if len(grown.routes) > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.observed_us):
             grown = grown.trimmed(self._blocks_of_all)
-        if place not in self._grown:
-            self._activations -= activations
-            self._count_bytes += grown.counts.nbytes
+        self._activations -= activations
+        self._bucket_bytes += grown.nbytes - size
         self._grown[place] = grown
         self._windows += len(windows)
         self._tokens += sum(window.tokens for window, _ in windows)
