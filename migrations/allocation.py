@@ -9,15 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from migrations.diff import Difference
+from migrations.kernels.spreading import shortest_paths, spread_all
 from migrations.model import Limits
 from migrations.timing import copy_rates
 from solvers.problem import Float64, Int64, PlacementProblem
 
 _STEPS: Final = 80
+_STEPS_AROUND: Final = 60  # the same for prices of ways through third nodes
+_LEAST_PRICE: Final = 1e-9
 _LOOK_EVERY: Final = 4  # steps between two evaluations of the bound
 _SHARPNESS: Final = (8.0, 150.0)  # of the prices, from the first step to the last
 _CLOSE: Final = 1.02  # times the bound: below, ways through third nodes are not looked for
 _MANY_NODES: Final = 160  # in whose allocation ways through third nodes are too many to look at
+_WORK: Final = 3e6  # steps of spreading experts exactly, at one set of prices
 _ENOUGH: Final = 1.005  # times the bound: an allocation this good is not improved
 
 _Bools = npt.NDArray[np.bool_]
@@ -43,12 +47,13 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
     The programme: minimise T over the sources x of all copies, where each node receives for at most T
     seconds, and each node and the origin send for at most T, slots counted. Prices on links that sum to one
     turn it into one cheapest way per copy; their sum is a bound on T for any prices (weak duality), whatever
-    the schedule. In the bound, a way may pass through nodes that neither hold nor need the expert; in the
-    allocation, it does not. The prices follow the loads of the averaged allocation (Frank-Wolfe on a soft
-    maximum).
+    the schedule. In the bound, a way may pass through nodes that neither hold nor need the expert, and the
+    ways of one expert share their steps; in the allocation, neither. The prices follow the loads of the
+    averaged allocation (Frank-Wolfe on a soft maximum), and where that stays above the bound, those of the
+    cheapest ways (multiplicative weights).
 
     Nothing is shared, and the bound is 0, where nothing is missing or where some copy cannot but come through
-    a third node. O(steps (copies * holders + N^3)), without the N^3 above 160 nodes.
+    a third node. O(steps (copies * holders + N^3 + `_WORK`)), without the latter two above 160 nodes.
     """
     copies = _Copies(problem, difference, limits)
     if not copies.straight:
@@ -67,19 +72,21 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
         load = copies.loads(share)
         seconds = float(load.max())
     if seconds > bound * _CLOSE:
-        bound = max(bound, _bound_through_others(copies, load))
+        bound = max(bound, _bound_through_others(copies, _prices(load, _STEPS // 2)))
     return Allocation(bound, seconds, copies.flow(share), copies.sends(share))
 
 
-def _bound_through_others(copies: _Copies, load: Float64) -> float:
-    """The bound at prices that follow the loads of ways through third nodes, and at the mean of these."""
-    bound, mean = 0.0, np.zeros_like(load)
-    for step in range(_STEPS // 2):
-        price = _prices(load, 2 * step)
+def _bound_through_others(copies: _Copies, price: Float64) -> float:
+    """The bound at prices that rise with the loads of the cheapest ways, and at the mean of these prices."""
+    bound, mean = 0.0, np.zeros_like(price)
+    weight = np.log(np.maximum(price, _LEAST_PRICE))
+    for step in range(1, _STEPS_AROUND + 1):
+        price = np.exp(np.maximum(weight - weight.max(), np.log(_LEAST_PRICE)))
+        price /= price.sum()
         mean += price
-        found, ways = copies.through_others(copies.costs(price))
+        found, load = copies.through_others(copies.costs(price))
         bound = max(bound, found)
-        load = load + 2.0 / (step + 2.0) * (ways - load)
+        weight += load / (found * np.sqrt(step))
     return max(bound, copies.through_others(copies.costs(mean / mean.sum()))[0])
 
 
@@ -125,8 +132,12 @@ class _Copies:
             return
         self._start: Int64 = np.searchsorted(self.pair, np.arange(len(self.expert)))
         self._of: Int64 = np.searchsorted(self._first, np.arange(len(self.expert)), side="right") - 1
-        self._share: Int64 = np.bincount(self._of)[self._of][self.pair]  # rows of the same expert
-        self._wanted = [(int(k), np.flatnonzero(self._share == k)) for k in np.unique(self._share)]
+        goals = np.bincount(self._of)
+        self._most = self._most_exact(goals)
+        self._many = (goals > self._most)[self._of]
+        self._ends = np.append(self._first, len(self.expert))
+        self._holds = np.ascontiguousarray(held.T[self.expert[self._first]].astype(np.uint8))
+        self._expert_size = self.size[self._first]
         self._key = self.sender * nodes + self.node[self.pair]
         self._seconds = np.where(linked, self.size[self.pair] * self._pace.reshape(-1)[self._key], 0.0)
 
@@ -179,47 +190,32 @@ class _Copies:
     def through_others(self, cost: Float64) -> tuple[float, Float64]:
         """The least that all copies cost, in whatever way they come, and the loads of these ways.
 
-        Where k nodes miss an expert, each pays for the steps that bring it, back to a node that had it or
-        misses it as well: the last one in full, those into third nodes by a k-th, as k nodes at most share
-        them. One of the k at least gets it from where it was from the start. O(N^3) for each k; in a large
-        fleet only the last steps count.
+        Exact for experts that few nodes miss; of others, and in large fleets, only the last steps count.
         """
-        nodes = self._nodes
-        third = np.full(len(self.pair), -1)
-        if nodes > _MANY_NODES:
-            # the last step of any way costs the least step into the node at least
-            entry = cost.min(axis=0)[self.node[self.pair]]
-        else:
-            entry = np.empty(len(self.pair))
-            self._ways(cost, entry, third)
-        share = self.cheapest(entry)
-        bound = float((np.where(share > 0, entry, 0.0) * share * self.size[self.pair]).sum())
-
-        straight = third < 0
-        load = self.loads(np.where(straight, share, 0.0))
-        over = np.flatnonzero(~straight & (share > 0))
-        pace = self._pace
-        bytes_ = share[over] * self.size[self.pair[over]]
-        middle, sender, node = third[over], self.sender[over], self.node[self.pair[over]]
-        # The first step as if it were straight, too: what guides prices need not be exact.
-        first = np.minimum(pace[sender, middle], 4.0 * pace.min(axis=0)[middle]) * bytes_ / self._share[over]
-        second = pace[middle, node] * bytes_
-        for receiver, source, seconds in ((middle, sender, first), (node, middle, second)):
-            load[:nodes] += np.bincount(receiver, seconds, nodes) / self._receive_slots
-            load[nodes:] += np.bincount(source, seconds, nodes + 1) / self._send_slots
+        flow = np.zeros_like(cost)
+        bound = 0.0
+        if self._most:
+            path, toward = shortest_paths(cost)
+            given = self._ends, self.node, self._holds, self._expert_size
+            bound = float(spread_all(path, toward, *given, self._most, flow))
+        seconds = flow * np.where(flow > 0, self._pace, 0.0)
+        load = np.concatenate(
+            [seconds.sum(axis=0) / self._receive_slots, seconds.sum(axis=1) / self._send_slots]
+        )
+        if self._many.any():
+            bound += float((cost.min(axis=0)[self.node] * self.size)[self._many].sum())
+            load += self.loads(np.where(self._many[self.pair], self.cheapest(self.direct(cost)), 0.0))
         return bound, load
 
-    def _ways(self, cost: Float64, entry: Float64, third: Int64) -> None:
-        """What each entry costs at least, in a straight step or through others, and the last of these."""
-        nodes = self._nodes
-        path = cost.copy()
-        for via in range(nodes):
-            np.minimum(path, path[:, via, None] + path[None, via, :], out=path)
-        for k, entries in self._wanted:
-            way, through = cost.copy(), np.full(cost.shape, -1)
-            for via in range(nodes):
-                step = path[:, via, None] / k + cost[None, via, :]
-                better = step < way
-                way[better], through[better] = step[better], via
-            entry[entries] = way.reshape(-1)[self._key[entries]]
-            third[entries] = through.reshape(-1)[self._key[entries]]
+    def _most_exact(self, goals: Int64) -> int:
+        """Up to how many goals experts are spread exactly within `_WORK`; 0 in large fleets."""
+        nodes, most = self._nodes, 0
+        if nodes > _MANY_NODES:
+            return 0
+        work = 0.0
+        for k in range(1, int(goals.max()) + 1):
+            work += int((goals == k).sum()) * (3.0**k * nodes + 2.0**k * nodes * nodes)
+            if work > _WORK:
+                break
+            most = k
+        return most
