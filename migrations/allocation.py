@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from migrations.diff import Difference
+from migrations.kernels.assignment import assign
 from migrations.kernels.spreading import shortest_paths, spread_all
 from migrations.model import Limits
 from migrations.timing import copy_rates
@@ -31,14 +32,13 @@ _Bools = npt.NDArray[np.bool_]
 class Allocation:
     """bound_seconds: no schedule is shorter. seconds: the busiest link, if copies were divisible.
 
-    flow float64[N + 1, N]: bytes each node, and the origin in row N, should send to each. sends
-    float64[N + 1, E]: copies of each expert each should send.
+    sender int64[N, E]: who should send each missing copy so that the busiest link is about as busy, N for the
+    origin; -1 where nothing is missing.
     """
 
     bound_seconds: float
     seconds: float
-    flow: Float64
-    sends: Float64
+    sender: Int64
 
 
 def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) -> Allocation:
@@ -57,8 +57,7 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
     """
     copies = _Copies(problem, difference, limits)
     if not copies.straight:
-        nothing = np.zeros((problem.nodes + 1, problem.nodes))
-        return Allocation(0.0, 0.0, nothing, np.zeros((problem.nodes + 1, problem.experts)))
+        return Allocation(0.0, 0.0, np.full((problem.nodes, problem.experts), -1))
     bound, seconds, share = 0.0, np.inf, np.zeros(len(copies.pair))
     load = np.zeros(2 * problem.nodes + 1)
     for step in range(_STEPS):
@@ -73,7 +72,7 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
         seconds = float(load.max())
     if seconds > bound * _CLOSE:
         bound = max(bound, _bound_through_others(copies, _prices(load, _STEPS // 2)))
-    return Allocation(bound, seconds, copies.flow(share), copies.sends(share))
+    return Allocation(bound, seconds, copies.senders(share, seconds))
 
 
 def _bound_through_others(copies: _Copies, price: Float64) -> float:
@@ -176,16 +175,19 @@ class _Copies:
         out = np.bincount(self.sender, seconds, self._nodes + 1) / self._send_slots
         return np.concatenate([into, out])
 
-    def flow(self, share: Float64) -> Float64:
-        size = self._nodes * (self._nodes + 1)
-        sent: Float64 = np.bincount(self._key, share * self.size[self.pair], size).astype(np.float64)
-        return sent.reshape(-1, self._nodes)
-
-    def sends(self, share: Float64) -> Float64:
-        key = self.sender * self._experts + self.expert[self.pair]
-        size = self._experts * (self._nodes + 1)
-        sent: Float64 = np.bincount(key, share, size).astype(np.float64)
-        return sent.reshape(-1, self._experts)
+    def senders(self, share: Float64, seconds: float) -> Int64:
+        """int64[N, E]: one sender for each copy, -1 where nothing is missing."""
+        fresh = ~self.held
+        before = np.full(len(self.pair), -1)
+        row = self.expert * self._nodes + self.node  # ascending
+        before[fresh] = np.searchsorted(row, (self.expert[self.pair] * self._nodes + self.sender)[fresh])
+        taken = self.size[self.pair] * self._pace.reshape(-1)[self._key] / seconds
+        receive, send = taken / self._receive_slots, taken / self._send_slots[self.sender]
+        start = np.append(self._start, len(self.pair))
+        chosen = assign(start, self.sender, before, self.node, receive, send, share)
+        sender = np.full((self._nodes, self._experts), -1)
+        sender[self.node, self.expert] = np.where(chosen >= 0, self.sender[chosen], -1)
+        return sender
 
     def through_others(self, cost: Float64) -> tuple[float, Float64]:
         """The least that all copies cost, in whatever way they come, and the loads of these ways.

@@ -27,7 +27,7 @@ class Policy:
 
     urgency: a sender counts as scarce, and what it must send goes first, once the copies it is needed for
     take more than this share of the time left until the bound; above 1, only once it is already late.
-    by_flow: senders that an `Allocation` gives to a node come before others.
+    by_flow: the sender that an `Allocation` gives to a copy comes before others.
     room: a node counts as short of room while it could take in less than so many of the largest expert it
     waits for; what others must copy from it before it may drop anything then goes first. 0: never.
     bulk: the power of an expert's size by which large ones come earlier than their worth per byte says.
@@ -51,9 +51,9 @@ class Schedule:
 
     Receivers take their turn by the seconds of copies they still wait for, longest first. Each takes, of
     what it misses, first what makes room elsewhere and scarce senders' experts, then what saves most per
-    byte at that moment, if it has or can make room; from senders whose bytes into it, of `allocation`, are
-    not yet used up before others. The kernel decides, and
-    `cluster`, which derives the dependencies, follows its log. O(moves * (columns waited for + N)).
+    byte at that moment, if it has or can make room; from the sender that `allocation` gives the copy before
+    others. The kernel decides, and `cluster`, which derives the dependencies, follows its log.
+    O(moves * (columns waited for + N)).
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from migrations.allocation import Allocation
@@ -13,8 +11,6 @@ from migrations.kernels import arrays
 from migrations.room import Room
 from migrations.traffic import Traffic
 from solvers.problem import Float64
-
-_SHOULD_SEND: Final = 0.25  # copies of an allocation
 
 
 def initial_state(
@@ -26,8 +22,6 @@ def initial_state(
     rates = np.array(cluster.rate)
     with np.errstate(divide="ignore"):
         pace: Float64 = 1.0 / rates
-    links = np.zeros((nodes + 1, nodes), arrays.LINK)
-    links["pace"], links["flow"] = pace, allocation.flow
 
     columns = np.zeros(experts, arrays.COLUMN)
     columns["size"] = cluster.size
@@ -50,7 +44,9 @@ def initial_state(
     pairs = np.zeros((nodes, experts), arrays.PAIR)
     pairs["serving"], pairs["target"] = serving, change.target.holds
     pairs["missing"], pairs["superfluous"] = missing, superfluous
-    pairs["planned"] = allocation.sends[:nodes] > _SHOULD_SEND
+    pairs["sender"] = allocation.sender
+    node, column = np.nonzero((allocation.sender >= 0) & (allocation.sender < nodes))
+    pairs["planned"][allocation.sender[node, column], column] = 1
     pairs["weight"], pairs["nearest"] = traffic.weight, traffic.nearest
     lists = []
     for flags in (missing, superfluous):
@@ -72,11 +68,11 @@ def initial_state(
         nodes=records,
         columns=columns,
         pairs=pairs,
-        links=links,
         routes=traffic.routes.copy(),
         runs=np.zeros(nodes * limits.max_receives + 1, arrays.RUN),
         log=np.zeros(0, arrays.LOG),
         clock=clock,
+        pace=pace,
         reach=_words((rates > 0).T),
         holders=holders,
         idle=np.zeros(holders.shape[1], np.uint64),

@@ -56,6 +56,7 @@ PAIR: Final = np.dtype(
         ("reading", "i4"),  # copies that read here
         ("place", "i4"),  # the device it lies on
         ("position", "i4"),  # in `pending` or `surplus`
+        ("sender", "i4"),  # that an allocation has it come from; -1 where there is none
         ("nearest", "i4"),  # the cheapest server, N for the origin
         ("serving", "u1"),
         ("target", "u1"),
@@ -65,7 +66,6 @@ PAIR: Final = np.dtype(
         ("planned", "u1"),  # an allocation has this node send it
     ]
 )
-LINK: Final = np.dtype([("pace", "f8"), ("flow", "f8")])  # seconds per byte of a copy; bytes left to send
 ROUTE: Final = np.dtype([("rate", "f8"), ("goal", "f8"), ("value", "f8")])  # latency: in the target, now
 RUN: Final = np.dtype([("source", "i8"), ("node", "i8"), ("column", "i8"), ("entry", "i8"), ("end", "f8")])
 LOG: Final = np.dtype([("kind", "i8"), ("source", "i8"), ("node", "i8"), ("column", "i8"), ("seconds", "f8")])
@@ -85,9 +85,9 @@ CLOCK: Final = np.dtype(
 class State(NamedTuple):
     """Everything a schedule knows; the records are described at their types.
 
-    nodes NODE[N + 1]; columns COLUMN[E]; pairs PAIR[N, E]; links LINK[N + 1, N]; routes ROUTE[R];
-    runs RUN[copies at once], the first clock.running of them; log LOG[L], the first clock.entries of them,
-    a FINISH having the entry it ends as its source; clock CLOCK[1].
+    nodes NODE[N + 1]; columns COLUMN[E]; pairs PAIR[N, E]; routes ROUTE[R]; runs RUN[copies at once], the
+    first clock.running of them; log LOG[L], the first clock.entries of them, a FINISH having the entry it
+    ends as its source; clock CLOCK[1]. pace float64[N + 1, N]: seconds per byte of a copy.
     reach uint64[N, W]: senders a node can copy from; holders uint64[E, W]: those that serve, the origin
     always; idle, scarce uint64[W]. pending, surplus int64[N, E]: missing and superfluous columns of each
     node, the first waiting and spares of them. failed uint8[N, sizes]: no room, until something happens.
@@ -101,11 +101,11 @@ class State(NamedTuple):
     nodes: Records
     columns: Records
     pairs: Records
-    links: Records
     routes: Records
     runs: Records
     log: Records
     clock: Records
+    pace: Floats
     reach: Words
     holders: Words
     idle: Words

@@ -19,7 +19,6 @@ def start(state: State, source: int, node: int, column: int) -> None:
         state.nodes[node]["waiting"] -= 1
         _close_gap(state, state.pending, node, column, state.nodes[node]["waiting"])
         state.nodes[node]["remaining"] -= size * state.nodes[node]["fastest"]
-    state.links[source, node]["flow"] -= size
     device = roomiest(state, node)
     state.free[device] -= size
     state.pairs[node, column]["place"] = device
@@ -33,7 +32,7 @@ def start(state: State, source: int, node: int, column: int) -> None:
     state.runs[run]["node"] = node
     state.runs[run]["column"] = column
     state.runs[run]["entry"] = _note(state, START, source, node, column)
-    state.runs[run]["end"] = state.clock[0]["seconds"] + size * state.links[source, node]["pace"]
+    state.runs[run]["end"] = state.clock[0]["seconds"] + size * state.pace[source, node]
     state.clock[0]["running"] += 1
 
 

@@ -83,7 +83,7 @@ def _start_best(state: State, rules: Rules, node: int, patient: bool, wanted: In
     words = masks.shape[1]
     some = False
     for w in range(words):
-        if masks[3, w] != 0:
+        if masks[1, w] != 0:
             some = True
     if not some:
         return NOTHING
@@ -96,14 +96,15 @@ def _start_best(state: State, rules: Rules, node: int, patient: bool, wanted: In
                 continue
             score = state.pairs[node, column]["gain"] / state.columns[column]["size"] ** (1.0 - rules.bulk)
             tier = 0 if state.columns[column]["making_room"] != 0 else 2
+            given = state.pairs[node, column]["sender"] if rules.by_flow else none
             while tier < _TIERS and _before(tier, score, column, best_tier, best_score, best):
                 mask = tier if tier < 2 else tier - 2
                 able = False
                 for w in range(words):
-                    if state.holders[column, w] & masks[mask, w] != 0:
+                    if _ready(state, column, masks, mask, given, w) != 0:
                         able = True
                 if able:
-                    idle, waits_for = _choose_source(state, node, column, masks, mask)
+                    idle, waits_for = _choose_source(state, node, column, masks, mask, given)
                     if waits_for < 0:
                         best, source, best_tier, best_score = column, idle, tier, score
                         break
@@ -112,7 +113,7 @@ def _start_best(state: State, rules: Rules, node: int, patient: bool, wanted: In
                 tier += 1
         if best < 0:
             if late >= 0:
-                seconds = state.columns[late]["size"] * state.links[busy, node]["pace"]
+                seconds = state.columns[late]["size"] * state.pace[busy, node]
                 state.nodes[busy]["claims"] += seconds
             return NOTHING
         got = make_room(state, rules, node, best, patient)
@@ -127,26 +128,28 @@ def _start_best(state: State, rules: Rules, node: int, patient: bool, wanted: In
 
 @compiled
 def _senders(state: State, rules: Rules, node: int) -> Words:
-    """uint64[4, W]: the idle senders the node can copy from, in tiers: 0 scarce, and given by the allocation;
-    1 given; 2 scarce; 3 all. Writes state.idle."""
+    """uint64[2, W]: the idle senders the node can copy from: 0 the scarce ones, 1 all. Writes state.idle."""
     words = len(state.idle)
-    masks = np.zeros((4, words), np.uint64)
+    masks = np.zeros((2, words), np.uint64)
     for w in range(words):
         state.idle[w] = 0
     for m in range(len(state.nodes)):
-        if state.nodes[m]["sending"] >= state.nodes[m]["slots"]:
-            continue
-        w, bit = m // 64, np.uint64(1) << np.uint64(m % 64)
-        state.idle[w] |= bit
-        if state.reach[node, w] & bit == 0:
-            continue
-        scarce = state.scarce[w] & bit
-        given = bit if not rules.by_flow or state.links[m, node]["flow"] > 0.0 else np.uint64(0)
-        masks[0, w] |= given & scarce
-        masks[1, w] |= given
-        masks[2, w] |= scarce
-        masks[3, w] |= bit
+        if state.nodes[m]["sending"] < state.nodes[m]["slots"]:
+            state.idle[m // 64] |= np.uint64(1) << np.uint64(m % 64)
+    for w in range(words):
+        masks[1, w] = state.idle[w] & state.reach[node, w]
+        masks[0, w] = masks[1, w] & state.scarce[w]
     return masks
+
+
+@compiled
+def _ready(state: State, column: int, masks: Words, mask: int, given: int, w: int) -> Any:
+    """Word w of the senders of the column that are: 0 scarce, and given by the allocation; 1 given; 2 scarce;
+    3 all that are idle. All count as given where none is."""
+    word = state.holders[column, w] & masks[mask % 2, w]
+    if mask >= 2 or given < 0:
+        return word
+    return word & np.uint64(1) << np.uint64(given % 64) if given // 64 == w else np.uint64(0)
 
 
 @compiled
@@ -159,8 +162,10 @@ def _before(tier: int, score: float, column: int, other: int, its_score: float, 
 
 
 @compiled
-def _choose_source(state: State, node: int, column: int, masks: Words, mask: int) -> tuple[int, int]:
-    """(sender of the mask from which the copy ends first, -1), or (it, a busy sender worth waiting for).
+def _choose_source(
+    state: State, node: int, column: int, masks: Words, mask: int, given: int
+) -> tuple[int, int]:
+    """(sender that is `_ready` from which the copy ends first, -1), or (it, a busy sender worth waiting for).
 
     Among equally fast ones the one with the least load, so that scarce senders stay free, and peers before
     the origin. A busy sender is worth waiting for where its present copy, the seconds others already claimed
@@ -169,9 +174,9 @@ def _choose_source(state: State, node: int, column: int, masks: Words, mask: int
     best, finish, least = -1, np.inf, np.inf
     size = state.columns[column]["size"]
     for m in range(len(state.nodes)):
-        ready = masks[mask, m // 64] & state.holders[column, m // 64]
+        ready = _ready(state, column, masks, mask, given, m // 64)
         if ready >> np.uint64(m % 64) & np.uint64(1) != 0:
-            seconds = size * state.links[m, node]["pace"]
+            seconds = size * state.pace[m, node]
             if seconds < finish or (seconds == finish and state.nodes[m]["load"] < least):
                 best, finish, least = m, seconds, state.nodes[m]["load"]
     waiting = -1
@@ -180,7 +185,7 @@ def _choose_source(state: State, node: int, column: int, masks: Words, mask: int
         late = state.holders[column, w] & state.reach[node, w] & ~state.idle[w]
         if late >> np.uint64(m % 64) & np.uint64(1) == 0:
             continue
-        seconds = size * state.links[m, node]["pace"]
+        seconds = size * state.pace[m, node]
         if seconds >= finish:
             continue
         until = np.inf
