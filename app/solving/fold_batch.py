@@ -23,7 +23,7 @@ FULL_BUCKET_BYTES = 64 << 20
 """Of the buckets that change. Stored they are half as large, and Redis takes them in one go too."""
 
 CROWDED = 2
-"""Times what a bucket keeps of routes, beyond which they are sampled before the batch ends: sampling sorts."""
+"""Times what a bucket keeps of routes; with more, they are sampled before the batch ends. Sampling sorts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
