@@ -4,7 +4,7 @@ from typing import Any
 
 from app.http.openapi import CLUSTER_ID, NODE_ID, answer, operation, problems
 from app.schema import ID_PATTERN, MAX_EXACT
-from app.telemetry.checking import MAX_K
+from app.telemetry.checked_routes import MAX_K
 from app.telemetry.packed import MAX_COUNT, NO_EXPERT
 from app.telemetry.schemas import TelemetryAnswer
 

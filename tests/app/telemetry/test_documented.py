@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from app.telemetry import checking, framing, intake, store
+from app.telemetry import checked_routes, checking, framing, intake, store
 from app.telemetry.packed import PackedWindow, unpack
 from tests.app.telemetry.cluster import KEYS, PATH, client_of, model, node, register
 
@@ -91,11 +91,11 @@ async def test_the_partial_success(client: httpx.AsyncClient) -> None:
 
 async def test_the_limits_named() -> None:
     """Numbers on the page are those of the code."""
-    assert f"{checking.MAX_ROUTES} in a window" in PAGE
+    assert f"{checked_routes.MAX_ROUTES} in a window" in PAGE
     assert f"at most {checking.MAX_WINDOW_SECONDS / 3600:g} h long" in PAGE
     assert f"ended at most {checking.MAX_AGE_SECONDS / 60:g} min ago" in PAGE
     assert f"at most {checking.MAX_AHEAD_SECONDS / 60:g} min ahead" in PAGE
-    assert f"1 to {checking.MAX_K} different experts" in PAGE
+    assert f"1 to {checked_routes.MAX_K} different experts" in PAGE
     assert f"at most {framing.MAX_WINDOW_BYTES >> 20} MiB, inflated" in PAGE
     assert f"the {store.REMEMBERED} newest numbers" in PAGE
     assert framing.MAX_BLANK_LINES == intake.MAX_REJECTED == 1000

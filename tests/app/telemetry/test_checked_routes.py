@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.telemetry.checking import _proper
+from app.telemetry.checked_routes import _proper
 from app.telemetry.packed import NO_EXPERT
 
 
