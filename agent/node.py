@@ -254,6 +254,7 @@ class NodeAgent:
             "reason": self._failure,
             "generation": self._generation,
             "assignment_version": None if self.routes is None else self.routes.version,
+            "moves_version": self._executor.version,
             "holds_digest": self.holdings.digest(),
             "latency": self._latency(),
         }

@@ -41,8 +41,9 @@ class OrderExecutor:
         ended: Callable[[MoveKind, bool, float], None] = lambda *_: None,
         switch_seconds: float = 10.0,
     ) -> None:
-        """`routing`: the table in use. `changed`: called after what the node holds has changed. `ended`: told
-        of every move its kind, whether it succeeded, and the seconds it took.
+        """`routing`: the table in use. `changed`: called after what the node holds has changed, and when it
+        no longer goes by a drop that was taken back. `ended`: told of every move its kind, whether it
+        succeeded, and the seconds it took.
         `switch_seconds`: how long a drop waits for a table that serves its expert elsewhere."""
         self._holdings = holdings
         self._storage = storage
@@ -65,13 +66,25 @@ class OrderExecutor:
         """True while there is a released move that has not been executed."""
         return self._next() is not None
 
+    @property
+    def version(self) -> str | None:
+        """Of the orders it goes by; None while a move is finished that they do not list."""
+        if self._orders is None or (self._begun is not None and not self._lists(self._begun[0])):
+            return None
+        return self._orders.metadata.version
+
+    def _lists(self, order: MoveOrder) -> bool:
+        return self._orders is not None and any(_same_attempt(order, other) for other in self._orders.moves)
+
     def accept(self, orders: Orders) -> None:
         """The newest orders replace all before. A copy that has begun and is not ordered any more, or is to
         be tried anew (perhaps from another source), is given up; any other move begun is finished."""
+        asked = self._next()
         self._orders = orders
+        self._say_if_taken_back(asked)
         if self._begun is not None:
             order, task = self._begun
-            if order.kind is MoveKind.COPY and not any(_same_attempt(order, other) for other in orders.moves):
+            if order.kind is MoveKind.COPY and not self._lists(order):
                 logger.info(
                     "copy %s of %s is given up: it is not ordered any more", order.move_id, _key_of(order)
                 )
@@ -85,6 +98,10 @@ class OrderExecutor:
                 self._reports.put(report)
         self._done = {key: report for key, report in self._done.items() if key in listed}
         self._arrived.set()
+
+    def _say_if_taken_back(self, order: MoveOrder | None) -> None:
+        if order is not None and order.kind is MoveKind.DROP and not self._lists(order):
+            self._changed()
 
     def discard(self, keys: Iterable[ExpertKey]) -> None:
         """Their models are no more: evicted before anything else is done, but for what an order names."""
@@ -116,6 +133,7 @@ class OrderExecutor:
                 raise  # it is this node that ends, not the order
         finally:
             self._begun = None
+        self._say_if_taken_back(order)
 
     def _next(self) -> MoveOrder | None:
         for order in self._orders.moves if self._orders else ():

@@ -162,13 +162,21 @@ def _effect(before: StoredNode, report: NodeStatusReport) -> _Effect:
         reason=report.reason,
         generation=report.generation,
         assignment_version=report.assignment_version,
+        moves_version=report.moves_version,
         holds_digest=report.holds_digest,
         full_state_due=due,
         latency=report.latency,
     )
     news = previous is None or any(
         getattr(previous, name) != getattr(record, name)
-        for name in ("state", "generation", "assignment_version", "latency", "full_state_due")
+        for name in (
+            "state",
+            "generation",
+            "assignment_version",
+            "moves_version",
+            "latency",
+            "full_state_due",
+        )
     )
     return _Effect(record, change, announce=news or lapsed)
 

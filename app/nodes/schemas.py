@@ -108,6 +108,14 @@ class NodeStatusReport(Schema):
     assignment_version: Annotated[
         str | None, Field(max_length=200, description="Version of the assignment whose routes are in use.")
     ] = None
+    moves_version: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="Version of the released moves it goes by: no move that they do not list is begun or "
+            "under way any more, and what was done of such shows in what it holds.",
+        ),
+    ] = None
     holds: Annotated[
         list[HeldExperts] | None, Field(max_length=4096, description="All it holds; null: see holds_changed.")
     ] = None
@@ -132,6 +140,7 @@ class NodeStatusRecord(Schema):
     reason: str | None
     generation: int | None
     assignment_version: str | None
+    moves_version: str | None = None
     holds_digest: Annotated[str | None, Field(description="As last reported.")]
     full_state_due: Annotated[bool, Field(description="What it holds is uncertain until it reports `holds`.")]
     latency: LatencySpec | None

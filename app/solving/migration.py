@@ -37,7 +37,8 @@ from solvers.problem import PlacementProblem
 
 LINGER_SECONDS: Final = 30.0
 """For how long, and for a lease at least, a copy stays out of the routing tables that its node was told
-to drop by a plan that has ended: the node may still do it, or have done it unheard."""
+to drop by a plan that has ended: the node may still do it, or have done it unheard. A node that says which
+orders it goes by ends this sooner."""
 
 LINGERING_PLANS: Final = 16
 """How many plans, newest first, a worker that takes over looks through for drops of that kind."""
@@ -144,7 +145,10 @@ class Migration:
         """Carry on with the plan. `problem` needs neither traffic nor holdings."""
         now = datetime.now(UTC)
         self._releasing.waiting_for = None
-        self._withdrawal.forget_lingering(time.monotonic())
+        self._withdrawal.forget_lingering(
+            time.monotonic(),
+            lambda node_id: self._journal.goes_by_newest(node_id, observation.statuses.get(node_id)),
+        )
         commands = await read_commands(self._redis, self._keys) if observation.commands_waiting else []
         execution = self._execution
         if execution is not None:

@@ -70,9 +70,13 @@ def orders(
     return by_node
 
 
-def encode_orders(uid: str, generation: int, node_id: str, moves: list[ReleasedMove]) -> EncodedDocument:
+def encode_orders(
+    uid: str, generation: int, node_id: str, moves: list[ReleasedMove], mark: str
+) -> EncodedDocument:
+    """With a `mark` never used before, no version comes back: a node that says it goes by it has read these
+    orders, not others before that said the same."""
     content = orjson.dumps([move.model_dump(mode="json") for move in moves])
-    digest = hashlib.sha256(content).hexdigest()[:16]
+    digest = f"{hashlib.sha256(content).hexdigest()[:16]}-{mark}"
     body = ReleasedMoves(
         metadata=ReleasedMovesMetadata(uid=uid, generation=generation, digest=digest),
         node_id=node_id,

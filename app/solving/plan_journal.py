@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.migration_plans.schemas import PlanRecord, ReleasedMove
+from app.nodes.schemas import NodeStatusRecord
 from app.solving.execution import Execution
 from app.solving.orders import encode_orders
 from app.solving.plan_records import outdated_plans, queue_forgetting, queue_progress
@@ -35,6 +36,8 @@ class PlanJournal:
         self._keys = keys
         self._lease = lease
         self._orders: dict[str, tuple[str, int, list[ReleasedMove]]] = {}
+        self._versions: dict[str, str] = {}
+        self._attempts = 0
         self._recorded_at = 0.0
         self._recorded: tuple[PlanState, str | None] | None = None
         self._counts_changed = False
@@ -43,6 +46,14 @@ class PlanJournal:
         """This plan, stored as it is now, is the one being carried out."""
         self._recorded = (execution.state, execution.record.reason)
         self._recorded_at = 0.0
+
+    def goes_by_newest(self, node_id: str, status: NodeStatusRecord | None) -> bool:
+        """The node has read its newest orders and does nothing of older ones any more, and what it holds is
+        known as of when it said so."""
+        version = self._versions.get(node_id)
+        if version is None or status is None or status.full_state_due:
+            return False
+        return status.moves_version == version
 
     async def enter(self, record: PlanRecord) -> None:
         """A new plan, and the one being carried out where it is RUNNING; the oldest plans are forgotten."""
@@ -91,8 +102,11 @@ class PlanJournal:
             for node_id, moves in orders.items()
             if self._orders.get(node_id) != (uid, generation, moves)
         }
+        self._attempts += 1
+        mark = f"{self._lease.token}-{self._attempts}"
         documents: dict[str, EncodedDocument] = {
-            node_id: encode_orders(uid, generation, node_id, moves) for node_id, moves in changed.items()
+            node_id: encode_orders(uid, generation, node_id, moves, mark)
+            for node_id, moves in changed.items()
         }
         progress = {}
         record: bytes | None = None
@@ -127,8 +141,9 @@ class PlanJournal:
         await fenced(self._redis, self._lease, queue)
         for node_id, moves in changed.items():
             self._orders[node_id] = (uid, generation, moves)
+            self._versions[node_id] = documents[node_id].version
         for node_id in self._orders.keys() - orders.keys():
-            del self._orders[node_id]
+            del self._orders[node_id], self._versions[node_id]
         if execution is not None:
             execution.saved()
             if record is not None:

@@ -6,7 +6,7 @@ that did not change keep their version from set to set.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 REMEMBERED_VERSIONS = 64
@@ -56,8 +56,11 @@ class Withdrawal:
                 self.revision += 1
             self._lingering[copy] = until
 
-    def forget_lingering(self, now: float) -> None:
-        for copy in [copy for copy, until in self._lingering.items() if until <= now]:
+    def forget_lingering(self, now: float, is_over: Callable[[str], bool] = lambda _: False) -> None:
+        """Those whose time is up, and those of nodes that `is_over` says go by orders without the drop."""
+        for copy in [
+            copy for copy, until in self._lingering.items() if until <= now or is_over(copy.node_id)
+        ]:
             del self._lingering[copy]
             if copy not in self._copies:
                 self.revision += 1

@@ -109,7 +109,7 @@ class Stage:
 
     async def order(self, generation: int, *moves: ReleasedMove) -> None:
         uid = (await self.client.get(""))["uid"]
-        document = encode_orders(uid, generation, "n1", list(moves))
+        document = encode_orders(uid, generation, "n1", list(moves), uuid.uuid4().hex)
         async with self.redis.pipeline() as pipeline:
             queue_document(pipeline, self.keys.moves("n1"), document)
             pipeline.publish(self.keys.wake, topics.moves("n1"))

@@ -219,6 +219,28 @@ async def test_newer_orders_replace_what_has_not_begun() -> None:
     assert [line for line in bench.shelf.log if line.startswith("fetch")] == ["fetch 1", "fetch 3"]
 
 
+async def test_it_goes_by_newer_orders_once_nothing_runs_that_they_do_not_list() -> None:
+    """A drop that has begun is finished although newer orders lack it. Until then the executor goes by
+    neither, then by the newer ones, and each time it has that told at once."""
+    bench = Bench(switch_seconds=0.2)
+    bench.hold(1)
+    async with running(bench):
+        assert bench.executor.version is None
+        first = orders(order(MoveKind.DROP, 1))
+        bench.executor.accept(first)
+        assert bench.executor.version == first.metadata.version
+        await asyncio.sleep(0.05)
+        assert bench.shelf.log == []
+        second = orders(generation=2)
+        bench.executor.accept(second)
+        assert bench.shelf.log == ["changed"]
+        assert bench.executor.version is None
+        await asyncio.sleep(0.4)
+        assert bench.executor.version == second.metadata.version
+        assert bench.shelf.log == ["changed", "changed"]
+        assert ExpertKey("m", 0, 1) in bench.holdings
+
+
 async def test_a_copy_nobody_orders_any_more_is_given_up() -> None:
     """Newer orders leave it out, or try it anew: it takes no room, nothing is said of it, and the new attempt
     begins at once. One that they still list goes on."""

@@ -31,6 +31,7 @@ class Shape:
     peers_seconds: dict[str, float]
     origin_seconds: float | None
     expert_bytes: int
+    says_moves_version: bool
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Node:
             origin_seconds=shape.origin_seconds,
             instance_uid=f"{shape.node_id}-{self.starts}",
         )
-        self.client = SimulatedClient(self.service, self.faults)
+        self.client = SimulatedClient(self.service, self.faults, says_moves_version=shape.says_moves_version)
         agent = NodeAgent(
             config,
             self.client,

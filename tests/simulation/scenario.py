@@ -131,6 +131,7 @@ class Scenario:
             peers_seconds={peer: rng.uniform(0.001, 0.02) for peer in names if peer != name},
             origin_seconds=0.1 if self.has_origin else None,
             expert_bytes=EXPERT_BYTES,
+            says_moves_version=name != names[-1],
         )
         return Node(shape, self.service, self.faults, self.watch, peers=lambda: self.nodes)
 

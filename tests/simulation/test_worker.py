@@ -15,15 +15,18 @@ from agent.holdings import ExpertKey
 from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
-from app.nodes.schemas import Device, NodeRecord, NodeSpec
+from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
 from app.solving.migration import Migration
 from app.solving.observation import Observer
+from app.solving.plan_journal import PlanJournal
 from app.solving.routing import RoutingTables
 from app.solving.withdrawal import HeldCopy, Withdrawal
+from app.storage.documents import read_version
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from migrations.model import MoveKind
 from migrations.states import MoveState, PlanState
+from tests.migrations.instances import cluster
 from tests.simulation.clock import BEGINS_AT, VirtualLoop, virtual_time
 from tests.simulation.store import Connection, Store
 from tests.simulation.workers import InlineSolver
@@ -141,6 +144,91 @@ def _ended_plan(at: datetime) -> tuple[PlanRecord, MoveProgress]:
     return record, progress
 
 
+def _lease(store: Store) -> Lease:
+    lease = Lease("c", "w2", 2, KEYS.lease, 10_000)
+    store.set(KEYS.lease, lease.value)
+    return lease
+
+
+def _migration(redis: Redis, lease: Lease, withdrawal: Withdrawal) -> Migration:
+    return Migration(
+        redis,
+        KEYS,
+        lease,
+        InlineSolver(random.Random(0)),
+        withdrawal,
+        RoutingTables(redis, KEYS, lease, withdrawal),
+        heartbeat_seconds=10.0,
+        lease_seconds=60.0,
+    )
+
+
+def _says(store: Store, version: str | None, *, due: bool = False) -> NodeStatusRecord:
+    """A heartbeat of n1."""
+    status = NodeStatusRecord(
+        instance_uid="i", sequence_number=1, received_at=BEGINS_AT, state=ApplyState.APPLIED, reason=None,
+        generation=None, assignment_version=None, moves_version=version, holds_digest=None,
+        full_state_due=due, latency=None,
+    )  # fmt: skip
+    store.hset(KEYS.node_status, "n1", status.model_dump_json())
+    return status
+
+
+def test_a_copy_returns_to_routes_once_its_node_goes_by_orders_without_the_drop() -> None:
+    """Not before it says so, nor while what it holds is uncertain."""
+
+    async def course() -> None:
+        store = _cluster()
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        lease, withdrawal = _lease(store), Withdrawal()
+        migration = _migration(redis, lease, withdrawal)
+        observer = Observer(redis, KEYS)
+
+        async def kept() -> bool:
+            observation = await observer.look()
+            assert observation is not None
+            await migration.step(observation, problem)
+            return copy in withdrawal.copies
+
+        problem = cluster([40, 40], [[0] * 4] * 2, [[0] * 4] * 2).problem
+        copy = HeldCopy("n1", "m", 0, 3)
+        withdrawal.linger([copy], until=1e12)
+        assert await kept()
+        version = await read_version(redis, KEYS.moves("n1"))
+        assert version is not None
+        _says(store, None)
+        assert await kept()
+        _says(store, version, due=True)
+        assert await kept()
+        _says(store, version)
+        assert not await kept()
+
+    _in_virtual_time(course())
+
+
+def test_no_version_of_orders_comes_back() -> None:
+    """A node that goes by orders which say the same as the newest, but came before others, may still be about
+    to read those: it does not go by the newest."""
+
+    async def course() -> None:
+        store = _cluster()
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        journal = PlanJournal(redis, KEYS, _lease(store))
+        versions = []
+        for generation in (1, 2, 1):
+            await journal.save(
+                None, {"n1": []}, uid="u", generation=generation, now=datetime.now(UTC), commands=0
+            )
+            versions.append(await read_version(redis, KEYS.moves("n1")))
+        assert [journal.goes_by_newest("n1", _says(store, version)) for version in versions] == [
+            False,
+            False,
+            True,
+        ]
+
+    _in_virtual_time(course())
+
+
 @pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (25.0, True), (50.0, True), (70.0, False)])
 def test_a_worker_that_takes_over_keeps_out_of_routes_what_nodes_may_be_dropping(
     seconds: float, kept: bool
@@ -156,18 +244,8 @@ def test_a_worker_that_takes_over_keeps_out_of_routes_what_nodes_may_be_dropping
         store.hset(KEYS.plan_progress("p1"), "m1", progress.model_dump_json())
         await asyncio.sleep(seconds)
         redis = cast("Redis", Connection(store, random.Random(0)))
-        lease = Lease("c", "w2", 2, KEYS.lease, 10_000)
         withdrawal = Withdrawal()
-        migration = Migration(
-            redis,
-            KEYS,
-            lease,
-            InlineSolver(random.Random(0)),
-            withdrawal,
-            RoutingTables(redis, KEYS, lease, withdrawal),
-            heartbeat_seconds=10.0,
-            lease_seconds=60.0,
-        )
+        migration = _migration(redis, _lease(store), withdrawal)
         observation = await Observer(redis, KEYS).look()
         assert observation is not None
         await migration.take_over(observation)

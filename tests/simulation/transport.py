@@ -85,9 +85,10 @@ class Service:
 class SimulatedClient(ServiceClient):
     """What an agent takes for its client, one for each start of it."""
 
-    def __init__(self, service: Service, faults: Faults) -> None:
+    def __init__(self, service: Service, faults: Faults, *, says_moves_version: bool) -> None:
         self._service = service
         self._faults = faults
+        self._says_moves_version = says_moves_version
         self._afterwards: set[asyncio.Task[Any]] = set()
         self.partitioned = False
         self.retries = 0
@@ -108,6 +109,8 @@ class SimulatedClient(ServiceClient):
 
     async def report_status(self, node_id: str, status: Mapping[str, Any]) -> StatusAnswer:
         report = NodeStatusReport.model_validate_json(json.dumps(status))
+        if not self._says_moves_version:  # as agents of before
+            report = report.model_copy(update={"moves_version": None})
 
         async def handle() -> StatusAnswer:
             service = self._service

@@ -57,6 +57,16 @@ def test_lingering_copy_stays_out_until_its_time() -> None:
     assert withdrawal.revision > before
 
 
+def test_a_lingering_copy_is_back_once_its_node_goes_by_orders_without_the_drop() -> None:
+    """What other nodes say does not count."""
+    withdrawal = Withdrawal()
+    withdrawal.linger([COPY], until=10.0)
+    withdrawal.forget_lingering(0.0, lambda node_id: node_id != COPY.node_id)
+    assert COPY in withdrawal.copies
+    withdrawal.forget_lingering(0.0, lambda node_id: node_id == COPY.node_id)
+    assert COPY not in withdrawal.copies
+
+
 @given(
     st.lists(
         st.one_of(
