@@ -24,12 +24,12 @@ _DEFAULT_LIMITS: Final = Limits()
 _POLICIES: Final = (
     Policy(by_loss=True),
     Policy(by_flow=False),
-    Policy(patience=0.8, by_loss=True),
-    Policy(),
-    Policy(urgency=0.4),
-    Policy(by_flow=False, room=0.0, patience=0.8),
+    Policy(patience=0.5, by_loss=True),
+    Policy(urgency=0.4, bulk=1.0),
+    Policy(patience=0.5),
+    Policy(by_flow=False, patience=0.5, by_loss=True),
     Policy(by_flow=False, room=0.0, by_loss=True),
-    Policy(by_flow=False, urgency=0.4, bulk=1.0),
+    Policy(urgency=0.4),
 )
 """No one of them is best everywhere; the first are best most often."""
 
