@@ -15,7 +15,6 @@ from app.instance.problem import BuiltProblem
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
-from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.cancellation import end
 from app.solving.migration import Migration
 from app.solving.next_plan import PLAN_SECONDS
@@ -30,12 +29,11 @@ from app.solving.planning import (
     rate_limit,
     receivers,
 )
-from app.solving.publication import publish_matrix
+from app.solving.restoration import CannotRestore, holds_of_generation, restore
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task
 from app.solving.triggers import Reason
 from app.storage import topics
-from app.storage.documents import read_document
 from app.storage.fenced import Contended, fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
@@ -229,7 +227,7 @@ class Jobs:
             await self._plan_between(record, observation, built)
         except SolverClosed:
             return
-        except (JobRefused, TaskError, GenerationChanged, ProblemError) as error:
+        except (JobRefused, CannotRestore, TaskError, GenerationChanged, ProblemError) as error:
             log.warning("plan failed", plan=record.plan_id, reason=str(error))
             await self._store_plan(record.model_copy(update=_failed(str(error))))
 
@@ -237,7 +235,7 @@ class Jobs:
         live = observation.live_mask
         target = await self._holds_of(record.to_generation, observation)
         if not record.validate_only:
-            await self._go_to(record, target, observation)
+            await self._go_to(record, target, observation, built)
             return
         source = observation.held
         if record.from_generation is not None:
@@ -269,27 +267,23 @@ class Jobs:
         )
         await self._store_plan(planned)
 
-    async def _go_to(self, record: PlanRecord, target: UInt8, observation: Observation) -> None:
+    async def _go_to(
+        self, record: PlanRecord, target: UInt8, observation: Observation, built: BuiltProblem
+    ) -> None:
         """Bring that generation's placement into force, where it is not, and have the plan made to it."""
         in_force = observation.in_force
         assert in_force is not None  # the generation to go to exists
         generation = in_force.generation
         if generation != record.to_generation:
-            evidence = Evidence.without_solve(
-                ROLLBACK, f"operator: plan {record.plan_id} to generation {record.to_generation}"
+            reason = f"operator: plan {record.plan_id} to generation {record.to_generation}"
+            published = await restore(
+                self._redis, self._lease, observation, built.problem, record.to_generation, target, reason
             )
-            published = await publish_matrix(self._redis, self._lease, observation, target, evidence)
             generation = published.metadata.generation
         self._migration.request(record, generation)
 
     async def _holds_of(self, generation: int, observation: Observation) -> UInt8:
-        stored = await read_document(self._redis, self._keys.placement_generation(generation))
-        if stored is None:
-            raise JobRefused(f"generation {generation} is not retained")
-        document = await asyncio.to_thread(PlacementDocument.model_validate_json, stored.json)
-        return await asyncio.to_thread(
-            observation.fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
-        )
+        return await holds_of_generation(self._redis, self._keys, generation, observation)
 
     async def _store_plan(self, record: PlanRecord) -> None:
         """Store the plan, however long the server takes to be reached again: its job is gone already."""

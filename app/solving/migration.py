@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 from app.metrics import MIGRATION_DURATION, MIGRATION_PLANS, MOVED_BYTES, MOVES
 from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanCommand, PlanRecord, PlanVerb
 from app.placements.publish import GenerationChanged
-from app.placements.schemas import ROLLBACK, Evidence, PlacementDocument
 from app.solving.execution import WORKING, Execution
 from app.solving.expectation import Expectation
 from app.solving.next_plan import NextPlan
@@ -23,12 +22,11 @@ from app.solving.observation import Observation
 from app.solving.orders import orders
 from app.solving.plan_journal import PlanJournal
 from app.solving.plan_records import newest_plans, read_commands, read_plan, read_progress, read_reports
-from app.solving.publication import publish_matrix
 from app.solving.releasing import Releasing, copy_of, limits_of
+from app.solving.restoration import CannotRestore, holds_of_generation, restore
 from app.solving.routing import RoutingTables
 from app.solving.solver_process import SolverProcess
 from app.solving.withdrawal import Withdrawal
-from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from migrations.model import MoveKind
@@ -162,7 +160,7 @@ class Migration:
             if event is not None:
                 self._log_end(execution)
             if execution.state is PlanState.ROLLING_BACK and execution.drained:
-                await self._roll_back(execution, observation, now)
+                await self._roll_back(execution, observation, problem, now)
             await self._prepare(execution, observation)
         self._releasing.withdraw(execution, observation, problem)
         await self._save(observation, problem, now, commands=len(commands))
@@ -278,26 +276,23 @@ class Migration:
         """Have what is ready worked out off the event loop: a plan may have tens of thousands of moves."""
         await asyncio.to_thread(execution.ready, limits_of(observation))
 
-    async def _roll_back(self, execution: Execution, observation: Observation, now: datetime) -> None:
+    async def _roll_back(
+        self, execution: Execution, observation: Observation, problem: PlacementProblem, now: datetime
+    ) -> None:
         """Bring the generation that the plan came from into force again; the plan back follows from it."""
-        generation = execution.record.from_generation
-        stored = None
-        if generation is not None:
-            stored = await read_document(self._redis, self._keys.placement_generation(generation))
-        if stored is None:
-            gone = "there was none before" if generation is None else f"generation {generation} was pruned"
-            execution.advance(PlanEvent.MOVE_GIVEN_UP, now, f"cannot roll back: {gone}")
+        plan_id, generation = execution.record.plan_id, execution.record.from_generation
+        try:
+            if generation is None:
+                raise CannotRestore("there was none before")
+            holds = await holds_of_generation(self._redis, self._keys, generation, observation)
+            reason = f"plan {plan_id} was cancelled: back to generation {generation}"
+            published = await restore(
+                self._redis, self._lease, observation, problem, generation, holds, reason
+            )
+        except CannotRestore as error:
+            execution.advance(PlanEvent.MOVE_GIVEN_UP, now, f"cannot roll back: {error}")
             self._next.cancelled(execution.record.to_generation)
             return
-        document = await asyncio.to_thread(PlacementDocument.model_validate_json, stored.json)
-        holds = await asyncio.to_thread(
-            observation.fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
-        )
-        evidence = Evidence.without_solve(
-            ROLLBACK, f"plan {execution.record.plan_id} was cancelled: back to generation {generation}"
-        )
-        try:
-            published = await publish_matrix(self._redis, self._lease, observation, holds, evidence)
         except GenerationChanged:
             return  # the next look finds the other generation and supersedes the plan
         execution.advance(
@@ -305,7 +300,7 @@ class Migration:
             now,
             f"rolled back to generation {generation}, as generation {published.metadata.generation}",
         )
-        log.info("plan rolled back", plan=execution.record.plan_id, to=generation)
+        log.info("plan rolled back", plan=plan_id, to=generation)
 
     async def _save(
         self, observation: Observation, problem: PlacementProblem, now: datetime, *, commands: int

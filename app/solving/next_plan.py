@@ -85,13 +85,17 @@ class NextPlan:
                 task.exception()  # of no interest: what it planned for is past
                 return None
             return await self._made(task, case, observation, in_force)
+        if self._requested is not None and self._requested.to_generation < in_force.generation:
+            requested, self._requested = self._requested, None
+            reason = f"generation {in_force.generation} is in force"
+            await self._journal.end(requested, PlanState.SUPERSEDED, reason)
         target = _target(observation, in_force)
         if np.array_equal(target, observation.held):
             self.trouble = None
             self._failures = 0
             if self._requested is not None:
                 requested, self._requested = self._requested, None
-                await self._journal.nothing_to_move(requested)
+                await self._journal.end(requested, PlanState.SUCCEEDED, "nothing to move")
             return None
         if hold or traffic is None or self._withheld(case):
             return None
@@ -144,8 +148,10 @@ class NextPlan:
         self.trouble = trouble
 
     def cancelled(self, generation: int, trouble: str | None = None) -> None:
-        """An operator does not want the fleet to go there: no plan until it is asked for, or another
-        generation comes."""
+        """An operator does not want the fleet to go there: no plan until it is asked for, which it may have
+        been while the cancelled one drained, or another generation comes."""
+        if self._requested is not None and self._requested.to_generation == generation:
+            return
         self._cancelled_generation = generation
         self.trouble = trouble or self.trouble
 

@@ -71,12 +71,10 @@ class PlanJournal:
 
         await fenced(self._redis, self._lease, queue)
 
-    async def nothing_to_move(self, requested: PlanRecord) -> None:
-        """What was asked for is so already."""
-        now = datetime.now(UTC)
-        record = requested.model_copy(
-            update={"state": PlanState.SUCCEEDED, "reason": "nothing to move", "updated_at": now}
-        )
+    async def end(self, requested: PlanRecord, state: PlanState, reason: str) -> None:
+        """Of a plan that was asked for, and need not be made."""
+        update = {"state": state, "reason": reason, "updated_at": datetime.now(UTC)}
+        record = requested.model_copy(update=update)
 
         def queue(pipe: Pipeline) -> None:
             pipe.set(self._keys.plan(record.plan_id), record.model_dump_json())

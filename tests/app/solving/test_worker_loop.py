@@ -11,7 +11,14 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.analysis.packed import PackedLayer, layer_field
-from app.migration_plans.schemas import CancelMode, PlanCommand, PlanProgress, PlanRecord, PlanVerb
+from app.migration_plans.schemas import (
+    CancelMode,
+    PlanCommand,
+    PlanProgress,
+    PlanRecord,
+    PlanVerb,
+    ReportedState,
+)
 from app.nodes.schemas import HeldExperts
 from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState, Overrides
 from app.placements.schemas import Assignment
@@ -446,6 +453,68 @@ async def test_cancel_with_rollback_goes_back(redis: Redis) -> None:
         assert placement.evidence.algorithm == "rollback"
         plan = next(plan for plan in await cluster.plans() if plan.plan_id == plan_id)
         assert plan.state == "CANCELLED"
+
+
+async def test_no_way_back_to_what_the_fleet_cannot_hold(redis: Redis) -> None:
+    """Where a node of the earlier generation drains by now, going back would leave experts without the copies
+    they are to have: the plan fails in words, nothing comes into force, and no other plan begins."""
+    cluster = await two_nodes(redis)
+    nodes = Nodes(cluster)
+    async with working(redis), obeying(nodes):
+        await until(lambda: converged(cluster), what="convergence")
+        nodes.stubborn.add("b")  # holds the plan up at its drops
+        await cluster.add_node("c", 8)
+        await cluster.drain("a")
+        await until(lambda: reaches_generation(cluster, 2), what="generation 2")
+        await until(lambda: _is_active(cluster), what="the plan")
+        plan_id = await active(cluster)
+        assert plan_id is not None
+        await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.ROLLBACK)
+        await until(lambda: _plan_is(cluster, PlanState.FAILED), what="the end")
+        nodes.stubborn.clear()
+        (plan,) = [plan for plan in await cluster.plans() if plan.plan_id == plan_id]
+        words = "cannot roll back: generation 1 cannot come into force again: "
+        assert plan.reason is not None
+        assert plan.reason.startswith(words), plan.reason
+        assert "node a (draining) may hold nothing" in plan.reason
+        await asyncio.sleep(0.7)
+        assert await cluster.generation() == 2
+        assert await active(cluster) is None
+
+
+async def test_a_plan_asked_for_while_another_drains_is_made(redis: Redis) -> None:
+    """An operator cancels a plan, and asks for the way to the same generation while a copy is still under
+    way: it is gone once the cancelled plan has ended."""
+    cluster = await two_nodes(redis, max_copies_per_node=1, max_copies_per_cluster=1)
+    nodes = Nodes(cluster, deaf={"a", "b"})
+    async with working(redis), obeying(nodes):
+        await until(lambda: _ordered(cluster), what="the first order")
+        node_id = "a" if await cluster.orders("a") else "b"
+        (order,) = await cluster.orders(node_id)
+        plan_id = await active(cluster)
+        assert plan_id is not None
+        await cluster.report(node_id, order, ReportedState.IN_PROGRESS)
+        await until(lambda: _begun(cluster, plan_id), what="the copy's beginning")
+        await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.DRAIN)
+        await until(lambda: _plan_is(cluster, PlanState.CANCELLING), what="the cancelling")
+        await _ask_plan(cluster, to_generation=1, validate_only=False)
+        await until(lambda: _no_jobs(cluster), what="the worker to have heard")
+        await asyncio.sleep(0.5)
+        nodes.deaf.clear()
+        await until(lambda: converged(cluster), what="convergence")
+        assert [(plan.plan_id, plan.state) for plan in await cluster.plans()] == [
+            ("asked", "SUCCEEDED"),
+            (plan_id, "CANCELLED"),
+        ]
+
+
+async def _begun(cluster: Cluster, plan_id: str) -> bool:
+    stored = cast("list[bytes]", await cluster.redis.hvals(cluster.keys.plan_progress(plan_id)))
+    return any(json.loads(entry)["state"] == "IN_PROGRESS" for entry in stored)
+
+
+async def _no_jobs(cluster: Cluster) -> bool:
+    return await cluster.redis.llen(cluster.keys.jobs) == 0
 
 
 async def _is_active(cluster: Cluster) -> bool:
