@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,10 +53,9 @@ class Cluster:
         self.limits = limits
         self.size: list[int] = problem.column_bytes.tolist()
         self.keep: list[int] = difference.keep.tolist()
-        self.rate: list[list[float]] = copy_rates(problem, limits).tolist()
-        self.reach = [
-            sum(1 << m for m in range(nodes + 1) if self.rate[m][n] > 0) for n in range(nodes)
-        ]  # senders each node can copy from, the origin being bit N
+        rates = copy_rates(problem, limits)
+        self.rate: list[list[float]] = rates.tolist()
+        self.reach = _column_masks(rates > 0)  # senders each node can copy from, the origin being bit N
         source = difference.source.holds
         self.source: list[int] = _column_masks(source)
         self.target: list[int] = _column_masks(difference.target.holds)
@@ -198,9 +198,9 @@ def _node_mask(row: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
     return int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little")
 
 
-def _column_masks(holds: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[int]:
-    packed = np.packbits(holds, axis=0, bitorder="little")
-    return [int.from_bytes(packed[:, c].tobytes(), "little") for c in range(holds.shape[1])]
+def _column_masks(holds: np.ndarray[tuple[int, int], np.dtype[Any]]) -> list[int]:
+    packed = np.packbits(holds, axis=0, bitorder="little").T.copy()
+    return [int.from_bytes(column.tobytes(), "little") for column in packed]
 
 
 def _parking_places(problem: PlacementProblem) -> list[int]:

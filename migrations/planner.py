@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -42,6 +43,7 @@ _GOOD_ENOUGH: Final = 1.03
 """Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
 
 _COPIES_SCHEDULED: Final = 10_000  # in all attempts, unless it is the first
+_PAIRS_PER_COPY: Final = 2_000  # of node and expert, as long to set up as a copy to schedule
 _COPIES_SHUFFLED: Final = 4_000  # the same, beyond which luck is not tried
 _FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
 _FEW_ATTEMPTS: Final = 4
@@ -60,7 +62,7 @@ def plan(
 
     Every prefix of the plan keeps memory, sources and serving copies, in the order of its times and in any
     other that respects `depends_on`. Lists are scheduled under several policies, in a fixed order, until
-    10,000 copies were scheduled in all; of those within 1.03 of the lower bound the one with the least
+    10,000 copies were scheduled in all (2,000 pairs of node and expert count as one more); of those within 1.03 of the lower bound the one with the least
     latency meanwhile is taken, else the shortest (no guarantee; compare `estimate.seconds` with
     `estimate.lower_bound_seconds`). The devices of one node may be laid out anew at any time, as that costs
     no network: what a node holds must pack on them at every instant.
@@ -95,6 +97,15 @@ def plan_in_random_order(
     return _plan(problem, change, limits, BY_INDEX, policies, ())
 
 
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """excess_latency: what tokens wait on the way beyond what they do in the target, in seconds."""
+
+    cluster: Cluster
+    seconds: float
+    excess_latency: float
+
+
 def _plan(
     problem: PlacementProblem,
     change: Difference,
@@ -111,29 +122,36 @@ def _plan(
     traffic = Traffic(problem, change)
     end = max(bound, allocation.seconds)
     copies = int(change.missing.sum())
+    work = copies + change.missing.size // _PAIRS_PER_COPY
 
-    def attempt(policy: Policy, states: int) -> Schedule | str:
+    def attempt(policy: Policy, states: int) -> _Attempt | str:
         cluster = Cluster(problem, change, limits)
         schedule = Schedule(change, cluster, traffic, allocation, end, policy)
         reason = _carry_out(problem, cluster, schedule, names, states)
-        return schedule if reason is None else reason
+        if reason is not None:
+            return reason
+        return _Attempt(cluster, schedule.now, schedule.latency_area - traffic.after * schedule.now)
 
-    def rank(made: Schedule) -> tuple[float, float]:
+    def rank(made: _Attempt) -> tuple[float, float]:
         """Shorter, unless short enough; then less latency meanwhile."""
-        return max(made.now, _GOOD_ENOUGH * bound), made.latency_area - traffic.after * made.now
+        return max(made.seconds, _GOOD_ENOUGH * bound), made.excess_latency
 
-    best: Schedule | None = None
+    best: _Attempt | None = None
     for attempts, policy in enumerate((*policies, *others), 1):
         most = _COPIES_SCHEDULED if attempts <= len(policies) else _COPIES_SHUFFLED
-        if attempts > 1 and attempts * copies > most:
+        if attempts > 1 and attempts * work > most:
             break
         few = copies <= _FEW_COPIES
-        if best is not None and best.now <= _GOOD_ENOUGH * bound and attempts > (2 if few else len(policies)):
+        if (
+            best is not None
+            and best.seconds <= _GOOD_ENOUGH * bound
+            and attempts > (2 if few else len(policies))
+        ):
             break
         if few and attempts > _FEW_ATTEMPTS:
             break
         made = attempt(policy, 0)
-        if isinstance(made, Schedule) and (best is None or rank(made) < rank(best)):
+        if isinstance(made, _Attempt) and (best is None or rank(made) < rank(best)):
             best = made
     if best is None:
         # The search takes long, and is needed only where no policy gets through all standstills.

@@ -55,24 +55,24 @@ class Traffic:
         use = self._node[route].astype(np.int64) * experts + self.columns[route, place]
         self.first = np.concatenate([[0], np.cumsum(np.bincount(use, minlength=nodes * experts))])
         self.index = route[np.argsort(use, kind="stable")].astype(np.int32)
-        self.routes["goal"] = self._slowest(problem, change.target)
-        self.routes["value"] = self._slowest(problem, change.source)
-        holds = change.source.holds
-        self.cost = np.minimum(serving_costs(problem, holds), self._never)
+        self.after = self._wait(self._costs(problem, change.target), self.routes["goal"])
+        self.cost = self._costs(problem, change.source)
+        self.before = self._wait(self.cost, self.routes["value"])
         # node `nodes` stands for the origin; it serves where no node is nearer
-        holder = nearest_holder(self.distance, self.origin, holds).T
+        holder = nearest_holder(self.distance, self.origin, change.source.holds).T
         self.nearest: Int32 = np.where(holder < 0, nodes, holder).astype(np.int32)
-        self.before, self.after = self._latency(problem, change.source), self._latency(problem, change.target)
 
-    def _latency(self, problem: PlacementProblem, placement: Placement) -> float:
-        if self.coupled:
-            return float(self.routes["rate"] @ self._slowest(problem, placement))
-        return float((self.weight * np.minimum(serving_costs(problem, placement.holds), self._never)).sum())
+    def _costs(self, problem: PlacementProblem, placement: Placement) -> Float64:
+        costs = serving_costs(problem, placement.holds)
+        return np.minimum(costs, self._never, out=costs)
 
-    def _slowest(self, problem: PlacementProblem, placement: Placement) -> Float64:
-        costs = np.minimum(serving_costs(problem, placement.holds), self._never)
+    def _wait(self, costs: Float64, slowest: Float64) -> float:
+        """What all tokens wait, seconds per second; that of each route goes to `slowest`."""
+        if not self.coupled:
+            return float((self.weight * costs).sum())
         calls = costs[self._node[:, None], np.maximum(self.columns, 0)]
-        return np.asarray(np.where(self.columns >= 0, calls, 0.0).max(axis=1, initial=0.0))
+        slowest[:] = np.where(self.columns >= 0, calls, 0.0).max(axis=1, initial=0.0)
+        return float(self.routes["rate"] @ slowest)
 
 
 def _sample(rate: Float64, most: int) -> tuple[Int64, Float64]:

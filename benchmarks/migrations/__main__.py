@@ -12,7 +12,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.migrations.instances import Migration, random_migrations, real_migrations
+from benchmarks.migrations.instances import Migration, random_migrations, real_migrations, region_migrations
 from benchmarks.migrations.measurement import Measurement, measure
 from benchmarks.migrations.table import markdown, row
 from benchmarks.quality.traces import load_traces
@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.migrations", description=__doc__)
     parser.add_argument("--traces", nargs="*", help="names of traces; all by default, none without a name")
     parser.add_argument("--real-only", action="store_true", help="leave the random fleets out")
+    parser.add_argument("--regions-only", action="store_true", help="regions of up to 1,000 nodes alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "migrations")
     given = parser.parse_args()
     traces, absent = load_traces()
@@ -31,9 +32,11 @@ def main() -> None:
         print(line, file=sys.stderr)
     if given.traces is not None:
         traces = [trace for trace in traces if trace.name in given.traces]
-    migrations: Iterable[Migration] = real_migrations(traces)
-    if not given.real_only:
-        migrations = chain(random_migrations(), migrations)
+    migrations: Iterable[Migration] = region_migrations(traces)
+    if not given.regions_only:
+        migrations = chain(real_migrations(traces), migrations)
+        if not given.real_only:
+            migrations = chain(random_migrations(), migrations)
     warm()
     warm_planner()
     command = shlex.join(["python", "-m", "benchmarks.migrations", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Migrations to plan: between placements of random fleets, and of fleets with real routing that drifts."""
+"""Migrations to plan: between placements of random fleets, of fleets with real routing, and of regions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import numpy.typing as npt
 
 from benchmarks.quality.instances import EXPERT_BYTES, instance
 from benchmarks.quality.traces import Trace
+from benchmarks.region.instances import region_problem
 from solvers.problem import Coupling, Float64, Int64, PlacementProblem, UInt8
 from solvers.solve import solve
+
+REGIONS = (300, 1000)  # nodes
+REGION_TRACE = "deepseek-v2-lite"
+REGION_DRIFT = 0.1  # sigma of the log-normal factor on what each node calls
+REGION_SHARE = 0.1  # of what drift would change, the part that matters most is moved
 
 GIGABIT = 125e6
 """Bytes per second; links have one, two or four."""
@@ -181,3 +187,41 @@ def real_migration(trace: Trace, nodes: int, coupling: Coupling, *, memory: floa
         placements.append(found.holds)
     where = "origin" if origin else "no origin"
     return Migration(f"{trace.name}: {coupling}, {where}", problem, placements[0], placements[1])
+
+
+def region_migrations(traces: list[Trace]) -> Iterator[Migration]:
+    """Regions of up to 1,000 nodes, where the trace of their routing is present."""
+    for trace in traces:
+        if trace.name == REGION_TRACE:
+            for nodes in REGIONS:
+                yield region_migration(trace, nodes)
+
+
+def region_migration(trace: Trace, nodes: int) -> Migration:
+    """Every node is full of what it calls most; after a mild drift it swaps what it calls least now for what
+    it calls most of the rest."""
+    problem = region_problem(trace, nodes, Coupling.SLOWEST)
+    rng = np.random.default_rng(nodes)
+    links = rng.choice([1.0, 2.0, 4.0], (2, nodes)) * GIGABIT
+    problem = problem.replace(
+        ingress_bytes_per_second=links[0],
+        egress_bytes_per_second=links[1],
+        origin_egress_bytes_per_second=16 * GIGABIT,
+    )
+    called = problem.block_offset[problem.route_block][:, None] + problem.route_experts
+    use = problem.route_node[:, None].astype(np.int64) * problem.experts + called
+    shape = (nodes, problem.experts)
+    rate = np.repeat(problem.route_rate, called.shape[1])
+    calls = np.bincount(use.ravel(), rate, nodes * problem.experts).reshape(shape)
+    before = calls + 1e-9 * rng.random(shape)
+    after = before * rng.lognormal(0.0, REGION_DRIFT, shape)
+    source = np.zeros(shape, np.uint8)
+    target = np.zeros(shape, np.uint8)
+    for node, slots in enumerate((problem.capacity_bytes // problem.expert_bytes[0]).tolist()):
+        held, wanted = (set(np.argsort(-rank[node])[:slots].tolist()) for rank in (before, after))
+        swaps = int(REGION_SHARE * len(wanted - held))
+        comes = sorted(wanted - held, key=lambda column: -after[node, column])[:swaps]
+        goes = sorted(held - wanted, key=lambda column: after[node, column])[:swaps]
+        source[node, list(held)] = 1
+        target[node, list((held | set(comes)) - set(goes))] = 1
+    return Migration("region: 58 blocks of 256 experts, origin, mild drift", problem, source, target)

@@ -22,8 +22,8 @@ def markdown(measured: Sequence[Measurement], notes: Sequence[str], command: str
         "the same for random orders;",
         f"* area: latency beyond the target's while the plan runs, over the mean of {RANDOM_ORDERS} random "
         "orders of the same moves, which have the same scheduler, sources and ways to make room; empty where "
-        "these cost less than 1 % of the target's latency; negative where tokens wait less on the way than "
-        "in the target, as copies come before drops;",
+        "these cost less than 1 % of the target's latency, and for regions; negative where tokens wait less "
+        "on the way than in the target, as copies come before drops;",
         "* full: memory in use before; extra: bytes copied beyond what the target misses.",
         "",
         "| migration | nodes | moves | full | makespan | area | extra | planned in | verified in |",
