@@ -62,10 +62,10 @@ def plan(
 
     Every prefix of the plan keeps memory, sources and serving copies, in the order of its times and in any
     other that respects `depends_on`. Lists are scheduled under several policies, in a fixed order, until
-    10,000 copies were scheduled in all (2,000 pairs of node and expert count as one more); of those within 1.03 of the lower bound the one with the least
-    latency meanwhile is taken, else the shortest (no guarantee; compare `estimate.seconds` with
-    `estimate.lower_bound_seconds`). The devices of one node may be laid out anew at any time, as that costs
-    no network: what a node holds must pack on them at every instant.
+    10,000 copies were scheduled in all (2,000 pairs of node and expert count as one more); of those within
+    1.03 of the lower bound the one with the least latency meanwhile is taken, else the shortest (no
+    guarantee; compare `estimate.seconds` with `estimate.lower_bound_seconds`). The devices of one node may be
+    laid out anew at any time, as that costs no network: what a node holds must pack on them at every instant.
 
     INFEASIBLE, with the nodes and the bytes they lack, where the target does not fit, where an expert has no
     source, and where full nodes wait for each other: the reason says whether every order of moves was tried
