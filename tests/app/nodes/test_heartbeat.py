@@ -7,6 +7,7 @@ import pytest
 from httpx import AsyncClient
 from redis.asyncio import Redis
 
+from app.nodes.schemas import NodeStatusRecord
 from app.storage.keys import ClusterKeys
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,29 @@ async def test_changes_apply_in_sequence_only(api: AsyncClient, node: dict[str, 
     assert again["directives"] == ["REPORT_FULL_STATE"]
     assert (await beat(api, 6, holds=held(7, 8)))["directives"] == []
     assert await holdings(redis) == {"tiny/0/7", "tiny/0/8"}
+
+
+async def test_the_orders_a_node_goes_by_are_of_what_it_is_known_to_hold(
+    api: AsyncClient, node: dict[str, Any], redis: Redis
+) -> None:
+    """What a node says of its orders is kept with the heartbeat, and so is whether its holdings, which may
+    show what it did for older ones, are known as of then: not after a gap."""
+
+    async def kept() -> tuple[str | None, bool]:
+        stored = await redis.hget(KEYS.node_status, "n1")
+        assert stored is not None
+        status = NodeStatusRecord.model_validate_json(stored)
+        return status.moves_version, status.full_state_due
+
+    await beat(api, 1, holds=held(1, 2), moves_version="u.1.a")
+    assert await kept() == ("u.1.a", False)
+    await beat(api, 2, holds_changed={"removed": held(2)}, moves_version="u.1.b")
+    assert await kept() == ("u.1.b", False)
+    assert await holdings(redis) == {"tiny/0/1"}
+    await beat(api, 4, holds_changed={}, moves_version="u.1.c")
+    assert await kept() == ("u.1.c", True)
+    await beat(api, 5, holds=held(1))
+    assert await kept() == (None, False)
 
 
 async def test_first_heartbeat_without_state_asks_for_it(api: AsyncClient, node: dict[str, Any]) -> None:
