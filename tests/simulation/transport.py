@@ -147,6 +147,8 @@ class SimulatedClient(ServiceClient):
     async def _held(self, key: str, topic: str, known: str | None, seconds: int, kind: type[D]) -> D | None:
         await self._way()
         found = await self._service.changed(key, topic, known, seconds)
+        if self._faults.happens(self._faults.late):  # and may have been overtaken when it arrives
+            await asyncio.sleep(self._faults.rng.uniform(0.0, TIMEOUT_SECONDS))
         await self._way()
         return None if found is None else msgspec.json.decode(found, type=kind)
 
