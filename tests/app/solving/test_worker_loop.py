@@ -261,14 +261,15 @@ async def test_drop_waits_for_every_node_to_switch(redis: Redis) -> None:
             conditions = [] if status is None else status.conditions
             return any("still route to a copy" in condition.reason for condition in conditions)
 
+        async def withdrawn() -> bool:
+            documents = [await read_document(redis, cluster.keys.assignment(node_id)) for node_id in "bc"]
+            tables = [Assignment.model_validate_json(it.json) for it in documents if it is not None]
+            return len(tables) == 2 and not any("a" in named_targets(table) for table in tables)
+
         await until(held_back, what="the drops held back")
+        await until(withdrawn, what="routing tables without the copies to be dropped")
         assert not [kind for _, kind, _ in nodes.done[before:] if kind == "DROP"]
         assert await cluster.held("a") == held
-        for node_id in "bc":
-            document = await read_document(redis, cluster.keys.assignment(node_id))
-            assert document is not None
-            assignment = Assignment.model_validate_json(document.json)
-            assert "a" not in named_targets(assignment), "a withdrawn copy is in no routing table"
         nodes.stubborn.clear()
 
         async def empty() -> bool:
