@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -16,6 +17,10 @@ from app.storage.client import open_client, servers_of
 from app.storage.embedded import EmbeddedServer
 from tests.service import Service, start_service
 from tests.valkey_cluster import ValkeyCluster
+
+# How long an example takes says something of the machine, and nothing of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _CONFIGURED = os.environ.get("MOEPLACE_TEST_SERVER")
 TEST_SERVER = Path(_CONFIGURED) if _CONFIGURED else None

@@ -75,7 +75,7 @@ def test_answers_are_as_documented(fleet: Fleet, path: str, method: str, mode: G
     operation = SCHEMA[path][method]
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))
     def ask(case: Any) -> None:
         known(case, fleet)
         case.call_and_validate(base_url=fleet.url, checks=CHECKED)

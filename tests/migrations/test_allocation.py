@@ -103,7 +103,7 @@ def _optimum(change: Change) -> float:
     return float("inf")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(change=_tiny())
 def test_no_schedule_of_a_tiny_cluster_beats_the_bound(change: Change) -> None:
     """The bound is at most the true optimum, found by trying every schedule, third nodes included; also where
@@ -118,7 +118,7 @@ def test_no_schedule_of_a_tiny_cluster_beats_the_bound(change: Change) -> None:
     assert lower_bound_seconds(change.problem, change_, Limits()) <= optimum * (1 + 1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(change=changes(), receives=st.integers(1, 3), sends=st.integers(1, 3))
 def test_an_allocation_gives_every_missing_copy_one_sender(change: Change, receives: int, sends: int) -> None:
     """Each node is sent what it misses, and nothing else, from nodes that hold it or are sent it by others

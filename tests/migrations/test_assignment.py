@@ -9,7 +9,7 @@ from migrations.kernels.assignment import assign
 _NODES = 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), experts=st.integers(1, 4))
 def test_no_copy_could_have_a_better_sender(seed: int, experts: int) -> None:
     """Every copy has one of its senders that is in reach, leads back to one that has the expert from the

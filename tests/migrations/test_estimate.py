@@ -18,7 +18,7 @@ def _bound(change: Change, limits: Limits | None = None) -> float:
     return lower_bound_seconds(change.problem, found, limits or Limits())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     change=changes(),
     receives=st.integers(1, 3),

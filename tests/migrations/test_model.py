@@ -13,7 +13,7 @@ from migrations.planner import plan
 from tests.migrations.instances import Change, changes, cluster
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(change=changes(max_nodes=4))
 def test_a_plan_survives_its_file(change: Change) -> None:
     """Writing and reading a plan, INFEASIBLE or not, changes nothing, times included."""

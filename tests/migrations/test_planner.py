@@ -12,9 +12,7 @@ from solvers.packing import pack
 from solvers.problem import Int64
 from tests.migrations.instances import Change, changes, cluster, random_change
 
-_SLOW = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+_SLOW = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @_SLOW
@@ -30,7 +28,7 @@ def test_every_plan_keeps_every_rule(change: Change) -> None:
         assert verify(change.problem, change.source, change.target, made) == ()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     change=changes(),
     receives=st.integers(1, 3),

@@ -67,7 +67,7 @@ def test_sums_count_copies_only() -> None:
         summarise(made, {"x": MoveProgress()})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(change=changes(), data=st.data(), receives=st.integers(1, 2), most=st.none() | st.integers(1, 3))
 def test_releasing_what_may_run_carries_a_plan_out(
     change: Change, data: st.DataObject, receives: int, most: int | None

@@ -15,7 +15,7 @@ from migrations.verify import verify
 from tests.migrations.instances import Change, changes, cluster
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(change=changes(), data=st.data())
 def test_a_plan_stopped_anywhere_can_be_taken_back(change: Change, data: st.DataObject) -> None:
     """From the state after any moves that may have succeeded, a right plan leads back to the beginning."""

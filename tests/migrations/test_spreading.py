@@ -28,7 +28,7 @@ def _cheapest(cost: Float64, holders: set[int], goals: set[int]) -> float:
     return best
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     prices=st.lists(
         st.sampled_from([0.0, 1.0, 2.0, 5.0, 9.0, np.inf]), min_size=_NODES**2 + 3, max_size=_NODES**2 + 3

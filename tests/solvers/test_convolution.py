@@ -34,7 +34,7 @@ CONCAVE = st.lists(st.integers(-9, 9).map(float), max_size=14).map(_concave)
 
 
 @given(WHOLE, WHOLE | CONCAVE)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_the_definition(a: Float64, b: Float64) -> None:
     """Any with any and any with concave, ties included: the naive convolution, bit for bit."""
     assert (max_plus(a, b) == naive(a, b)).all()
@@ -42,7 +42,7 @@ def test_equals_the_definition(a: Float64, b: Float64) -> None:
 
 
 @given(WHOLE, CONCAVE, WHOLE)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_algebra(a: Float64, b: Float64, c: Float64) -> None:
     """Commutative and associative, with [0] as identity; larger terms never make it smaller; the concave stay
     concave."""
@@ -82,7 +82,7 @@ def _tables(seed: int, concave: bool) -> tuple[Float64, Int64, Int64, int]:
 
 
 @given(SEEDS)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_concave_tables_are_solved_exactly(seed: int) -> None:
     """Several sizes, forced and forbidden counts: the best of all choices, or that none fits."""
     values, start, size, capacity = _tables(seed, True)
@@ -96,7 +96,7 @@ def test_concave_tables_are_solved_exactly(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tables_that_are_not_concave_fall_back(seed: int) -> None:
     """Any tables given to the concave knapsack come out as from the exact one."""
     values, start, size, capacity = _tables(seed, False)
@@ -107,7 +107,7 @@ def test_tables_that_are_not_concave_fall_back(seed: int) -> None:
 
 
 @given(SEEDS, st.sampled_from([0.01, 0.1, 0.5]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_rounded_tables_keep_their_promise(seed: int, eps: float) -> None:
     """Merged in the tree, the gain over the least counts is at least 1 - eps of the best, within the
     capacity."""

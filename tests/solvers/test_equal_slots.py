@@ -55,7 +55,7 @@ def cheapest(problem: PlacementProblem, slots: int) -> float:
     return best
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 1000), slots=st.integers(2, 3), coupling=st.sampled_from(list(Coupling)))
 def test_exact_finds_the_cheapest(seed: int, slots: int, coupling: Coupling) -> None:
     """With the exact algorithm the result is the optimum over all placements of equal slots, and the blocks'
@@ -67,7 +67,7 @@ def test_exact_finds_the_cheapest(seed: int, slots: int, coupling: Coupling) -> 
     assert found.lower_bound == pytest.approx(found.objective, rel=1e-5)
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 1000))
 def test_migration_cost_counts(seed: int) -> None:
     """With a placement in force the bound still is one, and what may not move does not."""
@@ -87,7 +87,7 @@ def test_migration_cost_counts(seed: int) -> None:
     assert still.placement.holds.tolist() == now.tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), algorithm=st.sampled_from(["sgd", "certified", "greedy", "uniform"]))
 def test_every_node_has_exactly_the_slots(seed: int, algorithm: str) -> None:
     """Feasible, exactly P experts of each block on each node, cost and bound of the whole problem."""

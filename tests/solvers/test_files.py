@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_problem_comes_back(folder: Path, seed: int) -> None:
     """Every key of a problem survives the file."""
     problem = random_problem(seed)

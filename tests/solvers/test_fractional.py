@@ -15,7 +15,7 @@ SEEDS = st.integers(0, 2**32)
 
 @given(SEEDS, st.sampled_from(["equal", "few", "any"]), st.sampled_from(["any", "whole", "few"]))
 @example(12540, "equal", "whole")
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_knapsacks_are_solved(seed: int, sizes: str, profits: str) -> None:
     """Equal to the best per byte first, never below it: with sizes and profits that are equal, whole (so that
     different prices of memory have the same value) or any, negative ones among them, from no room to room
@@ -84,7 +84,7 @@ def _advanced(
 
 
 @given(SEEDS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_step_ends_at_the_nearest_point(seed: int) -> None:
     """Within 0..1 and the room, and clip(x + (profit - price * size) / metric) at the price of memory that
     root finding by scipy gives, 0 where all fits: the optimality conditions of the nearest point; whatever

@@ -57,7 +57,7 @@ def _terms(problem: PlacementProblem, holds: npt.NDArray[np.uint8], node: int) -
 
 
 @given(SEEDS, st.sampled_from(Coupling), st.sampled_from(["all", "none"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_terms_are_the_saving(seed: int, coupling: Coupling, origin: str) -> None:
     """Modular part plus terms equals the fall of J for every set of the node, under every coupling."""
     problem = random_problem(seed, coupling, nodes=3, blocks=[4], routes=10, origin=origin, extras=False)
@@ -87,7 +87,7 @@ def _random_terms(seed: int, experts: int) -> Terms:
 
 
 @given(SEEDS, st.integers(1, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_tables_against_enumeration(seed: int, experts: int) -> None:
     """The exact table is the best over all k-subsets; the greedy one reaches what its set is worth, at most
     that, and exactly that where the saving is modular; both respect what is forced and what is forbidden."""
@@ -141,7 +141,7 @@ def _best_counts(
 
 
 @given(SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_knapsack_is_exact(seed: int) -> None:
     """The knapsack over blocks finds the best counts within the capacity, or that none fit."""
     values, start, size, capacity = _knapsack(seed)
@@ -155,7 +155,7 @@ def test_knapsack_is_exact(seed: int) -> None:
 
 
 @given(SEEDS, st.sampled_from([0.01, 0.1, 0.5]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_value_scaled_knapsack_keeps_its_promise(seed: int, eps: float) -> None:
     """What the value-scaled knapsack gains over the least counts is at least 1 - eps of the best."""
     values, start, size, capacity = _knapsack(seed)
@@ -171,7 +171,7 @@ def test_value_scaled_knapsack_keeps_its_promise(seed: int, eps: float) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_concave_tables_of_one_size_need_no_recursion(seed: int) -> None:
     """Concave tables, some cut off below and above, linear stretches included: the hulls give the maximum."""
     rng = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_concave_tables_of_one_size_need_no_recursion(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_hulls_from_below(seed: int) -> None:
     """On any tables the hulls' counts fit, exist wherever some exist, and never claim more than the best."""
     values, start, size, capacity = _knapsack(seed)

@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @given(SEEDS, st.sampled_from(Coupling))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_equals_the_definition(seed: int, coupling: Coupling) -> None:
     """J and M agree with the formulas evaluated literally, with and without origins, also where they are
     infinite."""
@@ -39,7 +39,7 @@ def test_equals_the_definition(seed: int, coupling: Coupling) -> None:
 
 
 @given(SEEDS, st.sampled_from(Coupling))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_does_not_depend_on_the_order_of_things(seed: int, coupling: Coupling) -> None:
     """Renumbering nodes, experts and routes, and the experts within a route, leaves J where it was."""
     problem = random_problem(seed, coupling, nodes=3, blocks=[4, 4], routes=10, extras=False)
@@ -67,7 +67,7 @@ def test_does_not_depend_on_the_order_of_things(seed: int, coupling: Coupling) -
 
 
 @given(SEEDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_couplings_agree_on_single_experts(seed: int) -> None:
     """With one expert per route the three couplings are one function."""
     problem = random_problem(seed, nodes=3, blocks=[4], routes=8)
@@ -113,7 +113,7 @@ def test_zero_rates_count_nothing_even_where_nobody_can_serve() -> None:
 
 
 @given(SEEDS, st.sampled_from(Coupling))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_breakdown_adds_up(seed: int, coupling: Coupling) -> None:
     """Shares of a cell with traffic sum to one, and rate times latency over all cells is J."""
     problem = random_problem(seed, coupling, nodes=3, blocks=[3, 2], origin="all")

@@ -33,7 +33,7 @@ def _node(sizes: list[int], devices: list[int]) -> PlacementProblem:
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.lists(st.integers(0, 14), min_size=1, max_size=3),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_packs_exactly_what_can_be_packed(sizes: list[int], devices: list[int]) -> None:
     """None exactly where no assignment fits; what is returned respects every device."""
     problem = _node(sizes, devices)
@@ -74,7 +74,7 @@ def test_packable_bytes() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_shortfalls_are_empty_exactly_for_feasible_placements(seed: int) -> None:
     """The words and the oracle agree on what is feasible."""
     problem = random_problem(seed)

@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_two_nearest_holders(seed: int) -> None:
     """Of every given column, from every node, as by sorting; the other columns stay as they are."""
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def test_the_two_nearest_holders(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ranks(seed: int) -> None:
     """Forced, free, forbidden, by falling gain within each; the values are those of the first k, where such a
     set is possible."""

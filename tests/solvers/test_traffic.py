@@ -13,7 +13,7 @@ from tests.oracles.instances import random_problem
 
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_merging_keeps_every_rate(seed: int, routes: int, threads: bool) -> None:
     """Per (node, block, set) the rates add up to the same; each set appears once; zero rates are gone; in one
     go or on several threads."""
@@ -44,7 +44,7 @@ def test_merging_keeps_every_rate(seed: int, routes: int, threads: bool) -> None
 
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_under_sum_routes_are_single_calls(seed: int, routes: int, threads: bool) -> None:
     """Per node, block and expert the rates add up to the same, each in a route of its own."""
     problem = random_problem(seed, Coupling.SUM, nodes=3, blocks=[3, 2], routes=routes)

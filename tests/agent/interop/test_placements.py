@@ -172,7 +172,7 @@ def _round_trip(form: PlacementFormat, placement: FleetPlacement, ranks_per_node
 
 
 @pytest.mark.parametrize("name", EQUAL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(drawn=placements(equal=True))
 def test_equal_slots_round_trip(name: str, drawn: tuple[FleetPlacement, int]) -> None:
     """What an engine reads from the file, and what we read back, are the sets that were written."""
@@ -181,7 +181,7 @@ def test_equal_slots_round_trip(name: str, drawn: tuple[FleetPlacement, int]) ->
 
 
 @pytest.mark.parametrize("name", ["omni", "ktransformers"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(drawn=placements(equal=False))
 def test_unequal_round_trip(name: str, drawn: tuple[FleetPlacement, int]) -> None:
     """Patterns and masks carry nodes of any size."""

@@ -61,7 +61,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     st.integers(1, 500),
     st.sampled_from(READERS),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_was_compressed_comes_out(parts: list[bytes], coding: str, step: int, reader: Reader) -> None:
     """Any coding, in members or frames one after another, cut anywhere."""
     sent = b"".join(map(COMPRESS[coding], parts))
@@ -79,7 +79,7 @@ async def _read(reader: Reader, request: Request) -> bytes:
     st.data(),
     st.sampled_from(READERS),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_truncated_bodies_are_malformed(
     plain: bytes, coding: str, data: st.DataObject, reader: Reader
 ) -> None:

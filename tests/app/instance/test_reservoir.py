@@ -52,7 +52,7 @@ items = st.lists(
 
 
 @given(st.lists(items, min_size=1, max_size=5), st.integers(1, 8), st.randoms())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_merging_in_any_order_and_grouping_is_the_same(
     lists: list[list[tuple[int, int, float]]], capacity: int, random: object
 ) -> None:
@@ -71,7 +71,7 @@ def test_merging_in_any_order_and_grouping_is_the_same(
 
 
 @given(items)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_fits_is_exact(given_items: list[tuple[int, int, float]]) -> None:
     """Below capacity every item with weight is kept with its weight."""
     found = merge([sample(3, given_items, 1)], 1000)

@@ -50,7 +50,7 @@ counts = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(st.floats(0, 149), counts, st.integers(0, 2**32 - 1)), min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_bucket_is_the_exact_sum_of_its_windows(
     drawn: list[tuple[float, dict[int, list[int]], int]],
 ) -> None:

@@ -113,9 +113,7 @@ def layers_touched(value: dict[str, Any], path: tuple[Any, ...]) -> set[int] | N
     return None
 
 
-BUDGET = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+BUDGET = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(data=st.data())

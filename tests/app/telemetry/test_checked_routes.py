@@ -31,7 +31,7 @@ def rows(draw: st.DrawFn) -> tuple[list[list[int]], list[int]]:
 
 
 @given(rows())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rows_are_judged_as_one_by_one(drawn: tuple[list[list[int]], list[int]]) -> None:
     """Ascending or not, padded or not, repeated, out of range or empty: the naive verdict."""
     ids, limits = drawn

@@ -33,7 +33,7 @@ def cut(framing: Framing, body: bytes, step: int) -> list[bytes]:
 
 
 @given(st.lists(VALUES, max_size=4), st.integers(1, 5000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_messagepack_values_are_found(values: list[Any], step: int) -> None:
     """Values of every kind, one after another, in pieces of any size: the same values."""
     bodies = [msgspec.msgpack.encode(value) for value in values]
@@ -79,7 +79,7 @@ def test_broken_messagepack() -> None:
     st.lists(st.binary(min_size=1, max_size=50).filter(lambda line: line.strip() and b"\n" not in line)),
     st.integers(1, 99),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_lines_are_found(lines: list[bytes], step: int) -> None:
     """With LF or CRLF, blank lines in between, with and without the last line's end."""
     expected = [line.strip() for line in lines]

@@ -21,7 +21,7 @@ numbers = st.one_of(
     st.lists(st.lists(numbers, min_size=1, max_size=20), min_size=1, max_size=6),
     st.sampled_from([(",", ":"), (", ", ": "), (" ,\n\t", ":")]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_lists_are_packed_as_their_naive_twin(lists: list[list[int]], separators: tuple[str, str]) -> None:
     """Whatever the numbers' digits, the lists' lengths and the white space between."""
     encoded = [memoryview(json.dumps(it, separators=separators).encode()) for it in lists]
