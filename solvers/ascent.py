@@ -63,7 +63,7 @@ class Ascent:
         self._fixed = self._nearest_calls(traffic)
         self._covers = problem.min_replicas > 0
         self._state = State(self._relaxation.within(holds.astype(np.float64)))
-        self._price = np.zeros(problem.experts)
+        self._price = self._relaxation.least_price()
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN
         self.best = self._nothing()
@@ -153,8 +153,9 @@ class Ascent:
         return float((traffic.rate * nearest[traffic.node]).sum())
 
     def _nothing(self) -> Dual:
-        """All multipliers 0: every call at its nearest server."""
-        earned, price = np.zeros_like(self._state.x), np.zeros_like(self._price)
+        """No multipliers on calls: every one at its nearest server, and the replicas there must be opened
+        where that costs least."""
+        earned, price = np.zeros_like(self._state.x), self._relaxation.least_price()
         return Dual(self._relaxation.value(self._fixed, earned, price), self._fixed, earned, price)
 
     def _measure_by(self, earned: Float64) -> None:

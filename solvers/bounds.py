@@ -83,7 +83,19 @@ class Relaxation:
         constant += self._replicas * float(price.sum())
         negative = float((self._pinned * profit).sum())
         negative += self._knapsacks(np.where(self._free, profit, 0.0))
-        return constant - negative - _ROUNDING * (constant + float(np.abs(profit).sum()))
+        # what earns nothing is left out whatever its opening costs, so only that of pins is in the sums
+        summed = np.abs(earned + price) + self._pinned * self._opening
+        return constant - negative - _ROUNDING * (constant + float(summed.sum()))
+
+    def least_price(self) -> Float64:
+        """float64[E], a price on replicas that makes their opening a bound: what the `min_replicas`-th
+        cheapest costs, so that the cheapest ones are paid for exactly. O(N E log N)."""
+        nodes, experts = self._opening.shape
+        if not 0 < self._replicas <= nodes:
+            return np.zeros(experts)
+        possible = self._free | (self._pinned == 1.0)
+        cheapest = np.sort(np.where(possible, self._opening, np.inf), axis=0)[self._replicas - 1]
+        return np.where(np.isfinite(cheapest), cheapest, 0.0)
 
     def profit(self, earned: Float64, price: Float64) -> Float64:
         """What replicas earn, float64[N, E], less their opening, with the price on replicas."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from solvers import certified as module
+from solvers.ascent import Ascent
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, ParamsError
 from solvers.placement import Placement
@@ -114,6 +115,38 @@ def test_ways_of_large_problems(coupling: Coupling, monkeypatch: pytest.MonkeyPa
     assert usual is not None
     assert short is not None
     assert short <= usual * 1.05
+
+
+@COUPLED
+@pytest.mark.parametrize("called", [True, False])
+def test_what_costs_no_more_than_it_must_is_proven_at_once(
+    coupling: Coupling, called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where everybody holds what it calls at no latency, although copies elsewhere would cost, and where
+    nothing is called and all cost is that of the copies coverage takes, no step is climbed."""
+    problem = _fleet(coupling, "none")
+    near = problem.latency_seconds.copy()
+    np.fill_diagonal(near, 0.0)
+    current = np.ones((problem.nodes, problem.experts), np.uint8)
+    current[:, ~np.isin(np.arange(problem.experts), problem.block_offset[:-1])] = 0
+    kept = (problem.route_experts == 0).any(axis=1)
+    problem = problem.replace(
+        latency_seconds=near,
+        current=current,
+        ingress_bytes_per_second=np.ones(problem.nodes),
+        horizon_seconds=100.0,
+        route_node=problem.route_node[kept],
+        route_block=problem.route_block[kept],
+        route_experts=np.zeros((int(kept.sum()), 1), np.int32),
+        route_rate=problem.route_rate[kept] * called,
+    )
+    monkeypatch.setattr(Ascent, "step", None)
+    if called:
+        problem = problem.replace(min_replicas=0, origin_latency_seconds=np.full(problem.nodes, 9.0))
+    result = solve(problem, "certified", params={"goal_gap": 0.0})
+    assert result.status is SolveStatus.OPTIMAL
+    assert result.objective is not None
+    assert (result.objective == 0.0) is called
 
 
 @COUPLED
