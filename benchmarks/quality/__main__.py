@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.quality.instances import instance
-from benchmarks.quality.table import Row, markdown, measure, medians
+from benchmarks.quality.table import Row, heading, markdown, measure, medians
 from benchmarks.quality.traces import Trace, load_traces
 from solvers.problem import Coupling, PlacementProblem
 from solvers.solve import ALGORITHMS
@@ -78,15 +77,7 @@ def main() -> None:
         judged = next((row for row in measured[::-1] if row.algorithm == JUDGE), None)
         over = "" if judged is None or judged.over_bound is None else f" {100 * judged.over_bound:.2f} %"
         print(f"{number}/{len(todo)} {name} {problem.coupling}{over}", file=sys.stderr, flush=True)
-        told = (
-            "# Quality: cost over the best lower bound, and time\n\n"
-            f"Made by `{shlex.join(['python', '-m', 'benchmarks.quality', *sys.argv[1:]])}`; at most "
-            f"{given.seconds:g} s per solve, the bound "
-            f"included where the algorithm certifies; {number} of {len(todo)} instances"
-            + (", the others as measured before" if kept else "")
-            + ".\n\n"
-        )
-        given.out.with_suffix(".md").write_text(told + medians(rows) + markdown(rows, JUDGE))
+        given.out.with_suffix(".md").write_text(heading(rows) + medians(rows) + markdown(rows, JUDGE))
         given.out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(f"{len(measured)} solves in {time.monotonic() - began:.0f} s", file=sys.stderr)
 

@@ -12,7 +12,8 @@ from solvers.solve import solve
 
 @dataclass(frozen=True)
 class Row:
-    """One solve. over_bound: cost / best bound of the instance - 1, None where there is no such number."""
+    """One solve. over_bound: cost / best bound of the instance - 1, None where there is no such number;
+    limit_seconds: what the solve was given."""
 
     instance: str
     coupling: str
@@ -22,6 +23,7 @@ class Row:
     lower_bound: float | None
     over_bound: float | None
     seconds: float
+    limit_seconds: float
 
 
 def measure(
@@ -42,6 +44,7 @@ def measure(
                 result.lower_bound,
                 None,
                 round(result.runtime_seconds, 2),
+                seconds,
             )
         )
     bound = max((row.lower_bound for row in found if row.lower_bound is not None), default=0.0)
@@ -87,6 +90,18 @@ def markdown(rows: list[Row], judge: str) -> str:
             )
             lines.append("")
     return "\n".join(lines)
+
+
+def heading(rows: list[Row]) -> str:
+    """What was measured, whether at once or in pieces."""
+    limits = sorted({f"{row.limit_seconds:g}" for row in rows}, key=float)
+    instances = len({(row.instance, row.coupling) for row in rows})
+    return (
+        "# Quality: cost over the best lower bound, and time\n\n"
+        f"Made by `python -m benchmarks.quality`, at once or in pieces (`--only ... --keep`): {instances} "
+        f"instances, at most {' or '.join(limits)} s per solve (`--seconds`), the bound included where the "
+        "algorithm certifies.\n\n"
+    )
 
 
 def medians(rows: list[Row]) -> str:
