@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from solvers.coverage import allowance, allowed_at, make_feasible
+from solvers.kernels import packing as kernel
 from solvers.packing import pack, packable_bytes, packs_within_bytes
 from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.traffic import Traffic
@@ -110,11 +111,8 @@ class _Room:
 
 def _fill_row(problem: PlacementProblem, calls: Float64, node: int, holds: UInt8) -> None:
     """Adds to row `node` the experts of most calls float64[E] per byte that still fit."""
-    allowed = allowed_at(problem, node)
     size = problem.column_bytes
     free = int(packable_bytes(problem)[node] - holds[node].astype(np.int64) @ size)
-    for column in np.argsort(-calls / size, kind="stable").tolist():
-        wanted = calls[column] > 0 and allowed[column] == 0 and not holds[node, column]
-        if wanted and size[column] <= free:
-            holds[node, column] = 1
-            free -= int(size[column])
+    wanted = np.flatnonzero((calls > 0) & (allowed_at(problem, node) == 0) & (holds[node] == 0))
+    order = wanted[np.argsort(-calls[wanted] / size[wanted], kind="stable")]
+    kernel.fill_in_order(order, size, free, holds[node])

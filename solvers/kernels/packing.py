@@ -1,9 +1,9 @@
-"""Kernel of the packing rule."""
+"""Kernels that put what is to be held where there is room."""
 
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.problem import Int32, Int64
+from solvers.problem import Int32, Int64, UInt8
 
 
 @compiled
@@ -31,3 +31,12 @@ def pack(sizes: Int64, order: Int64, capacity: Int64, roomiest: bool, free: Int6
         out[item] = chosen
         free[chosen] -= size
     return True
+
+
+@compiled
+def fill_in_order(order: Int64, size: Int64, free: int, row: UInt8) -> None:
+    """Sets row uint8[E] at each expert of order int64[C] that still fits into `free` bytes. O(C)."""
+    for e in order:
+        if size[e] <= free:
+            row[e] = 1
+            free -= size[e]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.feasibility import shortfalls
+from solvers.kernels.packing import fill_in_order
 from solvers.packing import fits, pack, packable_bytes, packs_within_bytes
 from solvers.problem import PlacementProblem
 from tests.oracles.instances import random_holds, random_problem
@@ -113,3 +114,19 @@ def test_shortfalls_in_words(holds: list[list[int]], words: str) -> None:
     assert "node 1 may hold nothing, and holds 1 experts" in shortfalls(
         drained, np.array([[1, 1, 0], [0, 0, 1]], np.uint8)
     )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_still_fits_in_order(seed: int) -> None:
+    """The kernel takes what a loop in plain words takes: each in turn, if it fits into what is left."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 9, 30)
+    order = rng.permutation(30)[: int(rng.integers(31))]
+    room = int(rng.integers(0, size.sum()))
+    row = np.zeros(30, np.uint8)
+    fill_in_order(order, size, room, row)
+    taken: list[int] = []
+    for e in order.tolist():
+        if sum(int(size[other]) for other in taken) + size[e] <= room:
+            taken.append(e)
+    assert sorted(taken) == np.flatnonzero(row).tolist()
