@@ -64,6 +64,7 @@ class Ascent:
         self._covers = problem.min_replicas > 0
         self._state = State(self._relaxation.within(holds.astype(np.float64)))
         self._price = self._relaxation.least_price()
+        self._copies = float(self._price.mean()) if problem.experts else 0.0
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN
         self.best = self._nothing()
@@ -159,8 +160,9 @@ class Ascent:
         return Dual(self._relaxation.value(self._fixed, earned, price), self._fixed, earned, price)
 
     def _measure_by(self, earned: Float64) -> None:
-        """Steps of x are measured by what replicas earn, float64[N, E]."""
-        mean = float(earned.mean()) if earned.size else 0.0
+        """Steps of x are measured by what replicas earn, float64[N, E]; and a little by what those cost that
+        must be copied, for where nothing is called they earn nothing else."""
+        mean = self._copies + (float(earned.mean()) if earned.size else 0.0)
         self._metric = earned + (_FLOOR * mean + 1e-300)
         self._replica_metric = self._metric.mean(axis=0)
 

@@ -9,20 +9,23 @@ theta is a good surrogate; its knapsacks are placements to start from. The dynam
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from solvers.ascent import Ascent, hosts_are_too_many
-from solvers.baselines import fill_by_popularity
+from solvers.baselines import fill_by_popularity, random
 from solvers.coverage import allowance, make_feasible
 from solvers.decomposition import BestResponse, Memory, Subsets, sgd
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
 from solvers.multipliers import Multipliers
+from solvers.neighbourhood import Neighbourhood
 from solvers.objective import total_cost
 from solvers.params import CertifiedParams, SgdParams
 from solvers.problem import Coupling, Float64, Int8, Int32, Int64, PlacementProblem, UInt8
+from solvers.programme import TooLarge
 from solvers.single_response import SingleResponse
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, calls_are_single, sample
@@ -33,6 +36,7 @@ _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
 _FIRST_SHARE = 0.1  # of the effort, which sweeps over the true routes from the empty placement may take
+_FIRST_CELLS = 100_000_000  # nodes^3 times experts: the same where calls are single, whose steps cost little
 _MOST_ROUTES = (
     750_000  # that the search looks at; of more it takes a sample, and the cost and bound are of all
 )
@@ -44,10 +48,14 @@ _PART_SHARE = 0.8  # of the ruins which spare some experts of every block
 _PARTS = (0.1, 0.8)  # of the experts that these do not spare
 _SLACK = 0.02  # relative; how much worse than the best a placement may be that the search goes on from
 _VAIN = 40  # rounds without an improvement, from which on it is; after twice as many, all of that
-_ROUND_EFFORT = 0.001  # of the effort: a round that takes less counts as less of the patience
-_CELL_ROUNDS = 40  # for every node and expert: more than so many are never needed to lose it
+_EXACT_SHARE = 0.2  # of the rounds of a small problem, in which HiGHS chooses a part anew
+_GIVEN_UP = 80  # rounds in vain, after which it begins elsewhere
+_ROUND_WORK, _EXACT_WORK = 50_000, 1_500_000  # of every round, whatever it looks at, and of those
+_TELLING = 0.01  # of the gap: rounds that save less are in vain
+_REST = 0.5  # of the work up to the last that was not: the search goes on for that at least
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _FLAT_ALONE = 0.25  # of the gap that is the goal: the same before there is a placement worth a comparison
+_NEARLY_FLAT = 2.0  # of the same: a rounding may reach the goal, where it costs no more than the steps
 _ASTRAY = 0.2  # relative gap from which on carried multipliers are those of another traffic
 _LITTLE = 0.1  # of the gap that is the goal: sweeps that save less have ended, where a sweep takes long
 _CLIMB_SHARE = 0.6  # of the effort, or of the time, that the first climb may take
@@ -132,20 +140,33 @@ class _Search:
         self._report = report
         self.pinned = (allowance(problem) == 1).astype(np.uint8)
         self._tables = SgdParams(exact_limit=params.exact_limit, exchange_steps=0, eps=params.eps)
-        self._single = calls_are_single(problem, traffic)
-        engine = _Single if self._single else _Coupled
+        self.single = calls_are_single(problem, traffic)
+        engine = _Single if self.single else _Coupled
         self._response: BestResponse = engine(problem, traffic, self._tables)
         self.goal = max(params.goal_gap, _CERTAIN)
         self.little = 0.0  # seconds per second: sweeps that save less are the last
         self.work = 0
         self.holds: UInt8 | None = None
         self.cost = np.inf
+        self._run_cost = np.inf  # of the best since this run began
         self._at_hand = _AtHand(self.pinned, self._response.remember())
         self._blocks = np.flatnonzero(np.diff(traffic.start) > 0)  # only these can gain anything
 
+    @cached_property
+    def _neighbourhood(self) -> Neighbourhood | None:
+        try:
+            return Neighbourhood(self._problem, self._traffic)
+        except TooLarge:
+            return None
+
+    @property
+    def small(self) -> bool:
+        """Whether HiGHS can look at parts of it."""
+        return self._neighbourhood is not None
+
     def descend(self, name: str, start: UInt8, order: Int64 | None = None) -> bool:
         """Sweeps from `start` uint8[N, E], feasible or not, to a feasible placement; True where it's the best
-        so far."""
+        of the run."""
         self._response.restart()
         return self._settle(name, start.copy(), order)
 
@@ -165,7 +186,7 @@ class _Search:
 
     def ruin(self, ascent: Ascent, restless: float) -> bool:
         """Takes part of the placement at hand out, has nodes exchange it, or replaces it by the relaxed one,
-        rounded; the nodes respond anew; True where that is the best so far.
+        rounded; the nodes respond anew; True where that is the best of the run.
 
         What comes of it is at hand from then on where it is the best, or, the more `restless` 0..1 the search
         is, little worse than that.
@@ -198,11 +219,25 @@ class _Search:
         self._response.replaced(before.holds, ruined)
         return self._settle("repair", ruined, slack=_SLACK * restless)
 
+    def repair_exactly(self) -> bool:
+        """Has HiGHS choose a part of the placement at hand anew, where the problem is `small`; True where
+        that is the best of the run."""
+        before = self._at_hand
+        assert self._neighbourhood is not None
+        self.work += _EXACT_WORK
+        part = self._neighbourhood.draw(self._generator)
+        found = self._neighbourhood.best(before.holds, self.cost, part)
+        if found is None:
+            return False
+        self._response.recall(before.memory)
+        self._response.replaced(before.holds, found)
+        return self._settle("repair", found, slack=_SLACK)  # it is no worse than what was at hand
+
     def affords_sweeps(self, effort: float) -> bool:
-        """Whether sweeps over the true routes, before the relaxation guides them, take little of `effort`."""
+        """Whether sweeps over the true calls, before the relaxation guides them, take little of `effort`."""
         problem, traffic = self._problem, self._traffic
-        if self._single:
-            return True
+        if self.single:
+            return problem.nodes**3 * problem.experts <= _FIRST_CELLS
         width = traffic.experts.shape[1]
         sweep = len(traffic.rate) * problem.nodes * (1.0 + width * width)
         sweep += problem.nodes**3 * problem.experts
@@ -232,6 +267,11 @@ class _Search:
             lambda _, __: None,
         )
         self.try_as_it_is("sgd", found)
+
+    def begin_elsewhere(self) -> None:
+        """Begins a run from a placement drawn by chance; the best so far is kept."""
+        self._run_cost = np.inf
+        self.descend("elsewhere", random(self._problem, self._traffic, self._generator))
 
     def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
         """Steps of the dual, which raise the bound and move the relaxed placement."""
@@ -266,13 +306,15 @@ class _Search:
 
     def _take(self, name: str, holds: UInt8, slack: float | None = None) -> bool:
         cost = total_cost(self._problem, holds)
-        best = self.holds is None or cost < self.cost * _BETTER
-        if best or (slack is not None and cost <= self.cost * (1.0 + slack)):
+        better = cost < self._run_cost * _BETTER or self.holds is None
+        if better or (slack is not None and cost <= self._run_cost * (1.0 + slack)):
             self._at_hand = _AtHand(holds, self._response.remember())
-        if best:
+        if better:
+            self._run_cost = cost
+        if self.holds is None or cost < self.cost * _BETTER:
             self.holds, self.cost = holds, cost
             self._report(name, holds)
-        return best
+        return better
 
     def _sweep(
         self,
@@ -325,7 +367,7 @@ def certified(
     sampled = traffic if hosting or single else sample(traffic, _MOST_ROUTES)
     search = _Search(problem, sampled, params, generator, stopping, report)
     effort = params.effort * _EFFORT_UNIT * (1.0 if start is None else _WARM_SHARE)
-    sweeps, least_round = search.affords_sweeps(effort), _ROUND_EFFORT * effort
+    sweeps = search.affords_sweeps(effort)
     if seconds is not None and start is None:
         effort = np.inf  # the time is the limit
     ascent = None if begun is None else _resumed(problem, traffic, search.pinned, hosting, begun)
@@ -360,18 +402,23 @@ def certified(
         before = ascent.best.bound
         search.climb(ascent, steps, FirstOf((climbing, reached)) if resumed else climbing)
         gained = ascent.best.bound - before
+        near = search.goal * ascent.best.bound
         if sweeps:
             search.round(ascent, middle=True)
             ascent.aim(search.cost)
             steps *= 2
             if gained < _FLAT * (search.cost - before):
                 break
-        elif gained < _FLAT_ALONE * search.goal * ascent.best.bound:
+        elif single and _FLAT_ALONE * near <= gained < _NEARLY_FLAT * near:
+            search.little = _LITTLE * near
+            search.round(ascent, middle=True)
+            ascent.aim(search.cost)
+        elif gained < _FLAT_ALONE * near:
             break
     if sweeps and not (single or start is not None or stopping() or reached()):
         search.try_sgd()
         ascent.aim(search.cost)
-    if not (sweeps or stopping() or (resumed and reached())):
+    if not (sweeps or stopping() or ((resumed or single) and reached())):
         search.little = _LITTLE * search.goal * ascent.best.bound
         search.round(ascent, middle=True)
         ascent.aim(search.cost)
@@ -382,16 +429,24 @@ def certified(
             search.climb(ascent, _FIRST_CLIMB // 2, FirstOf((stopping, reached)))
             if ascent.best.bound - before < _FLAT * (search.cost - before):
                 break
-    idle, vain = 0.0, 0
-    least = params.patience / (_CELL_ROUNDS * max(1, problem.nodes * problem.experts))
-    while idle < params.patience and search.work < effort and not (stopping() or reached()):
-        before = search.work
-        if generator.random() < _ROUND_SHARE:
+    idle, vain, told, mark = 0, 0, search.work, search.cost
+    while search.work < effort and not (stopping() or reached()):
+        if idle >= params.patience and search.work - told >= _REST * told:
+            break
+        search.work += _ROUND_WORK
+        if vain >= _GIVEN_UP and search.small:
+            search.begin_elsewhere()
+            vain = 0
+        kind = generator.random()
+        if kind < _ROUND_SHARE:
             search.climb(ascent, _FIRST_CLIMB // 4, stopping)
             better = search.round(ascent, middle=False)
+        elif kind < _ROUND_SHARE + _EXACT_SHARE and search.small:
+            better = search.repair_exactly()
         else:
             better = search.ruin(ascent, min(1.0, max(0.0, vain / _VAIN - 1.0)))
         ascent.aim(search.cost)
-        vain = 0 if better else vain + 1
-        idle = 0.0 if better else idle + min(1.0, max(least, (search.work - before) / max(1.0, least_round)))
+        idle, vain = idle + 1, 0 if better else vain + 1
+        if mark - search.cost > _TELLING * (mark - ascent.best.bound):
+            idle, told, mark = 0, search.work, search.cost
     return Certified(search.holds, ascent)

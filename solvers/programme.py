@@ -18,7 +18,7 @@ with D_{p+1} the origin's latency; without an origin the sum ends at p - 1 and s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,14 +49,24 @@ class Programme:
     least: Float64
     most: Float64
 
-    def minimise(self, scale: float, seconds: float, gap: float) -> optimize.OptimizeResult:
-        """HiGHS on cost / scale, for at most about `seconds`. Its bound and value don't have the constant."""
+    def within(self, lower: Float64, upper: Float64) -> Programme:
+        """The same with other bounds on its variables."""
+        return replace(self, lower=lower, upper=upper)
+
+    def minimise(
+        self, scale: float, seconds: float, gap: float, branches: int | None = None
+    ) -> optimize.OptimizeResult:
+        """HiGHS on cost / scale, for at most about `seconds` and so many `branches`. Its bound and value
+        don't have the constant."""
+        options: Any = {"time_limit": seconds, "mip_rel_gap": gap}
+        if branches is not None:
+            options["node_limit"] = branches
         answer: optimize.OptimizeResult = optimize.milp(
             self.cost / scale,
             integrality=self.integrality,
             bounds=optimize.Bounds(self.lower, self.upper),
             constraints=optimize.LinearConstraint(self.rows, self.least, self.most),
-            options={"time_limit": seconds, "mip_rel_gap": gap},
+            options=options,
         )
         return answer
 

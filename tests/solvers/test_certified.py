@@ -56,8 +56,8 @@ def test_near_the_optimum(coupling: Coupling) -> None:
 )
 def test_near_the_optimum_of_one_block(coupling: Coupling, seed: int) -> None:
     """Three nodes share a block of 20 experts that are called in pairs: where there are no blocks to choose
-    from and rounds are cheap, it comes within 0.3 % of HiGHS' optimum, which takes finding: emptying all of
-    some nodes, or ending after sixty rounds, leaves 0.4 to 2.9 %."""
+    from and rounds are cheap, it comes within 0.3 % of HiGHS' optimum where it is asked to be patient, which
+    takes finding: emptying all of some nodes, or ending after sixty rounds, leaves 0.4 to 2.9 %."""
     rng = np.random.default_rng(seed)
     node, liking = np.repeat(np.arange(3), 45), rng.lognormal(0.0, 1.0, (3, 20))
     pairs = [rng.choice(20, 2, replace=False, p=liking[n] / liking[n].sum()) for n in node]
@@ -77,7 +77,7 @@ def test_near_the_optimum_of_one_block(coupling: Coupling, seed: int) -> None:
     best = solve(problem, "exact", params={"bound_steps": 0})
     assert best.status is SolveStatus.OPTIMAL
     assert best.objective is not None
-    found = solve(problem, "certified", params={"goal_gap": 0.0})
+    found = solve(problem, "certified", params={"goal_gap": 0.0, "patience": 500})
     assert found.objective is not None
     assert found.lower_bound is not None
     assert found.lower_bound <= best.objective * (1.0 + 1e-6)
