@@ -50,9 +50,10 @@ _SLACK = 0.02  # relative; how much worse than the best a placement may be that 
 _VAIN = 40  # rounds without an improvement, from which on it is; after twice as many, all of that
 _EXACT_SHARE = 0.2  # of the rounds of a small problem, in which HiGHS chooses a part anew
 _GIVEN_UP = 80  # rounds in vain, after which it begins elsewhere
-_ROUND_WORK, _EXACT_WORK = 50_000, 1_500_000  # of every round, whatever it looks at, and of those
+_ROUND_WORK, _EXACT_WORK = 50_000, 3_000_000  # of every round, whatever it looks at, and of those
 _TELLING = 0.01  # of the gap: rounds that save less are in vain
-_REST = 0.5  # of the work up to the last that was not: the search goes on for that at least
+_REST = 0.5  # of the work of all rounds up to the last that was not: the search goes on for that at least,
+_LEAST_REST = 80_000_000  # and for so much, where rounds are cheap
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _FLAT_ALONE = 0.25  # of the gap that is the goal: the same before there is a placement worth a comparison
 _NEARLY_FLAT = 2.0  # of the same: a rounding may reach the goal, where it costs no more than the steps
@@ -429,9 +430,10 @@ def certified(
             search.climb(ascent, _FIRST_CLIMB // 2, FirstOf((stopping, reached)))
             if ascent.best.bound - before < _FLAT * (search.cost - before):
                 break
-    idle, vain, told, mark = 0, 0, search.work, search.cost
+    idle, vain, begun_at, told_at, mark = 0, 0, search.work, search.work, search.cost
     while search.work < effort and not (stopping() or reached()):
-        if idle >= params.patience and search.work - told >= _REST * told:
+        rest = max(_LEAST_REST, _REST * (told_at - begun_at))
+        if idle >= params.patience and search.work - told_at >= rest:
             break
         search.work += _ROUND_WORK
         if vain >= _GIVEN_UP and search.small:
@@ -448,5 +450,5 @@ def certified(
         ascent.aim(search.cost)
         idle, vain = idle + 1, 0 if better else vain + 1
         if mark - search.cost > _TELLING * (mark - ascent.best.bound):
-            idle, told, mark = 0, search.work, search.cost
+            idle, told_at, mark = 0, search.work, search.cost
     return Certified(search.holds, ascent)

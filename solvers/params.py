@@ -132,13 +132,14 @@ class CertifiedParams(BoundParams):
     goal_gap: relative gap at which the search ends too; effort: work of the search where no time limit is
     given, in units of about ten milliseconds of one core; a tenth of it, whatever the time limit, when a
     start is given; patience: rounds of ruin and repair that close less than a hundredth of the gap, after
-    which the search ends, once they were a third of its work; exact_limit, eps: as for `sgd`.
+    which the search ends, once they took most of a second and half as long as the rounds before;
+    exact_limit, eps: as for `sgd`.
     """
 
     bound_share: float = 0.1
     goal_gap: float = 0.001
     effort: int = 1000
-    patience: int = 120
+    patience: int = 60
     exact_limit: int = 10
     eps: float = 0.01
 
