@@ -1,5 +1,6 @@
 """Which moves nodes are told to do next: copies as their sources allow, drops once nobody routes to them."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from app.instance.fleet import UnknownExpert
@@ -59,20 +60,21 @@ class Releasing:
     def withdraw(
         self, execution: Execution | None, observation: Observation, problem: PlacementProblem
     ) -> None:
-        """Leave out of routing tables what may be dropped next, unless it is all that serves an expert."""
+        """Leave out of routing tables what nodes were told to drop, and what they may be told next, unless it
+        is all that serves an expert."""
         if execution is None or execution.ended:
             self._withdrawal.restrict(frozenset())
             return
-        wanted = [execution.moves[move_id] for move_id in execution.outstanding]
-        wanted += execution.ready(limits_of(observation))
-        wanted += [m for m in execution.failed() if m.kind is MoveKind.DROP]
-        copies = {copy_of(move) for move in wanted if move.kind is MoveKind.DROP}
-        kept = copies & self._withdrawal.copies
-        self._withdrawal.restrict(frozenset(kept))
+        told = _copies(execution.moves[move_id] for move_id in execution.outstanding)
+        next_ones = _copies([*execution.ready(limits_of(observation)), *execution.failed()]) - told
+        kept = next_ones & self._withdrawal.copies
+        self._withdrawal.restrict(told | kept)
+        # Whatever else serves the expert, which may be nothing by now: they go at any moment.
+        self._withdrawal.withdraw(sorted(told))
         serving = without(observation.fleet, observation.held, self._withdrawal.copies)
         left: UInt8 = serving.sum(axis=0)
         origin = bool((problem.origin_latency_seconds[observation.live_mask] < float("inf")).all())
-        for copy in sorted(copies - kept):
+        for copy in sorted(next_ones - kept):
             try:
                 row = observation.fleet.row(copy.node_id)
                 column = observation.fleet.column(copy.model_id, copy.layer, copy.expert)
@@ -97,3 +99,8 @@ def limits_of(observation: Observation) -> Limits:
 
 def copy_of(move: PlannedMove) -> HeldCopy:
     return HeldCopy(move.destination, move.model_id, move.layer, move.expert)
+
+
+def _copies(moves: Iterable[PlannedMove]) -> frozenset[HeldCopy]:
+    """Those that are dropped."""
+    return frozenset(copy_of(move) for move in moves if move.kind is MoveKind.DROP)

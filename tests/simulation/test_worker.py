@@ -16,9 +16,11 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
+from app.solving.execution import Execution
 from app.solving.migration import Migration
 from app.solving.observation import Observer
 from app.solving.plan_journal import PlanJournal
+from app.solving.releasing import Releasing
 from app.solving.routing import RoutingTables
 from app.solving.withdrawal import HeldCopy, Withdrawal
 from app.storage.documents import read_version
@@ -172,6 +174,31 @@ def _says(store: Store, version: str | None, *, due: bool = False) -> NodeStatus
     )  # fmt: skip
     store.hset(KEYS.node_status, "n1", status.model_dump_json())
     return status
+
+
+def test_what_a_node_was_told_to_drop_is_routed_to_by_nobody() -> None:
+    """A worker that takes over a plan leaves such a copy out of routes, also where nothing else serves its
+    expert by now: its node may drop it at any moment. One that no node was told to drop yet stays."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 2, 3)
+        at = datetime.fromtimestamp(BEGINS_AT.timestamp(), UTC)
+        record, progress = _ended_plan(at)
+        told = record.moves[0]
+        later = told.model_copy(update={"move_id": "m2", "expert": 2})
+        record = record.model_copy(update={"state": PlanState.RUNNING, "moves": [told, later]})
+        released = progress.model_copy(update={"state": MoveState.RELEASED, "finished_at": None})
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        observation = await Observer(redis, KEYS).look()
+        assert observation is not None
+        withdrawal = Withdrawal()
+        routing = RoutingTables(redis, KEYS, _lease(store), withdrawal)
+        problem = cluster([40, 40], [[0] * 4] * 2, [[0] * 4] * 2).problem
+        Releasing(withdrawal, routing).withdraw(Execution(record, {"m1": released}), observation, problem)
+        assert withdrawal.copies == {HeldCopy("n1", "m", 0, 3)}
+
+    _in_virtual_time(course())
 
 
 def test_a_copy_returns_to_routes_once_its_node_goes_by_orders_without_the_drop() -> None:
