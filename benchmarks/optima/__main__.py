@@ -26,7 +26,7 @@ from solvers.solve import solve
 from solvers.traffic import compile_traffic
 from solvers.warm import warm
 
-PATIENCE = 1000  # rounds: as good as it can within the limit is asked for, not soon
+PATIENCE = 10_000  # rounds: as good as it can within the limit is asked for, not soon
 MEMORIES = (0.2, 0.3, 0.45)
 SIZES = (  # nodes, tokens of each, experts of a token (None: all)
     (3, 24, 2),
