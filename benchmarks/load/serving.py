@@ -19,7 +19,7 @@ from benchmarks.load.reference import DOCUMENT
 
 CONNECTIONS = 32
 BODY_BYTES = 60_000
-OPEN_AT_ONCE = 200
+OPEN_AT_ONCE = 100
 PATH = f"{fleet.BASE}/placement"
 
 
