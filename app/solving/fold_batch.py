@@ -22,6 +22,9 @@ FULL_ENTRY_BYTES = 256 << 20
 FULL_BUCKET_BYTES = 64 << 20
 """Of the buckets that change. Stored they are half as large, and Redis takes them in one go too."""
 
+_UNFIT = (ValueError, IndexError, OverflowError)
+"""What windows raise that do not fit their model, whatever wrote them."""
+
 CROWDED = 2
 """Times what a bucket keeps of routes; with more, they are sampled before the batch ends. Sampling sorts."""
 
@@ -116,11 +119,11 @@ class FoldBatch:
         for place, several in parts.items():
             try:
                 self._grow(place, [seeded for _, seeded in several])
-            except ValueError:
+            except _UNFIT:
                 for entry_id, seeded in several:
                     try:
                         self._grow(place, [seeded])
-                    except ValueError as error:
+                    except _UNFIT as error:
                         self._leave_out(entry_id, error)
 
     def finish(self) -> Folded:
@@ -132,7 +135,7 @@ class FoldBatch:
         return Folded(buckets, self._windows, self._discarded, self._tokens, activations, self._entry_bytes)
 
     def _grow(self, place: tuple[NodeModel, int], windows: list[SeededWindow]) -> None:
-        """Raises ValueError, and adds nothing, where a window does not fit the model."""
+        """Raises one of `_UNFIT`, and adds nothing, where a window does not fit the model."""
         name, start = place
         bucket = self._grown.get(place)
         activations, size = 0, 0 if bucket is None else bucket.nbytes

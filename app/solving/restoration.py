@@ -64,4 +64,5 @@ def _broken(observation: Observation, problem: PlacementProblem, holds: UInt8, l
     def words(held: UInt8) -> tuple[str, ...]:
         return shortfalls(problem, held, node=names.node, expert=names.expert_of)
 
-    return next(iter(words(holds) + words(left)), None) if words(left) else None
+    broken = words(left)
+    return (words(holds) + broken)[0] if broken else None

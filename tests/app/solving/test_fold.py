@@ -235,6 +235,7 @@ async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
         unfit([], b"1", experts=packed([0, 1], "<u4")),
         unfit([], b"", [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)]),
         unfit([], b"", [PackedRoutes(1, 2, b"\xf0" * 8, None)]),
+        unfit([], b"", [PackedRoutes(1, 2**63, b"\0" * 8, None)]),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 256])

@@ -428,6 +428,18 @@ async def _ask_plan(
     await cluster.redis.publish(cluster.keys.wake, topics.WORK)
 
 
+async def _plan_held_up(cluster: Cluster, nodes: Nodes) -> str:
+    """The plan away from `a`, which drains: `b` holds it up at its drops."""
+    nodes.stubborn.add("b")
+    await cluster.add_node("c", 8)
+    await cluster.drain("a")
+    await until(lambda: reaches_generation(cluster, 2), what="generation 2")
+    await until(lambda: _is_active(cluster), what="the plan")
+    plan_id = await active(cluster)
+    assert plan_id is not None
+    return plan_id
+
+
 async def test_cancel_with_rollback_goes_back(redis: Redis) -> None:
     """CANCEL ROLLBACK brings the generation that the plan came from into force again."""
     cluster = await two_nodes(redis)
@@ -435,13 +447,7 @@ async def test_cancel_with_rollback_goes_back(redis: Redis) -> None:
     async with working(redis), obeying(nodes):
         await until(lambda: converged(cluster), what="convergence")
         before = {node_id: await cluster.desired(node_id) for node_id in "ab"}
-        nodes.stubborn.add("b")  # holds the plan up at its drops
-        await cluster.add_node("c", 8)
-        await cluster.drain("a")
-        await until(lambda: reaches_generation(cluster, 2), what="generation 2")
-        await until(lambda: _is_active(cluster), what="the plan")
-        plan_id = await active(cluster)
-        assert plan_id is not None
+        plan_id = await _plan_held_up(cluster, nodes)
         await redis.hset(cluster.keys.control, "paused", "1")
         await cluster.add_node("a", 5)
         await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.ROLLBACK)
@@ -463,13 +469,7 @@ async def test_no_way_back_to_what_the_fleet_cannot_hold(redis: Redis) -> None:
     nodes = Nodes(cluster)
     async with working(redis), obeying(nodes):
         await until(lambda: converged(cluster), what="convergence")
-        nodes.stubborn.add("b")  # holds the plan up at its drops
-        await cluster.add_node("c", 8)
-        await cluster.drain("a")
-        await until(lambda: reaches_generation(cluster, 2), what="generation 2")
-        await until(lambda: _is_active(cluster), what="the plan")
-        plan_id = await active(cluster)
-        assert plan_id is not None
+        plan_id = await _plan_held_up(cluster, nodes)
         await command(cluster, plan_id, PlanVerb.CANCEL, CancelMode.ROLLBACK)
         await until(lambda: _plan_is(cluster, PlanState.FAILED), what="the end")
         nodes.stubborn.clear()
