@@ -169,7 +169,7 @@ class TelemetryFold:
             TELEMETRY_STREAM_BYTES.set(self._keys.cluster_id, 0)
             return NOTHING
         known = {name: spans for name, spans in self._buckets.items() if name not in gone}
-        batch = FoldBatch(known, models, nodes, bucket_us(settings))
+        batch = await asyncio.to_thread(FoldBatch, known, dict(models), nodes, bucket_us(settings))
         last_id, more = await self._add(batch, mean_bytes=waiting // max(1, length))
         folded = await asyncio.to_thread(batch.finish)
         newest = {n: us for n, us in self._newest_us.items() if n not in gone}
