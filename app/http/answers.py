@@ -7,25 +7,11 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from app.http import conditional
 from app.storage.documents import EncodedDocument, encode_document
 
 LARGE_BYTES = 64 << 10
-
-
-class PreparedResponse:
-    """An answer that is always the same, made once."""
-
-    def __init__(self, response: Response) -> None:
-        self._status = response.status_code
-        self._headers = tuple(response.raw_headers)
-        self._body = {"type": "http.response.body", "body": response.body}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self._status, "headers": list(self._headers)})
-        await send(self._body)
 
 
 def json_answer(body: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,17 +6,19 @@ client that sends too slowly is given up.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Protocol
 
 import zstandard
 from isal import igzip_lib
 from starlette.requests import Request
+from starlette.types import Scope
 
 from app.config import Settings
 from app.errors import BodyTooLarge, MalformedRequest, RequestTimedOut, UnsupportedMediaType
+from app.extensions import ARRIVED
 from app.http.admission import admission_of
-from app.http.parameters import header
+from app.http.parameters import fields_of, header
 from app.http.receiving import Receiving
 
 IDLE_SECONDS = 15.0
@@ -38,6 +40,7 @@ STREAM_EXPANSION = 200
 RECEIVED_BYTES = "moeplace.received_bytes"
 """Key of the request's scope: bytes of the body so far, as sent."""
 
+_NONE: Mapping[str, Callable[[Scope], bytes | None]] = {}
 _PIECE_BYTES = 256 << 10
 _ISAL_ERROR: type[Exception] = vars(igzip_lib)["IsalError"]  # its stub says it's an instance
 _INLINE_SENT_BYTES = 64 << 10
@@ -202,8 +205,8 @@ class _Sent:
 
 def declared_length(request: Request) -> int | None:
     """Content-Length, or None where the client does not know it in advance."""
-    value = header(request, b"content-length")
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+    value = fields_of(request.scope).get(b"content-length", b"")
+    return int(value) if value.isdigit() else None
 
 
 def _too_large(limit: int) -> BodyTooLarge:
@@ -216,11 +219,41 @@ async def read_body(request: Request, settings: Settings, *, inflated_limit: int
     Raises `BodyTooLarge`, `RequestTimedOut`, `MalformedRequest` (broken coding, closed connection) or
     `UnsupportedMediaType` (unknown coding).
     """
-    inflater = _inflater(request)
+    coded = b"content-encoding" in fields_of(request.scope)
+    inflater = _inflater(request) if coded else None
     limit = settings.max_body_bytes
     length = declared_length(request)
     if length is not None and length > limit:
         raise _too_large(limit)
+    sent = _arrived(request, limit)
+    if sent is None:
+        sent = await _received(request, limit)
+    if inflater is None or isinstance(inflater, _Identity):
+        return sent
+    largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
+    out = _Whole(inflater, sent, largest)
+    if len(sent) > _INLINE_SENT_BYTES or not out.take(_INLINE_INFLATED_BYTES):
+        await asyncio.to_thread(out.take, largest + 1)
+    body = out.body()
+    _hold(request, len(body))
+    return body
+
+
+def _arrived(request: Request, limit: int) -> bytes | None:
+    """The body as it was sent, where all of it came with the head: nobody has to wait for it then."""
+    arrived = request.scope.get("extensions", _NONE).get(ARRIVED)
+    body: bytes | None = arrived(request.scope) if arrived else None
+    if body is None:
+        return None
+    if len(body) > limit:
+        raise _too_large(limit)
+    request.scope[RECEIVED_BYTES] = len(body)
+    _hold(request, len(body))
+    return body
+
+
+async def _received(request: Request, limit: int) -> bytes:
+    """The body as it is sent."""
     parts: list[bytes] = []
     size = 0
     sending = _Sent(request, IDLE_SECONDS, BODY_SECONDS)
@@ -231,17 +264,13 @@ async def read_body(request: Request, settings: Settings, *, inflated_limit: int
         parts.append(chunk)
     if sending.admission:
         sending.admission.resume()
-    sent = parts[0] if len(parts) == 1 else b"".join(parts)
-    if isinstance(inflater, _Identity):
-        return sent
-    largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
-    out = _Whole(inflater, sent, largest)
-    if size > _INLINE_SENT_BYTES or not out.take(_INLINE_INFLATED_BYTES):
-        await asyncio.to_thread(out.take, largest + 1)
-    body = out.body()
-    if sending.admission:
-        sending.admission.hold(request.scope, len(body))
-    return body
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _hold(request: Request, number: int) -> None:
+    admission = admission_of(request)
+    if admission:
+        admission.hold(request.scope, number)
 
 
 class _Whole:

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from app.errors import FieldError, InvalidRequest, PreconditionFailed, PreconditionRequired
 from app.http.parameters import headers as headers_of
+from app.http.whole import WholeAnswer
 from app.storage.documents import EncodedDocument
 
 MAX_WAIT_SECONDS = 30
@@ -123,12 +123,12 @@ def represent(
         fields.append((b"content-encoding", coding.encode()))
     if headers:
         fields += [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    return RawResponse(status, fields, body)
+    return WholeAnswer(status, fields, body)
 
 
 def not_modified(request: Request, tag: str, *, cache_control: bytes = REVALIDATE) -> Response:
     """304 without having read the document, with the tag of the coding that the client has (`named_tag`)."""
-    return RawResponse(304, _fields(request, f'"{tag}"', cache_control))
+    return WholeAnswer(304, _fields(request, f'"{tag}"', cache_control))
 
 
 def _fields(request: Request, tag: str, cache_control: bytes) -> list[tuple[bytes, bytes]]:
@@ -140,20 +140,6 @@ def _fields(request: Request, tag: str, cache_control: bytes) -> list[tuple[byte
 
 
 _VARY = b"vary", b"Accept-Encoding"
-
-
-class RawResponse(Response):
-    """With the headers as they go out: to put them together from a mapping takes longer than all the rest."""
-
-    def __init__(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
-        self.status_code = status
-        self.raw_headers = fields
-        self.body = body
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
 
 
 def waited(request: Request) -> dict[str, str]:

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
+from app.extensions import BEGINS
 from app.http.problem import respond
 from app.storage.durable import DiskSync, NotOnDisk
 from app.storage.keys import EVERYWHERE, INDEX_DISK_MARK, ClusterKeys
@@ -24,7 +25,7 @@ class DurableMiddleware:
 
         async def send_once_on_disk(message: Message) -> None:
             nonlocal failed
-            if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+            if message["type"] in BEGINS and 200 <= message["status"] < 300:
                 try:
                     await disk.wait(*_marks(scope, message["status"]))
                 except (NotOnDisk, RedisError, OSError, TimeoutError):

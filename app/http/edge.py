@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.connections import HOLD_OFF
 from app.errors import Unavailable
+from app.extensions import HOLD_OFF
 from app.http import problem
 from app.http.admission import Admission
 from app.http.durable import WRITES, DurableMiddleware

@@ -2,6 +2,8 @@
 
 from starlette.types import Message, Send
 
+from app.extensions import BEGINS, WHOLE, lines
+
 
 class Exchange:
     """Sends the answer on, with the header that tells its trace, and keeps its status: 500 before."""
@@ -15,8 +17,11 @@ class Exchange:
         self.status = 500
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in BEGINS:
             self.started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), self._traceparent]
+            if message["type"] == WHOLE:
+                message["head"] += lines((self._traceparent,))
+            else:
+                message["headers"] = [*message.get("headers", ()), self._traceparent]
         await self._send(message)

@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.extensions import WHOLE
 from app.http.problem import answer_exception
+from app.http.whole import WholeAnswer
 
 Door = Callable[[Scope], Awaitable[None]]
 """Lets a request in, or raises."""
@@ -45,5 +47,9 @@ class FastRoutesMiddleware:
                 if answer is None:
                     raise
                 app = answer
+            else:
+                if isinstance(app, WholeAnswer) and WHOLE in scope.get("extensions", ()):
+                    await send(app.whole())
+                    return
             break
         await app(scope, receive, send)

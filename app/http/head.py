@@ -19,4 +19,5 @@ class HeadMiddleware:
                 }
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_head)
+        # No answer as a whole, which would have a body.
+        await self._app({**scope, "method": "GET", "extensions": {}}, receive, send_head)

@@ -2,7 +2,8 @@
 
 from starlette.types import ASGIApp
 
-from app.http.answers import PreparedResponse, json_answer
+from app.http.answers import json_answer
+from app.http.whole import PreparedAnswer
 from app.telemetry.faults import Faults
 from app.telemetry.schemas import TelemetryAnswer
 
@@ -24,7 +25,7 @@ class Account:
         )
 
 
-_ONE_ACCEPTED = PreparedResponse(
+_ONE_ACCEPTED = PreparedAnswer(
     json_answer(TelemetryAnswer(accepted_count=1, duplicate=False, partial_success=None))
 )
 

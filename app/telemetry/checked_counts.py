@@ -21,7 +21,7 @@ Ids = npt.NDArray[np.uint16]
 class Counts(msgspec.Struct, frozen=True):
     """As in `PackedWindow`, not narrowed yet."""
 
-    layers: list[int] | None
+    layers: tuple[int, ...] | None
     counts: npt.NDArray[np.uint32]
     experts: bytes | None
 
@@ -51,10 +51,10 @@ def _all(layers: Sequence[LayerCounts], model: ModelShape) -> Counts | None:
         if layers.numbers != model.order or layers.count_bytes != model.count_bytes:
             return None
         return Counts(None, layers.counts.reshape(-1), None)
-    if list(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
+    if tuple(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
         return None
     counts = list(map(_counts_of, layers))
-    if list(map(len, counts)) != model.count_bytes:
+    if tuple(map(len, counts)) != model.count_bytes:
         return None
     try:
         return Counts(None, np.frombuffer(b"".join(counts), COUNT), None)
@@ -65,7 +65,7 @@ def _all(layers: Sequence[LayerCounts], model: ModelShape) -> Counts | None:
 def _some(layers: list[_Layer], model: ModelShape) -> Counts:
     """Any layers, dense or sparse, in the model's order; sparse where that is shorter."""
     layers.sort(key=lambda layer: model.offset[layer.layer])
-    numbers = [layer.layer for layer in layers]
+    numbers = tuple(layer.layer for layer in layers)
     counts = [layer.counts for layer in layers]
     listed = sum(map(len, counts))
     experts = sum(model.layers[number].experts for number in numbers)

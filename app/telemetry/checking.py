@@ -40,7 +40,7 @@ def check(
     if not _check_envelope(decoded, now, faults):
         return None
     counts = counts_of(decoded.layers, decoded.layer_places, model, faults)
-    if decoded.layers_given and counts.layers == []:
+    if decoded.layers_given and counts.layers == ():
         # Taken without any layer, it would say that the node was idle.
         faults.add("/layers", "none of the window's layers can be taken", "NO_LAYERS")
         return None

@@ -34,23 +34,24 @@ class GroupCommit:
         self._queued_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def append(self, window: Append) -> Outcome:
+    def append(self, window: Append) -> asyncio.Future[Outcome]:
         """What became of the window, once Redis has said so.
 
-        Raises `Unavailable` when too much is waiting, or when Redis failed: the window may be there or not,
-        and sending it again counts it once.
+        `Unavailable` when too much is waiting, or when Redis failed: the window may be there or not, and
+        sending it again counts it once.
         """
         size = len(window.packed)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if len(self._queue) >= QUEUED_WINDOWS or self._queued_bytes + size > QUEUED_BYTES:
             REFUSED.labels("commits").inc()
-            raise Unavailable("too many windows wait for Redis", retry_after_seconds=1)
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            future.set_exception(Unavailable("too many windows wait for Redis", retry_after_seconds=1))
+            return future
         self._queue.append((window, future))
         self._queued_bytes += size
         if self._task is None or self._task.done():
             # One task at a time, for as long as something waits: an idle process runs none.
             self._task = asyncio.create_task(self._run())
-        return await future
+        return future
 
     async def drain(self) -> None:
         """Wait until nothing waits."""

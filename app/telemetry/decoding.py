@@ -19,6 +19,7 @@ from app.telemetry.faults import Faults
 from app.telemetry.listed import pack_lists
 from app.telemetry.rows import rows
 from app.telemetry.schemas import (
+    MAX_PARTS,
     LargeListedWindow,
     LargeRowsWindow,
     LayerCounts,
@@ -36,9 +37,6 @@ MAX_LISTED_BYTES = 96 << 10
 
 MAX_JSON_COUNTS_BYTES = 512 << 10
 """Largest window in JSON that may give the counts of its layers in lists, one per expert."""
-
-MAX_PARTS = 1024
-"""Layers and routes of one window; a model has at most 256 blocks."""
 
 
 class Format(Enum):

@@ -13,7 +13,7 @@ from app.access.rules import rule_of
 from app.errors import BodyTooLarge, MalformedRequest, UnsupportedMediaType
 from app.http.admission import admission_of
 from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
-from app.http.parameters import header, path_id
+from app.http.parameters import fields_of, header, path_id
 from app.http.state import settings_of
 from app.metrics import TALLY, TELEMETRY_BYTES
 from app.telemetry.account import Account, answer_of
@@ -53,12 +53,14 @@ async def post_telemetry(request: Request) -> ASGIApp:
 
 
 async def _post(request: Request) -> Account:
-    cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
+    intake = intake_of(request)
+    place = request.path_params
+    cluster_id, node_id = place["cluster_id"], place["node_id"]
+    if not intake.knows(cluster_id, node_id):
+        await intake.require_node(path_id(request, "cluster_id"), path_id(request, "node_id"))
     media_type = header(request, b"content-type") or ""
     if media_type not in _MEDIA_TYPES:
         media_type = _media_type(media_type)
-    intake = intake_of(request)
-    await intake.require_node(cluster_id, node_id)
     settings = settings_of(request)
     if media_type == JSON:
         body = await read_body(request, settings, inflated_limit=MAX_WINDOW_BYTES)
@@ -67,7 +69,7 @@ async def _post(request: Request) -> Account:
         pieces = _accounted(request, stream_body(request, settings), lines := Lines())
         return await intake.take_stream(cluster_id, node_id, pieces, lines, Format.JSON)
     length = declared_length(request)
-    coded = header(request, b"content-encoding") is not None
+    coded = b"content-encoding" in fields_of(request.scope)
     if length is None or length > (_WHOLE_CODED_BYTES if coded else _WHOLE_BYTES):
         pieces = _accounted(request, stream_body(request, settings), values := Values())
         return await intake.take_stream(cluster_id, node_id, pieces, values, Format.MSGPACK)

@@ -41,6 +41,10 @@ class Intake:
     async def stop(self) -> None:
         await self._commit.drain()
 
+    def knows(self, cluster_id: str, node_id: str) -> bool:
+        """Whether the node was registered when last looked."""
+        return self._registry.known(cluster_id, node_id) is not None
+
     async def require_node(self, cluster_id: str, node_id: str) -> None:
         """Raises `NotFound` where the cluster or the node is not registered."""
         await self._registry.with_node(cluster_id, node_id)
@@ -131,7 +135,9 @@ class Intake:
         self, cluster_id: str, node_id: str, decoded: Decoded, large: bool, faults: Faults
     ) -> Outcome | None:
         """None when the window is refused, which `faults` explains."""
-        registered = await self._registry.with_node(cluster_id, node_id)
+        registered = self._registry.known(cluster_id, node_id)
+        if registered is None:
+            registered = await self._registry.with_node(cluster_id, node_id)
         window = decoded.window
         for _ in range(_ATTEMPTS):
             found = Faults(faults.at)

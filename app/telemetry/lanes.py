@@ -1,6 +1,7 @@
 """A group commit for each server: one that does not answer holds up the windows of its own clusters alone."""
 
 import asyncio
+from collections.abc import Awaitable
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
@@ -20,10 +21,11 @@ class CommitLanes:
         self._lanes: WeakKeyDictionary[Redis, GroupCommit] = WeakKeyDictionary()
         self._only = None if is_sharded(redis) else GroupCommit(redis)
 
-    async def append(self, window: Append) -> Outcome:
+    def append(self, window: Append) -> Awaitable[Outcome]:
         """As `GroupCommit.append`."""
-        if self._only is not None:
-            return await self._only.append(window)
+        return self._find_and_append(window) if self._only is None else self._only.append(window)
+
+    async def _find_and_append(self, window: Append) -> Outcome:
         try:
             server = await server_of(self._redis, window.keys.telemetry)
         except (RedisError, OSError) as error:

@@ -67,7 +67,7 @@ class PackedWindow(msgspec.Struct, array_like=True, frozen=True):
     start_us: _Natural
     end_us: _Natural
     tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
-    layers: list[int] | None
+    layers: tuple[int, ...] | None
     count_bytes: Literal[1, 2, 4]
     counts: memoryview
     experts: bytes | None

@@ -38,8 +38,8 @@ class ModelShape:
 
     digest: str
     layers: Mapping[int, LayerShape]
-    order: list[int]
-    count_bytes: list[int]
+    order: tuple[int, ...]
+    count_bytes: tuple[int, ...]
     offset: Mapping[int, int]
 
     @classmethod
@@ -48,8 +48,8 @@ class ModelShape:
         return cls(
             digest,
             {block.layer: block for block in blocks},
-            [block.layer for block in blocks],
-            [block.experts * COUNT.itemsize for block in blocks],
+            tuple(block.layer for block in blocks),
+            tuple(block.experts * COUNT.itemsize for block in blocks),
             {block.layer: at for block, at in zip(blocks, before, strict=False)},
         )
 
@@ -82,6 +82,14 @@ class Registry:
             self._clusters.move_to_end(cluster_id)
             return found
         return await self._read_once(cluster_id)
+
+    def known(self, cluster_id: str, node_id: str) -> Registered | None:
+        """The cluster as last read, if the node was registered in it."""
+        found = self._clusters.get(cluster_id)
+        if found is None or node_id not in found.nodes:
+            return None
+        self._clusters.move_to_end(cluster_id)
+        return found
 
     async def with_node(self, cluster_id: str, node_id: str) -> Registered:
         """The cluster, in which the node is registered; `NotFound` otherwise."""

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from app.schema import Schema
 
+MAX_PARTS = 1024
+"""Layers and routes of one window; a model has at most 256 blocks."""
+
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 

@@ -11,7 +11,8 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from app import connections
-from app.connections import HOLD_OFF, GuardedProtocol
+from app.connections import GuardedProtocol
+from app.extensions import HOLD_OFF
 from app.listening import several
 
 MAX_CONNECTIONS = 24

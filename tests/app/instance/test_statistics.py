@@ -30,7 +30,7 @@ def window(at: float, counts: dict[int, list[int]], *, tokens: int = 10, **route
     end = START + round(at * ONE_SECOND)
     return PackedWindow(
         VERSION, "n", "moe", "d1", 1, end - 10 * ONE_SECOND, end, tokens,
-        list(counts), 4, memoryview(packed([it for c in counts.values() for it in c], "<u4")), None,
+        tuple(counts), 4, memoryview(packed([it for c in counts.values() for it in c], "<u4")), None,
         [
             PackedRoutes(int(layer[1:]), len(rows[0]), packed([e for r in rows for e in r], "<u2"), None)
             for layer, rows in routes.items()

@@ -49,7 +49,7 @@ def make(
 
 
 def unfit(
-    layers: list[int] | None,
+    layers: tuple[int, ...] | None,
     counts: bytes,
     routes: Sequence[PackedRoutes] = (),
     *,
@@ -228,14 +228,14 @@ async def test_two_folds_of_one_lease_do_not_count_twice(redis: Redis) -> None:
         pack(make(random.Random(4), model_digest="another")),
         pack(make(random.Random(4), node_id="gone")),
         pack(make(random.Random(4)))[:-5],
-        unfit([1], b"123"),
-        unfit([99], b"123"),
+        unfit((1,), b"123"),
+        unfit((99,), b"123"),
         unfit(None, b"123"),
-        unfit([], b"1", experts=packed([1 << 20], "<u4")),
-        unfit([], b"1", experts=packed([0, 1], "<u4")),
-        unfit([], b"", [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)]),
-        unfit([], b"", [PackedRoutes(1, 2, b"\xf0" * 8, None)]),
-        unfit([], b"", [PackedRoutes(1, 2**63, b"\0" * 8, None)]),
+        unfit((), b"1", experts=packed([1 << 20], "<u4")),
+        unfit((), b"1", experts=packed([0, 1], "<u4")),
+        unfit((), b"", [PackedRoutes(1, 2, b"\0" * 8, b"\0" * 4)]),
+        unfit((), b"", [PackedRoutes(1, 2, b"\xf0" * 8, None)]),
+        unfit((), b"", [PackedRoutes(1, 2**63, b"\0" * 8, None)]),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 256])

@@ -346,7 +346,7 @@ async def test_an_idle_window_is_taken(client: httpx.AsyncClient, redis: Redis) 
     """No tokens and no layers: the time counts."""
     answer = await client.post(PATH, json=window(tokens=0, layers=[], routes=[]))
     assert answer.json()["accepted_count"] == 1
-    assert (await stored(redis))[0].layers == []
+    assert (await stored(redis))[0].layers == ()
 
 
 @pytest.mark.parametrize(

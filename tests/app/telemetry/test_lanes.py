@@ -38,7 +38,7 @@ async def test_a_stopped_server_stops_its_own_lane(
         assert await lanes.append(window(other, 1)) is Outcome.UNKNOWN_INSTANCE
         stopped.process.send_signal(signal.SIGSTOP)
         try:
-            held_up = asyncio.create_task(lanes.append(window("c0", 2)))
+            held_up = asyncio.ensure_future(lanes.append(window("c0", 2)))
             await asyncio.sleep(0)
             for sequence_number in range(2, 10):
                 assert await lanes.append(window(other, sequence_number)) is Outcome.UNKNOWN_INSTANCE

@@ -28,8 +28,8 @@ def test_what_agents_send_is_a_table(numbers: list[int], experts: int) -> None:
     table = rows(memoryview(body))
     assert table is not None
     assert list(table) == ONE_BY_ONE.decode(body)
-    assert table.numbers == numbers
-    assert table.count_bytes == [4 * experts] * len(numbers)
+    assert table.numbers == tuple(numbers)
+    assert table.count_bytes == (4 * experts,) * len(numbers)
     assert list(table[1:]) == list(table)[1:]
 
 
