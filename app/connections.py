@@ -88,11 +88,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         extensions: dict[str, Any] = {HOLD_OFF: self._hold_off, ARRIVED: self._arrived, WHOLE: {}}
         self.scope["extensions"] = extensions
-        cast(Any, self.cycle).__class__ = ExtendedCycle
+        self.cycle.__class__ = ExtendedCycle
 
     def _arrived(self, scope: Scope) -> bytes | None:
         # Behind a request that is being answered there may be the next one.
-        cycle: ExtendedCycle = self.cycle
+        cycle = cast(ExtendedCycle, self.cycle)
         return cycle.arrived() if cycle.scope is scope else None
 
     def on_body(self, body: bytes) -> None:

@@ -1,5 +1,7 @@
 """One request and its answer, as the edge of the application sees them."""
 
+from collections.abc import Awaitable
+
 from starlette.types import Message, Send
 
 from app.extensions import BEGINS, WHOLE, lines
@@ -16,7 +18,7 @@ class Exchange:
         self.started = False
         self.status = 500
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         if message["type"] in BEGINS:
             self.started = True
             self.status = message["status"]
@@ -24,4 +26,4 @@ class Exchange:
                 message["head"] += lines((self._traceparent,))
             else:
                 message["headers"] = [*message.get("headers", ()), self._traceparent]
-        await self._send(message)
+        return self._send(message)

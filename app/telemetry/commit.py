@@ -1,7 +1,9 @@
-"""Group commit: whatever windows came while Redis was busy go there together, and are answered after it."""
+"""Group commit: whatever windows came while Redis was busy go there together, and are answered after it.
+
+Two groups may overtake one another: the order of windows in the stream is no matter, even of one node's.
+"""
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,6 +21,9 @@ QUEUED_BYTES = 64 << 20
 GROUP_WINDOWS = 256
 GROUP_BYTES = 4 << 20
 
+GROUPS_UNDER_WAY = 2
+"""While Redis has one, the next is put together and sent: neither waits for the other."""
+
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 CALL_WINDOWS = 32
@@ -32,7 +37,7 @@ class GroupCommit:
         self._redis = redis
         self._queue: deque[tuple[Append, asyncio.Future[Outcome]]] = deque()
         self._queued_bytes = 0
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def append(self, window: Append) -> asyncio.Future[Outcome]:
         """What became of the window, once Redis has said so.
@@ -48,16 +53,17 @@ class GroupCommit:
             return future
         self._queue.append((window, future))
         self._queued_bytes += size
-        if self._task is None or self._task.done():
-            # One task at a time, for as long as something waits: an idle process runs none.
-            self._task = asyncio.create_task(self._run())
+        if len(self._tasks) < GROUPS_UNDER_WAY:
+            # For as long as something waits: an idle process runs none.
+            task = asyncio.create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return future
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
-        while self._task is not None and not self._task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self._task)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _run(self) -> None:
         while self._queue:

@@ -82,9 +82,10 @@ def queue_appends(pipe: Pipeline, appends: Sequence[Append]) -> None:
     """Queue the appends, which have one `shared`, as one call; it replies with an `Outcome` for each."""
     first = appends[0]
     keys = first.keys
-    arguments: list[str | bytes] = []
+    # Bytes throughout: the client asks of anything else what it is.
+    arguments: list[bytes] = []
     for it in appends:
-        arguments += (it.node_id, it.instance_uid, str(it.sequence_number), it.packed)
+        arguments += (it.node_id.encode(), it.instance_uid.encode(), b"%d" % it.sequence_number, it.packed)
     pipe.eval(
         _APPEND,
         4 + len(appends),
@@ -92,9 +93,9 @@ def queue_appends(pipe: Pipeline, appends: Sequence[Append]) -> None:
         keys.telemetry_instances,
         keys.telemetry,
         keys.telemetry_bytes,
-        *(keys.telemetry_seen(it.node_id) for it in appends),
+        *(keys.telemetry_seen(it.node_id).encode() for it in appends),
         first.revision,
-        str(first.max_unfolded_bytes),
-        str(REMEMBERED),
+        b"%d" % first.max_unfolded_bytes,
+        b"%d" % REMEMBERED,
         *arguments,
     )
