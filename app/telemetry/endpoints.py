@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from app.access.guard import admit
 from app.access.rules import rule_of
-from app.errors import BodyTooLarge, MalformedRequest, UnsupportedMediaType
+from app.errors import UnsupportedMediaType
 from app.http.admission import admission_of
 from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
 from app.http.parameters import fields_of, header, path_id
@@ -18,7 +18,7 @@ from app.http.state import settings_of
 from app.metrics import TALLY, TELEMETRY_BYTES
 from app.telemetry.account import Account, answer_of
 from app.telemetry.contract import FRAGMENT, JSON, MSGPACK, NDJSON, PATH
-from app.telemetry.decoding import Format, Malformed
+from app.telemetry.decoding import Format
 from app.telemetry.framing import MAX_WINDOW_BYTES, Framing, Lines, Values
 from app.telemetry.intake import Intake
 
@@ -62,24 +62,21 @@ async def _post(request: Request) -> Account:
     if media_type not in _MEDIA_TYPES:
         media_type = _media_type(media_type)
     settings = settings_of(request)
-    if media_type == JSON:
-        body = await read_body(request, settings, inflated_limit=MAX_WINDOW_BYTES)
-        return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.JSON)
     if media_type == NDJSON:
         pieces = _accounted(request, stream_body(request, settings), lines := Lines())
         return await intake.take_stream(cluster_id, node_id, pieces, lines, Format.JSON)
-    length = declared_length(request)
-    coded = b"content-encoding" in fields_of(request.scope)
-    if length is None or length > (_WHOLE_CODED_BYTES if coded else _WHOLE_BYTES):
-        pieces = _accounted(request, stream_body(request, settings), values := Values())
-        return await intake.take_stream(cluster_id, node_id, pieces, values, Format.MSGPACK)
-    body = await read_body(request, settings, inflated_limit=2 * MAX_WINDOW_BYTES)
-    try:
-        return await intake.take_one(cluster_id, node_id, _within_limit(body), Format.MSGPACK)
-    except (MalformedRequest, BodyTooLarge):
-        if not _has_several(body):
-            raise
-    return await intake.take_stream(cluster_id, node_id, _at_once(body), Values(), Format.MSGPACK)
+    form, limit = Format.JSON, MAX_WINDOW_BYTES
+    if media_type != JSON:
+        form, limit = Format.MSGPACK, 2 * MAX_WINDOW_BYTES
+        length = declared_length(request)
+        coded = b"content-encoding" in fields_of(request.scope)
+        if length is None or length > (_WHOLE_CODED_BYTES if coded else _WHOLE_BYTES):
+            pieces = _accounted(request, stream_body(request, settings), values := Values())
+            return await intake.take_stream(cluster_id, node_id, pieces, values, form)
+    # No name for the body: whoever takes it is to be the only one who has it.
+    return await intake.take_whole(
+        cluster_id, node_id, await read_body(request, settings, inflated_limit=limit), form
+    )
 
 
 def _media_type(given: str) -> str:
@@ -122,25 +119,6 @@ async def _accounted(
         if admission:
             admission.hold(request.scope, framing.buffered - held)
             held = framing.buffered
-
-
-def _within_limit(body: bytes) -> bytes:
-    if len(body) > MAX_WINDOW_BYTES:
-        raise BodyTooLarge(f"a window is larger than {MAX_WINDOW_BYTES} bytes")
-    return body
-
-
-def _has_several(body: bytes) -> bool:
-    """Whether more bytes follow the first MessagePack value."""
-    try:
-        first = next(iter(Values().feed(body)), None)
-    except (Malformed, BodyTooLarge):
-        return False
-    return first is not None and len(first) < len(body)
-
-
-async def _at_once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 routes = [Route(PATH, post_telemetry, methods=["POST"], name="post_telemetry")]

@@ -186,3 +186,12 @@ class Values:
 def _is_map(first: int) -> bool:
     """Whether the value that begins with this byte is a map."""
     return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
+
+
+def has_several(body: bytes) -> bool:
+    """Whether more bytes follow the first MessagePack value."""
+    try:
+        first = next(iter(Values().feed(body)), None)
+    except (Malformed, BodyTooLarge):
+        return False
+    return first is not None and len(first) < len(body)

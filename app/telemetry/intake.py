@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 
 from app.config import Settings
-from app.errors import InvalidRequest, MalformedRequest, ProblemError, Unavailable
+from app.errors import BodyTooLarge, InvalidRequest, MalformedRequest, ProblemError, Unavailable
 from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
 from app.telemetry.account import Account
 from app.telemetry.checking import check
-from app.telemetry.decoding import Decoded, Format, Malformed, decode
+from app.telemetry.decoding import Format, Malformed, decode
 from app.telemetry.faults import Faults
-from app.telemetry.framing import Framing
+from app.telemetry.framing import MAX_WINDOW_BYTES, Framing, Values, has_several
 from app.telemetry.lanes import CommitLanes
 from app.telemetry.packed import pack
-from app.telemetry.registry import Registry
+from app.telemetry.registry import Registered, Registry
 from app.telemetry.store import Append, Outcome
 
 _ATTEMPTS = 5
@@ -49,13 +51,21 @@ class Intake:
         """Raises `NotFound` where the cluster or the node is not registered."""
         await self._registry.with_node(cluster_id, node_id)
 
-    async def take_one(self, cluster_id: str, node_id: str, body: bytes, form: Format) -> Account:
-        """A body that is one window. Raises `InvalidRequest` when it cannot be taken at all."""
+    async def take_whole(self, cluster_id: str, node_id: str, body: bytes, form: Format) -> Account:
+        """A body that is one window, or several in MessagePack. Raises `InvalidRequest` when one cannot be
+        taken at all."""
         account = Account()
         try:
-            await self._take(cluster_id, node_id, body, form, account)
-        except Malformed as error:
-            raise MalformedRequest(str(error)) from None
+            if len(body) > MAX_WINDOW_BYTES:
+                raise BodyTooLarge(f"a window is larger than {MAX_WINDOW_BYTES} bytes")
+            judged = await self._judge(cluster_id, node_id, body, form, account.faults)
+        except (Malformed, BodyTooLarge) as error:
+            if form is Format.MSGPACK and has_several(body):
+                return await self.take_stream(cluster_id, node_id, _at_once(body), Values(), form)
+            raise MalformedRequest(str(error)) if isinstance(error, Malformed) else error from None
+        # What waits for Redis is the packed window alone: the memory of a body serves the next one.
+        del body
+        await self._take(cluster_id, judged, account, 0)
         if account.accepted == 0 and not account.duplicate:
             raise InvalidRequest(account.faults.summary(), errors=account.faults.listed)
         return account
@@ -90,11 +100,13 @@ class Intake:
         return account
 
     async def _take_part(
-        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "Account", index: int
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: Account, index: int
     ) -> None:
         account.faults.at = f"/{index}"
         try:
-            await self._take(cluster_id, node_id, body, form, account)
+            before = account.faults.count
+            judged = await self._judge(cluster_id, node_id, body, form, account.faults)
+            await self._take(cluster_id, judged, account, before)
         except Malformed as error:
             account.faults.add("", str(error), "MALFORMED")
             account.rejected += 1
@@ -107,18 +119,46 @@ class Intake:
         # A refused window waits for nothing: others must get their turn in between all the same.
         await asyncio.sleep(0)
 
+    async def _judge(
+        self, cluster_id: str, node_id: str, body: bytes, form: Format, faults: Faults
+    ) -> "_Judged | None":
+        """None when the window is refused, which `faults` explains. Raises `Malformed`."""
+        large = len(body) > _LARGE_BYTES
+        decoded = await asyncio.to_thread(decode, body, form, faults) if large else decode(body, form, faults)
+        if decoded is None:
+            return None
+        registered = self._registry.known(cluster_id, node_id)
+        if registered is None:
+            registered = await self._registry.with_node(cluster_id, node_id)
+        model_id = decoded.window.model_id
+        if model_id not in registered.models:
+            # It may have been registered a moment ago: Redis is only asked about windows that pass.
+            registered = await self._registry.get(cluster_id, stale=registered)
+        found = Faults(faults.at)
+        now = datetime.now(UTC)
+        if large:
+            packed = await asyncio.to_thread(check, decoded, node_id, registered, now, found)
+        else:
+            packed = check(decoded, node_id, registered, now, found)
+        if packed is None:
+            faults.take(found)
+            return None
+        append = Append(
+            registered.keys,
+            registered.revision,
+            node_id,
+            decoded.window.instance_uid,
+            packed.sequence_number,
+            pack(packed),
+            self._settings.max_unfolded_bytes,
+        )
+        return _Judged(append, registered, model_id, found)
+
     async def _take(
-        self, cluster_id: str, node_id: str, body: bytes, form: Format, account: "Account"
+        self, cluster_id: str, judged: "_Judged | None", account: Account, faults_before: int
     ) -> None:
         faults = account.faults
-        rejected_before = faults.count
-        if len(body) > _LARGE_BYTES:
-            decoded = await asyncio.to_thread(decode, body, form, faults)
-        else:
-            decoded = decode(body, form, faults)
-        outcome = None
-        if decoded is not None:
-            outcome = await self._append(cluster_id, node_id, decoded, len(body) > _LARGE_BYTES, faults)
+        outcome = None if judged is None else await self._store(cluster_id, judged, faults)
         if outcome is Outcome.ACCEPTED:
             account.accepted += 1
             TALLY.count(_ACCEPTED)
@@ -127,69 +167,47 @@ class Intake:
             TALLY.count(_DUPLICATE)
         else:
             # However many faults tell why, it is one window that was left out.
-            faults.count = rejected_before + 1
+            faults.count = faults_before + 1
             account.rejected += 1
             TALLY.count(_REJECTED)
 
-    async def _append(
-        self, cluster_id: str, node_id: str, decoded: Decoded, large: bool, faults: Faults
-    ) -> Outcome | None:
-        """None when the window is refused, which `faults` explains."""
-        registered = self._registry.known(cluster_id, node_id)
-        if registered is None:
-            registered = await self._registry.with_node(cluster_id, node_id)
-        window = decoded.window
+    async def _store(self, cluster_id: str, judged: "_Judged", faults: Faults) -> Outcome:
+        append, registered = judged.append, judged.registered
         for _ in range(_ATTEMPTS):
-            found = Faults(faults.at)
-            now = datetime.now(UTC)
-            if large:
-                packed = await asyncio.to_thread(check, decoded, node_id, registered, now, found)
-            else:
-                packed = check(decoded, node_id, registered, now, found)
-            if packed is None and found.listed[0].code == "UNKNOWN_MODEL":
-                # It may have been registered a moment ago: the script only sees windows that pass.
-                newer = await self._registry.get(cluster_id, stale=registered)
-                if newer.revision != registered.revision:
-                    registered = newer
-                    continue
-            if packed is None:
-                faults.take(found)
-                return None
-            outcome = await self._commit.append(
-                Append(
-                    registered.keys,
-                    registered.revision,
-                    node_id,
-                    window.instance_uid,
-                    window.sequence_number,
-                    pack(packed),
-                    self._settings.max_unfolded_bytes,
-                )
-            )
-            if outcome is Outcome.STALE_REVISION:
-                await self._registry.get(cluster_id, stale=registered)
-                registered = await self._registry.with_node(cluster_id, node_id)
-                continue
-            return _explained(outcome, window.instance_uid, window.sequence_number, faults, found)
-        raise Unavailable("models or nodes of the cluster keep changing", retry_after_seconds=1)
+            outcome = await self._commit.append(append)
+            if outcome is not Outcome.STALE_REVISION:
+                return _explained(outcome, append, faults, judged.found)
+            newer = await self._registry.get(cluster_id, stale=registered)
+            registered = await self._registry.with_node(cluster_id, append.node_id)
+            if newer.shape_digest(judged.model_id) != judged.registered.shape_digest(judged.model_id):
+                break
+            append = msgspec.structs.replace(append, revision=registered.revision)
+        raise Unavailable("models or nodes of the cluster have just changed", retry_after_seconds=1)
 
 
-def _explained(
-    outcome: Outcome, instance_uid: str, sequence_number: int, faults: Faults, found: Faults
-) -> Outcome:
+class _Judged(NamedTuple):
+    """A window that may be stored, as long as its model and its node are what they were."""
+
+    append: Append
+    registered: Registered
+    model_id: str
+    found: Faults
+
+
+def _explained(outcome: Outcome, append: Append, faults: Faults, found: Faults) -> Outcome:
     if outcome is Outcome.FULL:
         REFUSED.labels("unfolded").inc()
         raise Unavailable("the cluster's worker does not keep up with its telemetry", retry_after_seconds=5)
     if outcome is Outcome.UNKNOWN_INSTANCE:
         faults.add(
             "/instance_uid",
-            f"{instance_uid} is not the registered instance of this node: register it again",
+            f"{append.instance_uid} is not the registered instance of this node: register it again",
             "UNKNOWN_INSTANCE",
         )
     elif outcome is Outcome.STALE_SEQUENCE_NUMBER:
         faults.add(
             "/sequence_number",
-            f"is {sequence_number}, older than the numbers remembered: it cannot be told from a repeat",
+            f"is {append.sequence_number}, older than those remembered: it cannot be told from a repeat",
             "STALE_SEQUENCE_NUMBER",
         )
     else:
@@ -201,3 +219,7 @@ async def _framed(framing: Framing, piece: bytes) -> list[bytes]:
     if len(piece) > _FRAMED_INLINE_BYTES:
         return await asyncio.to_thread(lambda: list(framing.feed(piece)))
     return list(framing.feed(piece))
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -63,6 +63,11 @@ class Registered:
     nodes: frozenset[str]
     models: Mapping[str, ModelShape]
 
+    def shape_digest(self, model_id: str) -> str | None:
+        """Windows of the model are judged alike for as long as it is the same."""
+        model = self.models.get(model_id)
+        return None if model is None else model.digest
+
 
 _decoder = msgspec.json.Decoder(_Model)
 
