@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.uint16]
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """As in `PackedWindow`, not narrowed yet."""
+    """As in `PackedWindow`, not narrowed yet, and of any shape."""
 
     layers: tuple[int, ...] | None
     counts: npt.NDArray[np.uint32]
@@ -50,7 +50,7 @@ def _all(layers: Sequence[LayerCounts], model: ModelShape) -> Counts | None:
     if isinstance(layers, Rows):
         if layers.numbers != model.order or layers.count_bytes != model.count_bytes:
             return None
-        return Counts(None, layers.counts.reshape(-1), None)
+        return Counts(None, layers.counts, None)
     if tuple(map(_layer_of, layers)) != model.order or list(map(_ids_of, layers)).count(None) != len(layers):
         return None
     counts = list(map(_counts_of, layers))

@@ -91,13 +91,10 @@ _COUNTS: dict[int, np.dtype[np.unsignedinteger]] = {
 
 
 def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], memoryview]:
-    """The counts in as many bytes each as the largest of them needs."""
-    largest = int(np.maximum.reduce(counts, initial=0))
-    if largest >= 1 << 16:
-        return 4, counts.astype(COUNT, copy=False).data
-    if largest >= 1 << 8:
-        return 2, counts.astype(_COUNTS[2]).data
-    return 1, counts.astype(_COUNTS[1]).data
+    """The counts, of any shape, in as many bytes each as the largest of them needs."""
+    largest = int(np.maximum.reduce(counts, axis=None, initial=0))
+    count_bytes: Literal[1, 2, 4] = 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+    return count_bytes, counts.astype(_COUNTS[count_bytes], order="C", copy=False).data
 
 
 class Undecodable(ValueError):

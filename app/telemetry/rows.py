@@ -25,7 +25,7 @@ _ARRAY_BYTES = 3
 
 
 class Rows(Sequence[LayerCounts]):
-    """numbers: of the layers; counts uint32[layers, experts]."""
+    """numbers: of the layers; counts uint32[layers, experts], where they lie in the body."""
 
     def __init__(self, numbers: tuple[int, ...], counts: npt.NDArray[np.uint32]) -> None:
         self.numbers = numbers
@@ -62,7 +62,7 @@ def rows(layers: memoryview) -> Rows | None:
     numbers = _numbers(head, stride, table[:, :head].tobytes())
     if numbers is None:
         return None
-    return Rows(numbers, np.ascontiguousarray(table[:, head:]).view(COUNT))
+    return Rows(numbers, table[:, head:].view(COUNT))
 
 
 # A model's layers are written the same way in each of its windows: they are looked at once.

@@ -412,7 +412,8 @@ async def test_unknown_nodes_and_clusters(client: httpx.AsyncClient, path: str) 
 
 
 async def test_what_is_registered_later_is_known_at_once(client: httpx.AsyncClient, redis: Redis) -> None:
-    """A window is judged by the revision in force: new models, new shapes and new instances included."""
+    """A window is judged by the revision in force: new models, new shapes and new instances included. One
+    that was on its way when its model's shape changed is to be sent again."""
     assert (await client.post(PATH, json=window(1))).status_code == 200
     layers = [{"layer": 1, "counts": [1] * 16}]
     later = window(2, model_id="later", layers=layers, routes=[])
@@ -420,6 +421,9 @@ async def test_what_is_registered_later_is_known_at_once(client: httpx.AsyncClie
     await register(redis, [model(), model("later", {1: 16}, "d2")])
     assert (await client.post(PATH, json=later)).status_code == 200
     await register(redis, [model("later", {1: 8}, "d3")])
+    overtaken = await client.post(PATH, json={**later, "sequence_number": 3})
+    assert overtaken.status_code == 503
+    assert overtaken.headers["Retry-After"] == "1"
     again = await client.post(PATH, json={**later, "sequence_number": 3})
     assert again.json()["errors"][0]["pointer"] == "/layers/0/counts"
     await register(redis, [model()], [node(instance_uid="instance-2")])
