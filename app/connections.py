@@ -61,6 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_paused: float | None = None
         self._idle_since: float | None = None
         self._held_off = False
+        self._extensions: dict[str, Any] = {HOLD_OFF: self._hold_off, ARRIVED: self._arrived, WHOLE: {}}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -86,8 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_began = None
         super().on_headers_complete()
-        extensions: dict[str, Any] = {HOLD_OFF: self._hold_off, ARRIVED: self._arrived, WHOLE: {}}
-        self.scope["extensions"] = extensions
+        self.scope["extensions"] = self._extensions
         self.cycle.__class__ = ExtendedCycle
 
     def _arrived(self, scope: Scope) -> bytes | None:

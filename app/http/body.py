@@ -221,13 +221,9 @@ async def read_body(request: Request, settings: Settings, *, inflated_limit: int
     """
     coded = b"content-encoding" in fields_of(request.scope)
     inflater = _inflater(request) if coded else None
-    limit = settings.max_body_bytes
-    length = declared_length(request)
-    if length is not None and length > limit:
-        raise _too_large(limit)
-    sent = _arrived(request, limit)
+    sent = _arrived(request, settings.max_body_bytes)
     if sent is None:
-        sent = await _received(request, limit)
+        sent = await _received(request, settings.max_body_bytes)
     if inflater is None or isinstance(inflater, _Identity):
         return sent
     largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
@@ -254,6 +250,9 @@ def _arrived(request: Request, limit: int) -> bytes | None:
 
 async def _received(request: Request, limit: int) -> bytes:
     """The body as it is sent."""
+    length = declared_length(request)
+    if length is not None and length > limit:
+        raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
     sending = _Sent(request, IDLE_SECONDS, BODY_SECONDS)

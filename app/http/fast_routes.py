@@ -1,8 +1,9 @@
 """The routes that are called most, found without asking all others, and answered without what they need."""
 
-import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -17,6 +18,9 @@ Door = Callable[[Scope], Awaitable[None]]
 
 FastRoute = tuple[Route, str, Door]
 
+REMEMBERED_PATHS, REMEMBERED_LENGTH = 4096, 256
+"""Whose routes were found: nodes call the same few all the time."""
+
 
 class FastRoutesMiddleware:
     """Calls the endpoint of the first of `routes` that matches, or goes on.
@@ -26,18 +30,27 @@ class FastRoutesMiddleware:
 
     def __init__(self, app: ASGIApp, routes: Sequence[FastRoute]) -> None:
         self._app = app
-        self._routes: defaultdict[str, list[tuple[re.Pattern[str], Route, Door]]] = defaultdict(list)
+        self._routes: defaultdict[str, list[tuple[Route, Door]]] = defaultdict(list)
         for route, method, door in routes:
-            self._routes[method].append((route.path_regex, route, door))
+            self._routes[method].append((route, door))
+        self._find_again = lru_cache(REMEMBERED_PATHS)(self._find)
+
+    def _find(self, method: str, path: str) -> tuple[Route, Door, Mapping[str, str]] | None:
+        for route, door in self._routes.get(method, ()):
+            match = route.path_regex.match(path)
+            if match is not None:
+                return route, door, MappingProxyType(match.groupdict())
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        for pattern, route, door in self._routes.get(scope["method"], ()):
-            match = pattern.match(scope["path"])
-            if match is None:
-                continue
+        path = scope["path"]
+        find = self._find if len(path) > REMEMBERED_LENGTH else self._find_again
+        found = find(scope["method"], path)
+        if found is not None:
+            route, door, parameters = found
             scope["route"] = route
-            scope["path_params"] = match.groupdict()
+            scope["path_params"] = parameters
             request = Request(scope, receive)
             try:
                 await door(scope)
@@ -51,5 +64,4 @@ class FastRoutesMiddleware:
                 if isinstance(app, WholeAnswer) and WHOLE in scope.get("extensions", ()):
                     await send(app.whole())
                     return
-            break
         await app(scope, receive, send)

@@ -53,8 +53,9 @@ async def post_telemetry(request: Request) -> ASGIApp:
 
 
 async def _post(request: Request) -> Account:
+    scope = request.scope
     intake = intake_of(request)
-    place = request.path_params
+    place = scope["path_params"]
     cluster_id, node_id = place["cluster_id"], place["node_id"]
     if not intake.knows(cluster_id, node_id):
         await intake.require_node(path_id(request, "cluster_id"), path_id(request, "node_id"))
@@ -69,7 +70,7 @@ async def _post(request: Request) -> Account:
     if media_type != JSON:
         form, limit = Format.MSGPACK, 2 * MAX_WINDOW_BYTES
         length = declared_length(request)
-        coded = b"content-encoding" in fields_of(request.scope)
+        coded = b"content-encoding" in fields_of(scope)
         if length is None or length > (_WHOLE_CODED_BYTES if coded else _WHOLE_BYTES):
             pieces = _accounted(request, stream_body(request, settings), values := Values())
             return await intake.take_stream(cluster_id, node_id, pieces, values, form)

@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from app import connections
 from app.connections import GuardedProtocol
-from app.extensions import HOLD_OFF
+from app.extensions import ARRIVED, HOLD_OFF, WHOLE, lines
 from app.listening import several
 
 MAX_CONNECTIONS = 24
+KEEP_ALIVE_SECONDS = 1
 SLOW: list[str] = []
 """A request each that held the loop up."""
 
@@ -31,10 +32,25 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         time.sleep(0.1)  # noqa: ASYNC251
     if scope["path"] == "/body":
         await receive()
+    if scope["path"] == "/echo":
+        arrived: bytes | None = scope["extensions"][ARRIVED](scope)
+        echo = await everything_of(receive) if arrived is None else arrived
+        head = [(b"content-length", b"%d" % len(echo)), (b"x-arrived", b"%d" % (arrived is not None))]
+        await send({"type": WHOLE, "status": 201, "head": lines(head), "body": echo})
+        return
     body = b"x" * (8 << 20 if scope["path"] == "/large" else 2)
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def everything_of(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message["more_body"]
+    return body
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +71,14 @@ def port() -> Iterator[int]:
         return GuardedProtocol(*given, max_connections=MAX_CONNECTIONS, **options)
 
     server = Server(
-        uvicorn.Config(application, http=protocol, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+        uvicorn.Config(
+            application,
+            http=protocol,  # type: ignore[arg-type]  # it is called
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
     )
     thread = threading.Thread(target=lambda: uvloop.run(server.serve(several(listener))))
     thread.start()
@@ -196,3 +219,89 @@ def test_whoever_waits_for_100_gets_it_first(port: int) -> None:
         assert client.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"y")
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def post(body: bytes, *, fields: str = "") -> bytes:
+    head = f"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{fields}\r\n"
+    return head.encode() + body
+
+
+def answers(client: socket.socket, number: int) -> list[tuple[str, bytes]]:
+    """Head and body of each."""
+    file = client.makefile("rb")
+    found = []
+    for _ in range(number):
+        head = b"".join(iter(file.readline, b"\r\n")).decode().lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        found.append((head, file.read(length)))
+    return found
+
+
+def test_a_body_that_is_here_is_not_waited_for(port: int) -> None:
+    """Whole answers to whole bodies on one connection, with the default headers; in order where the next
+    request does not wait for the answer."""
+    bodies = [b"", b"a", b"b" * 5000]
+    with connected(port) as client:
+        for sent in bodies:
+            client.sendall(post(sent))
+            ((head, body),) = answers(client, 1)
+            assert head.startswith("http/1.1 201 created\r\ndate: ")
+            assert "x-arrived: 1" in head
+            assert body == sent
+        client.sendall(b"".join(map(post, bodies)))
+        assert [body for _, body in answers(client, 3)] == bodies
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 40])
+def test_a_body_in_pieces_is_put_together(port: int, pieces: int) -> None:
+    """Whether they come while it is waited for or before."""
+    body = bytes(range(256)) * 40
+    size = -(-len(body) // pieces)
+    with connected(port) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(post(body)[: -len(body)])
+        for at in range(0, len(body), size):
+            time.sleep(0.01 if at < 4 * size else 0)
+            client.sendall(body[at : at + size])
+        ((head, echo),) = answers(client, 1)
+    assert echo == body
+    assert "x-arrived: 0" in head
+
+
+def test_a_body_larger_than_any_read_is_put_together(port: int) -> None:
+    """While the loop is held up it comes in several reads, before anybody waits for it."""
+    body = bytes(range(256)) * 8000
+    with connected(port) as client:
+        client.sendall(post(body))
+        assert answers(client, 1)[0][1] == body
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""])
+def test_a_whole_answer_ends_the_connection_where_it_must(port: int, close: str) -> None:
+    """When asked to, and told in its head; else once it was idle for long enough, and not before."""
+    with connected(port) as client:
+        began = time.monotonic()
+        client.sendall(post(b"x", fields=close))
+        answer = everything(client).lower()
+        waited = time.monotonic() - began
+    assert answer.endswith(b"\r\n\r\nx")
+    assert (b"connection: close" in answer) is bool(close)
+    assert waited < 0.5 if close else KEEP_ALIVE_SECONDS < waited < 9
+
+
+def test_an_old_client_is_hung_up_on(port: int) -> None:
+    """HTTP/1.0 keeps no connection."""
+    with connected(port) as client:
+        client.sendall(b"POST /echo HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")
+        assert everything(client).endswith(b"\r\n\r\nx")
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(port: int) -> None:
+    """Its body is not here, whatever it says of its length."""
+    with connected(port) as client:
+        client.sendall(post(b"xyz", fields="Expect: 100-continue\r\n")[:-3])
+        assert client.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"xyz")
+        ((head, body),) = answers(client, 1)
+    assert body == b"xyz"
+    assert "x-arrived: 0" in head
