@@ -13,17 +13,20 @@ MessagePack, an array of the fields of `_Stored` in their order; numbers are pac
     threshold: float32[B]
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from app.instance.counting import Counts, low_halves
 from app.instance.reservoir import Reservoir
-from app.instance.statistics import Bucket, Integers
+from app.instance.statistics import Bucket
 from app.telemetry.packed import NO_EXPERT
 
 _SMALL_NO_EXPERT = 255
+_LOW = 0xFFFF
 _NONE = np.zeros(0, np.int64)
 
 
@@ -36,7 +39,7 @@ class _Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tokens: int
     duration_us: int
     observed_us: bytes
-    low: bytes
+    low: memoryview
     high_at: bytes
     high: bytes
     rows: bytes
@@ -54,12 +57,12 @@ _decoder = msgspec.msgpack.Decoder(_Stored)
 
 def encode_bucket(bucket: Bucket) -> bytes:
     routes, observed, counts = bucket.routes, bucket.observed_us, bucket.counts
-    high: Integers = _NONE
+    high: npt.NDArray[np.integer] = _NONE
     high_at = _NONE
-    if counts.max(initial=0) >> 16:
-        high = counts >> 16
-        high_at = np.flatnonzero(high)
-        high = high[high_at]
+    low, more = low_halves(counts)
+    if more:
+        high_at = np.flatnonzero(counts > _LOW)
+        high = counts[high_at] >> 16
     return _encoder.encode(
         _Stored(
             2,
@@ -70,15 +73,10 @@ def encode_bucket(bucket: Bucket) -> bytes:
             bucket.tokens,
             bucket.duration_us,
             (observed[:1] if (observed == observed[0]).all() else observed).astype("<i8").tobytes(),
-            counts.astype("<u2").tobytes(),
+            low.astype("<u2", copy=False).data,
             high_at.astype("<u4").tobytes(),
             high.astype("<u8").tobytes(),
-            np.bincount(routes.block, minlength=len(observed)).astype("<u2").tobytes(),
-            routes.experts.shape[1],
-            padded := bool((routes.experts == NO_EXPERT).any()),
-            _packed_ids(routes.experts, padded),
-            b"" if (routes.weight == 1).all() else routes.weight.astype("<f4").tobytes(),
-            routes.priority.astype("<f4").tobytes(),
+            *_packed_routes(routes),
             routes.threshold.astype("<f4").tobytes(),
         )
     )
@@ -92,10 +90,15 @@ def decode_bucket(stored: bytes) -> Bucket:
         raise ValueError(f"not a bucket of statistics: {error}") from None
     rows = np.frombuffer(it.rows, "<u2")
     observed = np.frombuffer(it.observed_us, "<i8").astype(np.int64)
-    counts: Integers = np.frombuffer(it.low, "<u2").astype(np.int64 if it.high_at else np.uint32)
-    if it.high_at:
-        counts[np.frombuffer(it.high_at, "<u4")] += np.frombuffer(it.high, "<u8").astype(np.int64) << 16
-    priority = np.frombuffer(it.priority, "<f4").astype(np.float32, copy=False)
+    low = np.frombuffer(it.low, "<u2")
+    counts: Counts
+    if not it.high_at:
+        counts = low.astype(np.uint16)
+    else:
+        high = np.frombuffer(it.high, "<u8")
+        counts = low.astype(np.uint64 if high.max() > _LOW else np.uint32)
+        counts[np.frombuffer(it.high_at, "<u4")] += (high << np.uint64(16)).astype(counts.dtype)
+    threshold = np.frombuffer(it.threshold, "<f4").astype(np.float32, copy=False)
     return Bucket(
         it.digest,
         it.start_us,
@@ -105,22 +108,43 @@ def decode_bucket(stored: bytes) -> Bucket:
         it.duration_us,
         np.full(len(rows), observed[0]) if len(observed) == 1 else observed,
         counts,
-        Reservoir(
-            np.repeat(np.arange(len(rows), dtype=np.int32), rows),
-            _ids(it.experts, len(priority) * it.k, it.padded).reshape(-1, it.k),
-            np.frombuffer(it.weight, "<f4").astype(np.float32, copy=False)
-            if it.weight
-            else np.ones(len(priority), np.float32),
-            priority,
-            np.frombuffer(it.threshold, "<f4").astype(np.float32, copy=False),
-            ordered=True,
-        ),
+        _routes(it, rows, threshold),
+    )
+
+
+def _packed_routes(routes: Reservoir) -> tuple[bytes, int, bool, bytes, bytes, bytes]:
+    """rows, k, padded, experts, weight, priority."""
+    k = routes.experts.shape[1]
+    if not len(routes):
+        return bytes(2 * len(routes.threshold)), k, False, b"", b"", b""
+    padded = bool((routes.experts == NO_EXPERT).any())
+    return (
+        np.bincount(routes.block, minlength=len(routes.threshold)).astype("<u2").tobytes(),
+        k,
+        padded,
+        _packed_ids(routes.experts, padded),
+        b"" if (routes.weight == 1).all() else routes.weight.astype("<f4").tobytes(),
+        routes.priority.astype("<f4").tobytes(),
+    )
+
+
+def _routes(it: _Stored, rows: npt.NDArray[np.uint16], threshold: npt.NDArray[np.float32]) -> Reservoir:
+    if not it.priority:
+        return replace(Reservoir.empty(len(rows)), threshold=threshold)
+    priority = np.frombuffer(it.priority, "<f4").astype(np.float32, copy=False)
+    return Reservoir(
+        np.repeat(np.arange(len(rows), dtype=np.int32), rows),
+        _ids(it.experts, len(priority) * it.k, it.padded).reshape(-1, it.k),
+        np.frombuffer(it.weight, "<f4").astype(np.float32, copy=False)
+        if it.weight
+        else np.ones(len(priority), np.float32),
+        priority,
+        threshold,
+        ordered=True,
     )
 
 
 def _packed_ids(experts: npt.NDArray[np.uint16], padded: bool) -> bytes:
-    if not experts.size:
-        return b""
     largest = int(experts.max(initial=0, where=experts != NO_EXPERT))
     if largest < _SMALL_NO_EXPERT or (largest == _SMALL_NO_EXPERT and not padded):
         return experts.astype(np.uint8).tobytes()  # the low half of what pads is what pads here

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
+from app.instance.counting import Counts, added, no_counts, wider
 from app.instance.reservoir import Reservoir, capacity_per_block, joined, merge, uniforms, widened
 from app.models.schemas import ModelRecord
 from app.telemetry.packed import NO_EXPERT, PackedWindow
@@ -25,7 +26,6 @@ MICROSECONDS = 1_000_000
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-Integers = npt.NDArray[np.integer]
 Float64 = npt.NDArray[np.float64]
 
 NodeModel = tuple[str, str]
@@ -67,9 +67,7 @@ class Layout:
 class Bucket:
     """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
 
-    observed_us int64[B]: how long each block was observed; counts uint32[E] or int64[E], block after block.
-    They are uint32 only when none needs more than 16 bits in store, so that up to 65,535 windows of such
-    counts can be added at half the cost.
+    observed_us int64[B]: how long each block was observed; counts[E], block after block.
     """
 
     digest: str
@@ -79,7 +77,7 @@ class Bucket:
     tokens: int
     duration_us: int
     observed_us: Int64
-    counts: Integers
+    counts: Counts
     routes: Reservoir
 
     @classmethod
@@ -89,9 +87,10 @@ class Bucket:
         layout: Layout,
         span_us: int,
         before: "Bucket | None" = None,
-    ) -> "Bucket":
+    ) -> "tuple[Bucket, int]":
         """`before`, whose arrays are used up, and windows that all ended in its span, each with the seed that
-        names its stream entry; the sample of routes may be larger than a bucket keeps (`trimmed`).
+        names its stream entry; and the activations that they counted. The sample of routes may be larger than
+        a bucket keeps (`trimmed`).
 
         Raises ValueError, with `before` as it was, where a window does not fit the model. A block without
         counts in a window that has tokens was not observed (its counts were refused); in a window without
@@ -100,11 +99,9 @@ class Bucket:
         for window, _ in windows:
             _require_fit(window, layout)
         routes = _reservoir(windows, layout)
-        counts = np.zeros(layout.offset[-1], np.uint32) if before is None else before.counts
-        if counts.dtype == np.uint32 and any(window.count_bytes == 4 for window, _ in windows):
-            counts = counts.astype(np.int64)
+        counts = no_counts(layout.offset[-1]) if before is None else before.counts
         observed = np.zeros(len(layout.blocks), np.int64) if before is None else before.observed_us
-        newest_us = windows_before = tokens = duration_us = 0
+        newest_us = windows_before = tokens = duration_us = activations = 0
         if before is not None:
             newest_us, windows_before = before.newest_us, before.windows
             tokens, duration_us = before.tokens, before.duration_us
@@ -114,14 +111,15 @@ class Bucket:
                 observed += duration
             else:
                 observed[[layout.index(layer) for layer in window.layers]] += duration
-            _add_counts(window, counts, layout)
+            counts, counted = _with_counts(window, counts, layout)
+            activations += counted
             newest_us = max(newest_us, window.end_us)
             tokens += window.tokens
             duration_us += duration
         if before is not None:
             routes = before.routes if routes is None else joined([before.routes, routes])
         first = windows[0][0]
-        return cls(
+        grown = cls(
             first.model_digest,
             first.end_us // span_us * span_us,
             newest_us,
@@ -132,6 +130,7 @@ class Bucket:
             counts,
             Reservoir.empty(len(layout.blocks)) if routes is None else routes,
         )
+        return grown, activations
 
     def capacity(self, blocks_of_all: int = 0) -> int:
         """Routes that it keeps of each block."""
@@ -144,14 +143,12 @@ class Bucket:
 
     def trimmed(self, blocks_of_all: int = 0) -> "Bucket":
         """With no more routes than its `capacity`."""
+        if not len(self.routes):
+            return self
         capacity = self.capacity(blocks_of_all)
         if self.routes.ordered and np.bincount(self.routes.block, minlength=1).max() <= capacity:
             return self
         return replace(self, routes=merge([self.routes], capacity))
-
-    @property
-    def activations(self) -> int:
-        return int(self.counts.sum())
 
 
 def _require_fit(window: PackedWindow, layout: Layout) -> None:
@@ -168,19 +165,24 @@ def _require_fit(window: PackedWindow, layout: Layout) -> None:
         raise ValueError(f"{len(counted)} counts for {wanted} experts")
 
 
-def _add_counts(window: PackedWindow, counts: Integers, layout: Layout) -> None:
+def _with_counts(window: PackedWindow, counts: Counts, layout: Layout) -> tuple[Counts, int]:
+    """`counts`, which are used up, with those of the window; and the activations that it counted."""
     counted, experts = window.counted(), window.counted_experts()
     if experts is not None:
-        counts[experts] += counted
-    elif window.layers is None:
-        counts += counted
-    else:
-        at = 0
-        for layer in window.layers:
-            index = layout.index(layer)
-            part = counts[layout.offset[index] : layout.offset[index + 1]]
-            part += counted[at : at + len(part)]
-            at += len(part)
+        sums = counts[experts].astype(np.int64) + counted
+        while sums.max(initial=0) > np.iinfo(counts.dtype).max:
+            counts = wider(counts)
+        counts[experts] = sums
+        return counts, int(counted.sum())
+    if window.layers is None:
+        return added(counts, counted)
+    at = activations = 0
+    for layer in window.layers:
+        number = layout.experts(layer)
+        counts, part = added(counts, counted[at : at + number], int(layout.offset[layout.index(layer)]))
+        activations += part
+        at += number
+    return counts, activations
 
 
 def _reservoir(windows: Sequence[SeededWindow], layout: Layout) -> Reservoir | None:

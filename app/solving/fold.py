@@ -39,7 +39,7 @@ PIECE_BYTES = 8 << 20
 
 PIECE_WINDOWS = 256
 
-FOLD_SECONDS = 0.5
+FOLD_SECONDS = 1.0
 """After so long no further windows are read into a batch."""
 
 START = b"0-0"
@@ -206,13 +206,16 @@ class TelemetryFold:
             for name, starts in expired.items():
                 if name not in dropped and starts:
                     pipe.hdel(keys.statistics(*name), *map(str, starts))
+            index = {}
             for name, spans in folded.buckets.items():
                 kept = {
                     str(start): it.stored for start, it in spans.items() if start in buckets.get(name, ())
                 }
                 if kept:
                     pipe.hset(keys.statistics(*name), mapping=cast("Any", kept))
-                    pipe.hset(keys.statistics_index, "/".join(name), newest[name])
+                    index["/".join(name)] = newest[name]
+            if index:
+                pipe.hset(keys.statistics_index, mapping=cast("Any", index))
             if last_id != expected:
                 pipe.hset(keys.folded, "last_id", last_id)
                 pipe.hincrby(keys.folded, "windows_total", folded.windows)

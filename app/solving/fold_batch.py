@@ -128,24 +128,23 @@ class FoldBatch:
 
     def finish(self) -> Folded:
         buckets: dict[NodeModel, dict[int, Kept]] = {}
-        activations = self._activations
         for (name, start), bucket in self._grown.items():
-            activations += bucket.activations
             buckets.setdefault(name, {})[start] = Kept.of(bucket.trimmed(self._blocks_of_all))
-        return Folded(buckets, self._windows, self._discarded, self._tokens, activations, self._entry_bytes)
+        return Folded(
+            buckets, self._windows, self._discarded, self._tokens, self._activations, self._entry_bytes
+        )
 
     def _grow(self, place: tuple[NodeModel, int], windows: list[SeededWindow]) -> None:
         """Raises one of `_UNFIT`, and adds nothing, where a window does not fit the model."""
         name, start = place
         bucket = self._grown.get(place)
-        activations, size = 0, 0 if bucket is None else bucket.nbytes
+        size = 0 if bucket is None else bucket.nbytes
         if bucket is None and (kept := self._known.get(name, {}).get(start)) is not None:
             bucket = kept.bucket()
-            activations = bucket.activations
-        grown = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
+        grown, activations = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
         if len(grown.routes) > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.observed_us):
             grown = grown.trimmed(self._blocks_of_all)
-        self._activations -= activations
+        self._activations += activations
         self._bucket_bytes += grown.nbytes - size
         self._grown[place] = grown
         self._windows += len(windows)

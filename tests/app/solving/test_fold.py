@@ -105,7 +105,7 @@ def naive(
         parts.setdefault((window.node_id, window.model_id, window.end_us // span * span), []).append(seeded)
     found: dict[tuple[str, str], list[Bucket]] = {}
     for (node_id, model_id, _), several in sorted(parts.items()):
-        bucket = Bucket.of(several, Layout.of(MODELS[model_id]), span).trimmed()
+        bucket = Bucket.of(several, Layout.of(MODELS[model_id]), span)[0].trimmed()
         if bucket.newest_us > START + newest * 1e6 - 1200e6:
             found.setdefault((node_id, model_id), []).append(bucket)
     return found
@@ -298,6 +298,6 @@ async def test_rates_follow_from_the_windows(redis: Redis) -> None:
     traffic = found.traffic["n1", "moe"]
     assert found.until_us == window.end_us
     assert traffic.tokens_per_second == pytest.approx(window.tokens / 10)
-    counted = Bucket.of([(window, 0)], Layout.of(MODELS["moe"]), 1).counts
+    counted = Bucket.of([(window, 0)], Layout.of(MODELS["moe"]), 1)[0].counts
     assert traffic.activations_per_second == pytest.approx(counted / 10)
     assert traffic.route_weight.sum() == pytest.approx(window.routes[0].rows()[1].sum())
