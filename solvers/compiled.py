@@ -1,5 +1,5 @@
 """How kernels are compiled, for the packages that have kernels of their own."""
 
-from solvers.kernels.compiled import compiled
+from solvers.kernels.compiled import brief, compiled
 
-__all__ = ["compiled"]
+__all__ = ["brief", "compiled"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from solvers.compiled import compiled
+from solvers.compiled import brief
 
 Counts = npt.NDArray[np.unsignedinteger[Any]]
 """uint16, uint32 or uint64[n]."""
@@ -24,9 +24,12 @@ def no_counts(number: int) -> Counts:
 def added(counts: Counts, counted: Counts, at: int = 0) -> tuple[Counts, int]:
     """`counts`, which are used up, with uint8, uint16 or uint32[m] added to those from `at` on; and the sum
     of what was added. O(m), and O(n) each time they need more bits."""
-    while counted.itemsize > counts.itemsize or not _add(counts[at : at + len(counted)], counted):
+    while True:
+        if counted.itemsize <= counts.itemsize:
+            total = _add(counts[at : at + len(counted)], counted)
+            if total >= 0:
+                return counts, total
         counts = wider(counts)
-    return counts, _sum(counted) if counted.itemsize < 4 else int(counted.sum())
 
 
 def wider(counts: Counts) -> Counts:
@@ -40,9 +43,17 @@ def low_halves(counts: Counts) -> tuple[npt.NDArray[np.uint16], bool]:
     return low, counts.dtype != np.uint16 and bool(counts.max(initial=0) >> 16)
 
 
-@compiled
-def _add(counts: Counts, counted: Counts) -> bool:
-    """Whether there was room; where there was not, nothing is added."""
+@brief
+def _sum(counted: Counts) -> int:
+    total = np.uint32(0)
+    for index in range(len(counted)):
+        total = np.uint32(total + np.uint32(counted[index]))
+    return int(total)
+
+
+@brief
+def _add(counts: Counts, counted: Counts) -> int:
+    """The sum of what was added; -1 where there was no room, and nothing is."""
     carried = False
     for index in range(len(counted)):
         before = counts[index]
@@ -51,22 +62,13 @@ def _add(counts: Counts, counted: Counts) -> bool:
     if carried:
         for index in range(len(counted)):
             counts[index] -= counted[index]
-    return not carried
-
-
-@compiled
-def _sum(counted: Counts) -> int:
-    """Of uint8 or uint16[n]."""
-    total = np.uint64(0)
-    # In 32 bits, which are enough for so many, twice as many fit into a register.
+        return -1
+    total = 0
+    if counted.itemsize > 2:
+        for index in range(len(counted)):
+            total += int(counted[index])
+        return total
+    # In 32 bits, which are enough for so many of 16, twice as many fit into a register.
     for begin in range(0, len(counted), 1 << 16):
-        total += np.uint64(_sum_of_some(counted[begin : begin + (1 << 16)]))
-    return int(total)
-
-
-@compiled
-def _sum_of_some(counted: Counts) -> int:
-    total = np.uint32(0)
-    for index in range(len(counted)):
-        total = np.uint32(total + np.uint32(counted[index]))
-    return int(total)
+        total += _sum(counted[begin : begin + (1 << 16)])
+    return total

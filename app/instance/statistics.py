@@ -63,7 +63,7 @@ class Layout:
         return int(self.offset[index + 1] - self.offset[index])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # not frozen: folding makes one for each window of a large fleet
 class Bucket:
     """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
 
@@ -187,11 +187,11 @@ def _with_counts(window: PackedWindow, counts: Counts, layout: Layout) -> tuple[
 
 def _reservoir(windows: Sequence[SeededWindow], layout: Layout) -> Reservoir | None:
     """All routes of the windows; None without any."""
+    if not any(window.routes for window, _ in windows):
+        return None
     parts = [
         (layout.index(routes.layer), *routes.rows()) for window, _ in windows for routes in window.routes
     ]
-    if not parts:
-        return None
     index = np.asarray([index for index, _, _ in parts], np.int32)
     lengths = [len(sets) for _, sets, _ in parts]
     widths = {sets.shape[1] for _, sets, _ in parts}

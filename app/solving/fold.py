@@ -40,7 +40,7 @@ PIECE_BYTES = 8 << 20
 PIECE_WINDOWS = 256
 
 FOLD_SECONDS = 1.0
-"""After so long no further windows are read into a batch."""
+"""After so long no further windows are read into a batch: the more, the fewer times a bucket is stored."""
 
 START = b"0-0"
 

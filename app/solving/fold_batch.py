@@ -113,7 +113,8 @@ class FoldBatch:
                 self._leave_out(entry_id, error)
                 continue
             place = (window.node_id, window.model_id), window.end_us // self._span_us * self._span_us
-            parts.setdefault(place, []).append((entry_id, (window, seed_of(entry_id))))
+            seed = seed_of(entry_id) if window.routes else 0
+            parts.setdefault(place, []).append((entry_id, (window, seed)))
         for name, _ in parts:
             self._name(name)
         for place, several in parts.items():
@@ -142,7 +143,8 @@ class FoldBatch:
         if bucket is None and (kept := self._known.get(name, {}).get(start)) is not None:
             bucket = kept.bucket()
         grown, activations = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
-        if len(grown.routes) > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.observed_us):
+        routes = len(grown.routes)
+        if routes and routes > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.observed_us):
             grown = grown.trimmed(self._blocks_of_all)
         self._activations += activations
         self._bucket_bytes += grown.nbytes - size
