@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 
 from app.config import Settings
 from app.connections import GuardedProtocol, descriptors_for
+from app.garbage import look_seldom
 from app.listening import BACKLOG, several
-from app.memory import settle
 from app.tls import CIPHERS
 
 NOTICE_SECONDS = 0.5
@@ -72,7 +72,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         signal.signal(signal.SIGHUP, self.handle_exit)
         await super().startup(sockets)
-        settle()
+        look_seldom()
         self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

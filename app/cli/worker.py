@@ -11,8 +11,8 @@ from prometheus_client import start_http_server
 from app import exposition, logs, metrics
 from app.cli.settings import LogFormatOption, LogLevel, RedisUrl, fail, settings_from
 from app.config import Settings
+from app.garbage import look_seldom
 from app.loop import new_event_loop
-from app.memory import settle
 from app.storage.client import StorageError, connect
 
 
@@ -66,7 +66,7 @@ async def _run(settings: Settings, redis_url: str, metrics_host: str, metrics_po
         # Late: it loads numba, which a server that cannot be reached should not have to wait for.
         from app.solving.worker import run
 
-        settle()
+        look_seldom()
         await run(settings, redis, stop)
     finally:
         await redis.aclose()
