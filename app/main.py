@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
@@ -50,9 +50,9 @@ class Service(FastAPI):
         super().__init__(**settings)
         self._edge = edge(super().__call__)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        return self._edge(scope, receive, send)
+        await self._edge(scope, receive, send)
 
 
 def create_app(settings: Settings) -> FastAPI:

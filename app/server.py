@@ -36,7 +36,6 @@ KILL_MARGIN_SECONDS = 1.0
 _OPTIONS: dict[str, Any] = {
     "loop": "uvloop" if sys.platform != "win32" else "asyncio",
     "ws": "none",
-    "interface": "asgi3",  # it would be looked for where an `async def` stands
     "lifespan": "on",
     "backlog": BACKLOG,
     "access_log": False,

@@ -57,11 +57,14 @@ async def _post(request: Request) -> Account:
     intake = intake_of(request)
     place = scope["path_params"]
     cluster_id, node_id = place["cluster_id"], place["node_id"]
-    if not intake.knows(cluster_id, node_id):
-        await intake.require_node(path_id(request, "cluster_id"), path_id(request, "node_id"))
+    known = intake.knows(cluster_id, node_id)
+    if not known:
+        path_id(request, "cluster_id"), path_id(request, "node_id")
     media_type = header(request, b"content-type") or ""
     if media_type not in _MEDIA_TYPES:
         media_type = _media_type(media_type)
+    if not known:
+        await intake.require_node(cluster_id, node_id)
     settings = settings_of(request)
     if media_type == NDJSON:
         pieces = _accounted(request, stream_body(request, settings), lines := Lines())

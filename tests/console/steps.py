@@ -1,5 +1,6 @@
 """What several tests do, in the browser and over the API."""
 
+from collections import Counter
 from typing import Any
 
 from httpx import AsyncClient
@@ -69,17 +70,18 @@ async def exchange(api: AsyncClient) -> None:
     does not hold."""
     document = await api.get("/placement")
     holds = document.json()["spec"]["holds"]
-    first = holds[0]["holds"][0]
-    elsewhere = {
-        expert
-        for node in holds[1:]
+    holders = Counter(
+        (entry["layer"], expert) for node in holds for entry in node["holds"] for expert in entry["experts"]
+    )
+    entry, given_up = next(
+        (entry, expert)
+        for node in holds
         for entry in node["holds"]
-        if entry["layer"] == first["layer"]
         for expert in entry["experts"]
-    }
-    given_up = next(expert for expert in first["experts"] if expert in elsewhere)
-    taken = next(expert for expert in range(32) if expert not in first["experts"])
-    first["experts"] = sorted({*first["experts"], taken} - {given_up})
+        if holders[entry["layer"], expert] > 1 and len(entry["experts"]) < 32
+    )
+    taken = next(expert for expert in range(32) if expert not in entry["experts"])
+    entry["experts"] = sorted({*entry["experts"], taken} - {given_up})
     answer = await api.put(
         "/placement", json={"holds": holds}, headers={"If-Match": document.headers["etag"]}
     )
