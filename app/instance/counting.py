@@ -14,6 +14,7 @@ Counts = npt.NDArray[np.unsignedinteger[Any]]
 """uint16, uint32 or uint64[n]."""
 
 _TYPES = tuple(np.dtype(kind) for kind in (np.uint16, np.uint32, np.uint64))
+NARROWEST_BYTES = _TYPES[0].itemsize
 
 
 def no_counts(number: int) -> Counts:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.instance.bucket_encoding import decode_bucket, encode_bucket
+from app.instance.counting import NARROWEST_BYTES
 from app.instance.statistics import BUCKETS_PER_WINDOW, Bucket, Layout, NodeModel, SeededWindow
 from app.models.schemas import ModelRecord
 from app.telemetry.packed import PackedWindow, unpack
@@ -21,6 +22,10 @@ FULL_ENTRY_BYTES = 256 << 20
 
 FULL_BUCKET_BYTES = 64 << 20
 """Of the buckets that change. Stored they are half as large, and Redis takes them in one go too."""
+
+GATHERED_BYTES = 64 << 20
+"""Windows, as they lie in the stream, that are gathered before they are added up: what a node's bucket costs
+each time it grows is shared by those that it has among them."""
 
 _UNFIT = (ValueError, IndexError, OverflowError)
 """What windows raise that do not fit their model, whatever wrote them."""
@@ -89,20 +94,21 @@ class FoldBatch:
         self._grown: dict[tuple[NodeModel, int], Bucket] = {}
         self._windows = self._discarded = self._tokens = self._activations = 0
         self._entry_bytes = self._bucket_bytes = 0
+        self._gathered: dict[tuple[NodeModel, int], list[tuple[bytes, SeededWindow]]] = {}
+        self._gathered_windows = self._gathered_bytes = self._coming_bytes = 0
         for name in known:
             self._name(name)
 
     @property
     def full(self) -> bool:
         return (
-            self._windows + self._discarded >= FULL_WINDOWS
+            self._windows + self._gathered_windows + self._discarded >= FULL_WINDOWS
             or self._entry_bytes >= FULL_ENTRY_BYTES
-            or self._bucket_bytes >= FULL_BUCKET_BYTES
+            or self._bucket_bytes + self._coming_bytes >= FULL_BUCKET_BYTES
         )
 
     def add(self, entries: Collection[Entry]) -> None:
         """All windows but those that cannot be read or do not fit what is registered."""
-        parts: dict[tuple[NodeModel, int], list[tuple[bytes, SeededWindow]]] = {}
         for entry_id, fields in entries:
             packed = fields.get(b"w", b"")
             self._entry_bytes += len(packed)
@@ -113,11 +119,25 @@ class FoldBatch:
                 self._leave_out(entry_id, error)
                 continue
             place = (window.node_id, window.model_id), window.end_us // self._span_us * self._span_us
-            seed = seed_of(entry_id) if window.routes else 0
-            parts.setdefault(place, []).append((entry_id, (window, seed)))
-        for name, _ in parts:
+            self._gather(place, entry_id, window, len(packed))
+        if self._gathered_bytes > GATHERED_BYTES:
+            self._add_up()
+
+    def _gather(self, place: tuple[NodeModel, int], entry_id: bytes, window: PackedWindow, size: int) -> None:
+        several = self._gathered.get(place)
+        if several is None:
+            several = self._gathered[place] = []
+            if place not in self._grown:
+                self._coming_bytes += NARROWEST_BYTES * int(self._layouts[window.model_id].offset[-1])
+        several.append((entry_id, (window, seed_of(entry_id) if window.routes else 0)))
+        self._gathered_windows += 1
+        self._gathered_bytes += size
+
+    def _add_up(self) -> None:
+        """What is gathered."""
+        for name, _ in self._gathered:
             self._name(name)
-        for place, several in parts.items():
+        for place, several in self._gathered.items():
             try:
                 self._grow(place, [seeded for _, seeded in several])
             except _UNFIT:
@@ -126,8 +146,11 @@ class FoldBatch:
                         self._grow(place, [seeded])
                     except _UNFIT as error:
                         self._leave_out(entry_id, error)
+        self._gathered = {}
+        self._gathered_windows = self._gathered_bytes = self._coming_bytes = 0
 
     def finish(self) -> Folded:
+        self._add_up()
         buckets: dict[NodeModel, dict[int, Kept]] = {}
         for (name, start), bucket in self._grown.items():
             buckets.setdefault(name, {})[start] = Kept.of(bucket.trimmed(self._blocks_of_all))
