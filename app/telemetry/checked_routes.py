@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,10 @@ def routes_of(
     counted: set[int],
     faults: Faults,
 ) -> list[PackedRoutes]:
+    """Those that can be taken; of others `faults` tells. counted: layers that the window has counts of."""
+    usual = _all(given, model, counted)
+    if usual is not None:
+        return usual
     entries: list[_Sets] = []
     seen: set[int] = set()
     left = MAX_ROUTES
@@ -71,6 +76,48 @@ def routes_of(
                 PackedRoutes(entry.shape.layer, ids.shape[1], ids.astype(EXPERT).tobytes(), weights)
             )
     return packed
+
+
+def _all(given: Sequence[LayerRoutes], model: ModelShape, counted: set[int]) -> list[PackedRoutes] | None:
+    """What agents send: packed, of one width, and nothing wrong with any. They are stored as they came. None
+    for anything else."""
+    layers = [routes.layer for routes in given]
+    if len(set(layers)) < len(layers) or not counted.issuperset(layers):
+        return None
+    shapes = [model.layers[layer] for layer in layers]
+    widths = {shape.top_k if it.k is None else it.k for it, shape in zip(given, shapes, strict=True)}
+    experts = [it.experts for it in given]
+    weights = [it.weights for it in given]
+    k = widths.pop() if widths else 0
+    if widths or not 1 <= k <= MAX_K or not all(isinstance(ids, bytes) for ids in experts):
+        return None
+    sizes = [len(ids) // (k * EXPERT.itemsize) for ids in experts]
+    if sum(sizes) > MAX_ROUTES or any(
+        len(ids) != rows * k * EXPERT.itemsize for ids, rows in zip(experts, sizes, strict=True)
+    ):
+        return None
+    ids = np.frombuffer(b"".join(cast("list[bytes]", experts)), EXPERT).reshape(-1, k)
+    limit = np.repeat(np.asarray([shape.experts for shape in shapes], np.uint16), sizes)
+    if not _proper(ids.astype(np.uint16, copy=False), limit).all() or not _weighted(weights, sizes):
+        return None
+    return [
+        PackedRoutes(layer, k, cast(bytes, sets), cast("bytes | None", weight))
+        for layer, sets, weight in zip(layers, experts, weights, strict=True)
+        if sets
+    ]
+
+
+def _weighted(weights: Sequence[list[float] | bytes | None], sizes: Sequence[int]) -> bool:
+    """Whether they are all absent, or all packed, one a route, finite and >= 0."""
+    if weights.count(None) == len(weights):
+        return True
+    if not all(
+        isinstance(given, bytes) and len(given) == rows * WEIGHT.itemsize
+        for given, rows in zip(weights, sizes, strict=True)
+    ):
+        return False
+    values = np.frombuffer(b"".join(cast("list[bytes]", weights)), WEIGHT)
+    return bool((np.isfinite(values) & (values >= 0)).all())
 
 
 def _sets(index: int, routes: LayerRoutes, shape: LayerShape, left: int) -> _Sets:
