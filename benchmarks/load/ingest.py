@@ -16,6 +16,7 @@ from benchmarks.load.reference import STREAM
 
 CONNECTIONS = 32
 NODES = 64
+SAMPLED = 64
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 PATH = f"{fleet.BASE}/nodes/n%04d/telemetry"
@@ -59,6 +60,8 @@ class Measured:
 def measure(seconds: float, rounds: int) -> list[Row]:
     mp, js = fleet.msgpack_window(), fleet.json_window()
     rows = [_compare("MessagePack, packed", mp, MSGPACK, "bare", seconds, rounds)]
+    sampled = fleet.msgpack_window(SAMPLED)
+    rows.append(_compare("MessagePack, 64 routes a layer", sampled, MSGPACK, "bare", seconds, rounds))
     rows.append(_compare("JSON, lists", js, JSON, "validated", seconds, rounds))
     return rows
 
