@@ -79,7 +79,8 @@ class Reservoir:
         """Unsampled items (a reservoir of unbounded capacity); items without weight are left out."""
         weight = weight.astype(np.float32, copy=False)
         some = weight > 0
-        block, experts, weight, uniform = block[some], experts[some], weight[some], uniform[some]
+        if not some.all():
+            block, experts, weight, uniform = block[some], experts[some], weight[some], uniform[some]
         # A weight near the largest number over a small u has no binary32: it stays, as the highest there is.
         priority = np.minimum(weight / uniform, _HIGHEST).astype(np.float32)
         return cls(block, experts, weight, priority, np.zeros(blocks, np.float32))

@@ -17,7 +17,7 @@ from app.clusters.schemas import ClusterSettings
 from app.instance.counting import Counts, added, no_counts, wider
 from app.instance.reservoir import Reservoir, capacity_per_block, joined, merge, uniforms, widened
 from app.models.schemas import ModelRecord
-from app.telemetry.packed import NO_EXPERT, PackedWindow
+from app.telemetry.packed import EXPERT, NO_EXPERT, PackedRoutes, PackedWindow
 
 BUCKETS_PER_WINDOW = 12
 """Time buckets in `statistics_window_seconds`."""
@@ -187,34 +187,43 @@ def _with_counts(window: PackedWindow, counts: Counts, layout: Layout) -> tuple[
 
 def _reservoir(windows: Sequence[SeededWindow], layout: Layout) -> Reservoir | None:
     """All routes of the windows; None without any."""
-    if not any(window.routes for window, _ in windows):
+    parts = [routes for window, _ in windows for routes in window.routes]
+    if not parts:
         return None
-    parts = [
-        (layout.index(routes.layer), *routes.rows()) for window, _ in windows for routes in window.routes
-    ]
-    index = np.asarray([index for index, _, _ in parts], np.int32)
-    lengths = [len(sets) for _, sets, _ in parts]
-    widths = {sets.shape[1] for _, sets, _ in parts}
-    if len(widths) == 1:
-        experts = np.concatenate([sets for _, sets, _ in parts])
-    else:
-        experts = np.concatenate([widened(sets, max(widths)) for _, sets, _ in parts])
-    block = np.repeat(index, lengths)
+    lengths = [routes.length for routes in parts]
+    block = np.repeat(np.asarray([layout.index(routes.layer) for routes in parts], np.int32), lengths)
+    experts = _experts(parts)
+    if len(experts) != len(block):
+        raise ValueError("a set of routes is cut short")
     limit = np.diff(layout.offset)[block][:, None]
     if ((experts >= limit) & (experts != NO_EXPERT)).any():
         raise ValueError("a route names an unknown expert")
-    weight = np.concatenate([weights for _, _, weights in parts])
+    if all(routes.weights is None for routes in parts):
+        weight = np.ones(len(experts), np.float32)
+    else:
+        weight = np.concatenate([routes.weighed() for routes in parts])
     if len(weight) != len(experts):
         raise ValueError(f"{len(weight)} weights for {len(experts)} routes")
     return Reservoir.of(
         len(layout.blocks),
         block,
-        experts.astype(np.uint16, copy=False),
+        experts,
         weight,
         np.concatenate(
             [uniforms(seed, sum(routes.length for routes in window.routes)) for window, seed in windows]
         ),
     )
+
+
+def _experts(parts: Sequence[PackedRoutes]) -> npt.NDArray[np.uint16]:
+    """uint16[S, K] of all of them, padded."""
+    widths = {routes.k for routes in parts}
+    if len(widths) == 1:
+        joined_bytes = b"".join([routes.experts for routes in parts])
+        experts = np.frombuffer(joined_bytes, EXPERT).reshape(-1, widths.pop())
+    else:
+        experts = np.concatenate([widened(routes.sets(), max(widths)) for routes in parts])
+    return experts.astype(np.uint16, copy=False)
 
 
 @dataclass(frozen=True, eq=False)

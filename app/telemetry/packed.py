@@ -47,12 +47,15 @@ class PackedRoutes(msgspec.Struct, array_like=True, frozen=True):
         """S."""
         return len(self.experts) // (self.k * EXPERT.itemsize)
 
-    def rows(self) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float64]]:
-        """uint16[S, k] and float64[S]."""
-        experts = np.frombuffer(self.experts, EXPERT).reshape(-1, self.k)
+    def sets(self) -> npt.NDArray[np.uint16]:
+        """uint16[S, k]."""
+        return np.frombuffer(self.experts, EXPERT).reshape(-1, self.k)
+
+    def weighed(self) -> npt.NDArray[np.float32]:
+        """float32[S]."""
         if self.weights is None:
-            return experts, np.ones(len(experts))
-        return experts, np.frombuffer(self.weights, WEIGHT).astype(np.float64)
+            return np.ones(self.length, np.float32)
+        return np.frombuffer(self.weights, WEIGHT).astype(np.float32, copy=False)
 
 
 class PackedWindow(msgspec.Struct, array_like=True, frozen=True):

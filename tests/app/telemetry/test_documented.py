@@ -68,9 +68,8 @@ async def test_each_form_is_the_same_window(client: httpx.AsyncClient, redis: Re
     assert window.layers is None
     assert window.counted_experts() is None
     assert window.counted().tolist() == [0, 4, 0, 3, 0, 0, 0, 1]
-    rows, weights = window.routes[0].rows()
-    assert rows.tolist() == [[1, 3], [1, 7]]
-    assert weights.tolist() == [3.0, 1.0]
+    assert window.routes[0].sets().tolist() == [[1, 3], [1, 7]]
+    assert window.routes[0].weighed().tolist() == [3.0, 1.0]
     assert (window.sequence_number, window.tokens) == (7, 4)
 
 

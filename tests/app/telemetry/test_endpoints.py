@@ -54,10 +54,9 @@ async def stored(redis: Redis) -> list[PackedWindow]:
 def sets(kept: PackedWindow) -> dict[int, list[tuple[list[int], float]]]:
     found = {}
     for routes in kept.routes:
-        rows, weights = routes.rows()
         found[routes.layer] = [
             ([expert for expert in row if expert != 65535], weight)
-            for row, weight in zip(rows.tolist(), weights.tolist(), strict=True)
+            for row, weight in zip(routes.sets().tolist(), routes.weighed().tolist(), strict=True)
         ]
     return found
 
