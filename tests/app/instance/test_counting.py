@@ -1,11 +1,14 @@
 """Counts are exact in whatever type they are, and in the narrowest that has room."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.instance.counting import added, low_halves, no_counts, wider
+from app.instance import counting
+from app.instance.counting import added, low_halves, no_counts, warm, wider
 
 
 @given(
@@ -54,3 +57,17 @@ def test_sums_of_many_do_not_wrap(number: int) -> None:
 def test_the_widest_has_no_wider_one() -> None:
     with pytest.raises(StopIteration):
         wider(np.zeros(1, np.uint64))
+
+
+def test_nothing_is_compiled_once_it_is_warm() -> None:
+    """Neither for windows as they are unpacked nor for parts of them."""
+    warm()
+    kernel: Any = counting._add
+    before = len(kernel.signatures)
+    for kind, count in (("<u1", 255), ("<u2", 65_535), ("<u4", 2**32 - 1)):
+        counted = np.frombuffer(np.full(4, count, kind).tobytes(), kind)
+        for part in (counted, counted[1:3]):
+            counts = no_counts(4)
+            for _ in range(3):
+                counts, _ = added(counts, part)
+    assert len(kernel.signatures) == before
