@@ -15,6 +15,7 @@ from benchmarks.load import fleet, servers, wrk
 from benchmarks.load.reference import STREAM
 
 CONNECTIONS = 32
+FEW_CONNECTIONS = 8
 NODES = 64
 SAMPLED = 64
 MSGPACK = "application/msgpack"
@@ -25,16 +26,20 @@ PATH = f"{fleet.BASE}/nodes/n%04d/telemetry"
 @dataclass(frozen=True)
 class Row:
     """One form of the window: requests a second and microseconds of processor time a request; `ratio`: of the
-    reference's rate in the same run."""
+    reference's rate in the same run. Each connection posts again as soon as it is answered: with
+    `CONNECTIONS` the process is full, with `few` = `FEW_CONNECTIONS` it is nearly."""
 
     form: str
     bytes: int
     rate: float
     cpu_us: float
     p99_ms: float
+    few_rate: float
+    few_p99_ms: float
     reference: str
     reference_rate: float
     reference_cpu_us: float
+    reference_p99_ms: float
     ratio: float
     accepted: int
     stored: int
@@ -70,6 +75,7 @@ def _compare(form: str, body: bytes, media_type: str, against: str, seconds: flo
     """Service and reference in turn, `rounds` times each."""
     ours: list[Measured] = []
     theirs: list[Measured] = []
+    few: list[Measured] = []
     stored = 0
     keys = ClusterKeys(fleet.CLUSTER)
     with servers.valkey() as redis:
@@ -81,6 +87,7 @@ def _compare(form: str, body: bytes, media_type: str, against: str, seconds: flo
                 asyncio.run(fleet.register(api.url, NODES))
                 first = fleet.SEQUENCE + turn * 10_000_000
                 ours.append(_loaded(api, body, media_type, first, seconds))
+                few.append(_loaded(api, body, media_type, first + 5_000_000, seconds, FEW_CONNECTIONS))
             stored += total()
             with servers.reference(against, redis.url) as other, emptied(redis.url, STREAM):
                 theirs.append(_loaded(other, body, media_type, fleet.SEQUENCE, seconds))
@@ -90,16 +97,26 @@ def _compare(form: str, body: bytes, media_type: str, against: str, seconds: flo
         Measured.rate(ours),
         Measured.cpu_us(ours),
         max(one.load.p99_ms for one in ours),
+        Measured.rate(few),
+        max(one.load.p99_ms for one in few),
         against,
         Measured.rate(theirs),
         Measured.cpu_us(theirs),
+        max(one.load.p99_ms for one in theirs),
         Measured.rate(ours) / Measured.rate(theirs),
-        sum(one.accepted for one in ours),
+        sum(one.accepted for one in [*ours, *few]),
         stored,
     )
 
 
-def _loaded(server: servers.Running, body: bytes, media_type: str, first: int, seconds: float) -> Measured:
+def _loaded(
+    server: servers.Running,
+    body: bytes,
+    media_type: str,
+    first: int,
+    seconds: float,
+    connections: int = CONNECTIONS,
+) -> Measured:
     """After a moment of warming."""
 
     def load(first: int, seconds: float) -> wrk.Load:
@@ -112,7 +129,7 @@ def _loaded(server: servers.Running, body: bytes, media_type: str, first: int, s
             first=first,
             nodes=NODES,
             seconds=seconds,
-            connections=CONNECTIONS,
+            connections=connections,
         )
 
     warm = load(first, 1)
