@@ -41,8 +41,8 @@ def _ingest(given: Given) -> tuple[list[str], Any]:
     ]
     lines += [
         f"| {row.form} | {row.bytes} | {row.rate:.0f} | {row.cpu_us:.0f} | {row.p99_ms:.1f} "
-        f"| {row.reference} | {row.reference_rate:.0f} | {row.reference_cpu_us:.0f} | {row.reference_p99_ms:.1f} "
-        f"| {row.ratio:.2f} | {row.reference_cpu_us / row.cpu_us:.2f} |"
+        f"| {row.reference} | {row.reference_rate:.0f} | {row.reference_cpu_us:.0f} "
+        f"| {row.reference_p99_ms:.1f} | {row.ratio:.2f} | {row.reference_cpu_us / row.cpu_us:.2f} |"
         for row in rows
     ]
     return lines, [asdict(row) for row in rows]
