@@ -46,10 +46,11 @@ class ExtendedCycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
-        defaults = self.default_headers
-        closing = not self.keep_alive or _CLOSE in defaults
-        head = STATUS_LINE[message["status"]] + lines(defaults) + message["head"]
-        head += b"\r\n" if not closing or _CLOSE in defaults else b"connection: close\r\n\r\n"
+        fields = self.default_headers
+        closing = not self.keep_alive or _CLOSE in fields
+        if closing and _CLOSE not in fields:
+            fields = [*fields, _CLOSE]
+        head = STATUS_LINE[message["status"]] + lines(fields) + message["head"] + b"\r\n"
         self.response_started = self.response_complete = True
         self.transport.writelines((head, message["body"]))
         self.message_event.set()

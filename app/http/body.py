@@ -219,12 +219,11 @@ async def read_body(request: Request, settings: Settings, *, inflated_limit: int
     Raises `BodyTooLarge`, `RequestTimedOut`, `MalformedRequest` (broken coding, closed connection) or
     `UnsupportedMediaType` (unknown coding).
     """
-    coded = b"content-encoding" in fields_of(request.scope)
-    inflater = _inflater(request) if coded else None
+    inflater = _inflater(request)
     sent = _arrived(request, settings.max_body_bytes)
     if sent is None:
         sent = await _received(request, settings.max_body_bytes)
-    if inflater is None or isinstance(inflater, _Identity):
+    if isinstance(inflater, _Identity):
         return sent
     largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
     out = _Whole(inflater, sent, largest)

@@ -117,7 +117,7 @@ def _weighted(weights: Sequence[list[float] | bytes | None], sizes: Sequence[int
     ):
         return False
     values = np.frombuffer(b"".join(cast("list[bytes]", weights)), WEIGHT)
-    return bool((np.isfinite(values) & (values >= 0)).all())
+    return bool(_weighable(values).all())
 
 
 def _sets(index: int, routes: LayerRoutes, shape: LayerShape, left: int) -> _Sets:
@@ -193,8 +193,13 @@ def _judged(entries: Sequence[_Sets]) -> list[Mask]:
             at += size
     for entry, mask in zip(entries, good, strict=True):
         if entry.weights is not None:
-            mask &= np.isfinite(entry.weights) & (entry.weights >= 0)
+            mask &= _weighable(entry.weights)
     return good
+
+
+def _weighable(weights: npt.NDArray[np.float32]) -> Mask:
+    """bool[S]: finite and >= 0."""
+    return np.isfinite(weights) & (weights >= 0)
 
 
 def _proper(ids: Ids, limit: Ids) -> Mask:

@@ -59,7 +59,8 @@ async def _post(request: Request) -> Account:
     cluster_id, node_id = place["cluster_id"], place["node_id"]
     known = intake.knows(cluster_id, node_id)
     if not known:
-        path_id(request, "cluster_id"), path_id(request, "node_id")
+        path_id(request, "cluster_id")
+        path_id(request, "node_id")
     media_type = header(request, b"content-type") or ""
     if media_type not in _MEDIA_TYPES:
         media_type = _media_type(media_type)

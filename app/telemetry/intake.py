@@ -179,9 +179,9 @@ class Intake:
             outcome = await self._commit.append(append)
             if outcome is not Outcome.STALE_REVISION:
                 return _explained(outcome, append, faults, judged.found)
-            newer = await self._registry.get(cluster_id, stale=registered)
+            await self._registry.get(cluster_id, stale=registered)
             registered = await self._registry.with_node(cluster_id, append.node_id)
-            if newer.shape_digest(judged.model_id) != judged.registered.shape_digest(judged.model_id):
+            if registered.shape_digest(judged.model_id) != judged.registered.shape_digest(judged.model_id):
                 break
             append = msgspec.structs.replace(append, revision=registered.revision)
         raise Unavailable("models or nodes of the cluster have just changed", retry_after_seconds=1)
