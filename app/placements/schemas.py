@@ -177,10 +177,27 @@ class ConditionType(StrEnum):
     TELEMETRY_FRESH = "TelemetryFresh"
 
 
+class Outlook(StrEnum):
+    """What becomes of a condition that does not hold."""
+
+    UNDER_WAY = "UNDER_WAY"
+    """The service and the nodes are at work on it."""
+    WAITING = "WAITING"
+    """It comes about as soon as what `reason` names has happened."""
+    CANNOT = "CANNOT"
+    """It does not come about until somebody does what `remedy` says."""
+
+
 class Condition(Schema):
     type: ConditionType
     status: bool
     reason: Annotated[str, Field(description="In words, with the counts that decide it.")]
+    outlook: Annotated[
+        Outlook | None, Field(description="Of a condition that is to become true and is not; null otherwise.")
+    ] = None
+    remedy: Annotated[
+        str | None, Field(description="In words, what to do; null where nothing needs to be done.")
+    ] = None
     since: Timestamp
 
 

@@ -1,17 +1,32 @@
 """How far the cluster is: the conditions operators and clients look at, and each node's part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
-from app.placements.schemas import Condition, ConditionType, NodeProgress, PlacementStatus
+from app.placements.schemas import Condition, ConditionType, NodeProgress, Outlook, PlacementStatus
 from app.solving.observation import Observation
 from solvers.problem import PlacementProblem
 
 TELEMETRY_FRESH_INTERVALS = 3.0
 """Telemetry is fresh until this many of the intervals that nodes are told have passed without a window."""
+
+
+MAX_FINDINGS = 64
+"""Conditions that other modules may add to one status; further ones are left out."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A condition before it is known since when it holds; the fields are those of `Condition`."""
+
+    type: ConditionType
+    status: bool
+    reason: str
+    outlook: Outlook | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,15 +48,18 @@ def placement_status(
     trouble: str | None,
     before: PlacementStatus | None,
     now: datetime,
+    findings: Sequence[Finding] = (),
 ) -> PlacementStatus:
     """routes: node_id -> version of its newest assignment. waiting_for, trouble: in words, what holds the
-    fleet up. before: the last status, whose conditions keep their `since` where they did not change."""
+    fleet up. before: the last status, whose conditions keep their `since` where they did not change.
+    findings: conditions that other modules add, each type at most once, the first MAX_FINDINGS of them."""
     nodes = _nodes(observation, routes)
     conditions = [
-        (ConditionType.AVAILABLE, *_available(observation, problem)),
-        (ConditionType.CONVERGED, *_converged(observation, nodes, waiting_for, trouble)),
-        (ConditionType.MIGRATING, *_migrating(active_plan, waiting_for, trouble)),
-        (ConditionType.TELEMETRY_FRESH, *_fresh(telemetry, now)),
+        Finding(ConditionType.AVAILABLE, *_available(observation, problem)),
+        Finding(ConditionType.CONVERGED, *_converged(observation, nodes, waiting_for, trouble)),
+        Finding(ConditionType.MIGRATING, *_migrating(active_plan, waiting_for, trouble)),
+        Finding(ConditionType.TELEMETRY_FRESH, *_fresh(telemetry, now)),
+        *findings[:MAX_FINDINGS],
     ]
     known = {} if before is None else {condition.type: condition for condition in before.conditions}
     in_force = observation.in_force
@@ -51,16 +69,22 @@ def placement_status(
         paused=observation.paused,
         conditions=[
             Condition(
-                type=kind,
-                status=status,
-                reason=reason,
-                since=known[kind].since if kind in known and known[kind].status == status else now,
+                type=found.type,
+                status=found.status,
+                reason=found.reason,
+                outlook=found.outlook,
+                remedy=found.remedy,
+                since=_since(found, known.get(found.type), now),
             )
-            for kind, status, reason in conditions
+            for found in conditions
         ],
         nodes=nodes,
         active_plan=active_plan,
     )
+
+
+def _since(found: Finding, before: Condition | None, now: datetime) -> datetime:
+    return before.since if before is not None and before.status == found.status else now
 
 
 def _nodes(observation: Observation, routes: Mapping[str, str]) -> list[NodeProgress]:

@@ -16,7 +16,7 @@ from app.placements.schemas import ConditionType, PlacementStatus
 from app.recurring import Recurring
 from app.solving.analyses import Analyses
 from app.solving.cluster_metrics import ClusterMetrics
-from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Telemetry, placement_status
+from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Finding, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved
 from app.solving.jobs import Jobs
@@ -224,6 +224,10 @@ class ClusterController:
         for node_id in departing(observation):
             await remove_node(self._redis, self._keys, self._lease, node_id)
 
+    def _findings(self) -> list[Finding]:
+        """Conditions of the status beside those that `conditions` knows; others add theirs here."""
+        return []
+
     async def _show(self, observation: Observation, base: PlacementProblem | None) -> None:
         now = datetime.now(UTC)
         interval = self._settings.telemetry_interval_seconds
@@ -238,6 +242,7 @@ class ClusterController:
             trouble=self._migration.trouble or self._solves.trouble,
             before=self._status,
             now=now,
+            findings=self._findings(),
         )
         await self._metrics.show(
             observation,
