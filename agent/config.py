@@ -156,7 +156,14 @@ class NodeFile(_Section):
     engine: EngineSection = EngineSection()
     local: LocalSection = LocalSection()
     latency: LatencySection = LatencySection()
-    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_labels(cls, given: Any) -> Any:
+        """Earlier versions had a key `labels` that nothing used: files that have it are still read."""
+        if isinstance(given, dict) and "labels" in given:
+            return {name: value for name, value in given.items() if name != "labels"}
+        return given
 
     @field_validator("node_id")
     @classmethod
@@ -193,7 +200,6 @@ class NodeFile(_Section):
             base_url=self.engine.calls_url or reached,
             experts_url=reached,
             local_seconds=self.latency.expert_seconds,
-            labels=self.labels,
         )
 
 

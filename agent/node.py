@@ -55,7 +55,6 @@ class NodeConfig:
     local_seconds: float = 0.0
     peers_seconds: Mapping[str, float] = field(default_factory=dict)
     origin_seconds: float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
     instance_uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def spec(self) -> dict[str, Any]:
@@ -74,7 +73,6 @@ class NodeConfig:
                 "peers_seconds": dict(self.peers_seconds),
                 "origin_seconds": self.origin_seconds,
             },
-            "labels": dict(self.labels),
         }
 
 

@@ -53,7 +53,6 @@ def node_config(node_id: str) -> NodeConfig:
         local_seconds=LOCAL_SECONDS,
         peers_seconds={peer.node_id: PEER_SECONDS[index][i] for i, peer in enumerate(NODES) if i != index},
         origin_seconds=ORIGIN_SECONDS,
-        labels={"domain": node.domain},
     )
 
 

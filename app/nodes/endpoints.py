@@ -82,7 +82,8 @@ async def get_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> 
     summary="Register a node",
     description="A new `instance_uid` starts it anew: it holds nothing until it reports, and its lease "
     "begins. With the one known the rest of the specification is replaced. A node that is draining stays so "
-    "until it is gone. Creates the cluster where there is none.",
+    "until it is gone. Creates the cluster where there is none. `labels` are accepted and ignored: "
+    "earlier versions stored them and nothing used them.",
     operation_id="put_node",
     response_class=Response,
     openapi_extra=body(NodeSpec, examples={"one GPU": SPEC_EXAMPLE}),

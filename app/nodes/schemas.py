@@ -1,9 +1,9 @@
 """Nodes: what they are, what they say of themselves, and what they are told."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.schema import (
     MAX_EXACT,
@@ -43,7 +43,14 @@ class NodeSpec(Schema):
     ] = None
     experts_url: Annotated[HttpUrl | None, Field(description="Where peers fetch experts.")] = None
     latency: LatencySpec = LatencySpec()
-    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_labels(cls, given: Any) -> Any:
+        """Earlier versions stored `labels`, which nothing used: requests and records may still have them."""
+        if isinstance(given, dict) and "labels" in given:
+            return {name: value for name, value in given.items() if name != "labels"}
+        return given
 
     @field_validator("devices")
     @classmethod

@@ -45,8 +45,14 @@ def test_the_example_in_the_documentation_is_right(tmp_path: Path) -> None:
     file = read_node_file(write(tmp_path, example))
     for name, section in file.model_dump().items():
         assert name in shown
-        if isinstance(section, dict) and name != "labels":
+        if isinstance(section, dict):
             assert set(shown[name]) == set(section), name
+
+
+def test_labels_of_older_files_are_ignored(tmp_path: Path) -> None:
+    """A node.yaml with labels, which earlier versions knew, is the same node as one without."""
+    plain = read_node_file(write(tmp_path, GOOD))
+    assert read_node_file(write(tmp_path, GOOD + "labels: {rack: r1}\n")) == plain
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Registering, reading, listing and draining nodes."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,19 @@ async def test_the_same_registration_changes_nothing(api: AsyncClient, redis: Re
     assert changed.json()["lease"] == first.json()["lease"]
     assert await redis.scard(KEYS.holdings("n")) == 1
     assert await redis.get(KEYS.revision) != revision
+
+
+async def test_labels_of_older_agents_are_ignored(api: AsyncClient, redis: Redis) -> None:
+    """A registration with labels, whatever their size, is the same as one without them, and a record that an
+    earlier version stored with labels is read."""
+    plain = await api.put(f"{BASE}/n", json=spec())
+    labelled = await api.put(f"{BASE}/n", json=spec(labels={"rack": "r" * 60_000}))
+    assert (labelled.status_code, labelled.json()) == (200, plain.json())
+    assert "labels" not in labelled.json()["spec"]
+    stored = json.loads(await redis.hget(KEYS.nodes, "n") or b"")
+    stored["spec"]["labels"] = {"rack": "r1"}
+    await redis.hset(KEYS.nodes, "n", json.dumps(stored))
+    assert (await api.get(f"{BASE}/n")).json() == plain.json()
 
 
 async def test_holdings_versions_never_come_again(api: AsyncClient, redis: Redis) -> None:
