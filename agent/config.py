@@ -105,7 +105,8 @@ class ExpertsSection(_Section):
     """Where other nodes fetch experts from this one, and how much of the link that may take.
 
     `url`: how others reach it, where that is not http://host:port. `token_file`: a secret that all nodes and
-    the origin share; with it only they can fetch.
+    the origin share; with it only they can fetch. `fetch_least_rate`: bytes per second; a source that gives
+    less is left for the next.
     """
 
     host: str = "127.0.0.1"
@@ -117,6 +118,7 @@ class ExpertsSection(_Section):
     send_limit: _Rate | None = None
     fetch_limit: _Rate | None = None
     fetch_patience_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    fetch_least_rate: _Rate = ByteSize(64_000)
 
 
 class EngineSection(_Section):

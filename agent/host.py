@@ -16,6 +16,7 @@ from agent.config import NodeFile, read_token
 from agent.engine import Engine
 from agent.experts.directory import ExpertDirectory
 from agent.experts.fetching import ORIGIN, ExpertFetcher, FetchLimits, Source
+from agent.experts.signing import Verifier
 from agent.experts.storage import ExpertStorage
 from agent.holdings import ExpertKey, Holdings
 from agent.latency import LatencyMeter
@@ -69,8 +70,9 @@ class Node:
             limits=FetchLimits(
                 bytes_per_second=file.experts.fetch_limit,
                 patience_seconds=file.experts.fetch_patience_seconds,
+                least_bytes_per_second=float(file.experts.fetch_least_rate),
             ),
-            token=token,
+            secret=token,
             use_environment=use_environment,
             counted=self.metrics.fetched,
         )
@@ -99,7 +101,10 @@ class Node:
             counted=self.metrics.sent_bytes.inc,
             refused=self.metrics.sends_refused.inc,
         )
-        self.application = experts_application(self._storage, self._sends, token=token)
+        # An embedded application is served at `experts_url`; a proxy may be in front, at `experts.url`.
+        urls = {experts_url, file.experts.url or experts_url}
+        verifier = None if token is None else Verifier(token, urls)
+        self.application = experts_application(self._storage, self._sends, verifier=verifier)
         """What peers fetch from; served on `experts_listener`, or by whoever embeds the node."""
         self._prober = Prober(
             self.latency,

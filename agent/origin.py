@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from agent.checkpoint.checkpoint import Checkpoint
 from agent.experts.content import Served
+from agent.experts.signing import Verifier
 from agent.holdings import ExpertKey
 from agent.metrics import CONTENT_TYPE, SendingMetrics
 from agent.serving.application import experts_routes
@@ -82,10 +83,10 @@ def origin_application(
     *,
     at_once: int = 4,
     bytes_per_second: float | None = None,
-    token: str | None = None,
+    verifier: Verifier | None = None,
 ) -> Starlette:
     """The shelf over HTTP, with /metrics. At most `at_once` experts are sent at a time, together at most
-    `bytes_per_second`; requests must carry `token` as bearer, if there is one."""
+    `bytes_per_second`. `verifier`: judges requests for experts; None: anybody may fetch."""
     registry = CollectorRegistry()
     metrics = SendingMetrics(registry)
     sends = Sends(
@@ -95,4 +96,4 @@ def origin_application(
     async def expose(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE)
 
-    return Starlette(routes=[*experts_routes(shelf, sends, token=token), Route("/metrics", expose)])
+    return Starlette(routes=[*experts_routes(shelf, sends, verifier=verifier), Route("/metrics", expose)])

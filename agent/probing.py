@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from agent.client import ServiceClient, ServiceError
+from agent.connecting import fault_of
 from agent.experts.address import HEALTH_PATH
 from agent.experts.fetching import ORIGIN
 from agent.latency import LatencyMeter
@@ -19,14 +20,21 @@ from agent.latency import LatencyMeter
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-"""A place that does not answer so long, several times in a row, is reported to take so long."""
+"""All of a visit. A place that does not answer so long, several times in a row, is reported to take so
+long."""
 
 _FAILURES = 3
 _ROUND_TRIPS = 3
 """Per visit; the shortest counts, since only delays of the way, never of this process, are in all of them."""
 
+_ANSWER_BYTES = 4096
+"""Of a body; where more comes the connection is closed."""
+
 _AT_ONCE = 8
 _PLACES_PER_ROUND = 64
+_FAILING_PER_ROUND = 16
+"""Places that did not answer last time are visited beside the others, which never wait for them."""
+
 _PAGE = 500
 
 
@@ -78,9 +86,8 @@ class Prober:
 
     async def run(self) -> None:
         """For ever."""
-        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE)
         async with httpx.AsyncClient(
-            timeout=TIMEOUT_SECONDS, limits=limits, trust_env=self._use_environment
+            timeout=TIMEOUT_SECONDS, limits=httpx.Limits(), trust_env=self._use_environment
         ) as http:
             while True:
                 await self._refresh()
@@ -105,28 +112,48 @@ class Prober:
 
     async def _round(self, http: httpx.AsyncClient) -> None:
         due = sorted(self._known, key=lambda name: (self._visited.get(name, 0.0), random.random()))
-        places = asyncio.Semaphore(_AT_ONCE)
+        failing = [name for name in due if name in self._failures][:_FAILING_PER_ROUND]
+        answering = [name for name in due if name not in self._failures][:_PLACES_PER_ROUND]
 
-        async def visit(name: str) -> None:
-            async with places:
-                await self._visit(http, name)
+        async def visit_all(names: Sequence[str]) -> None:
+            places = asyncio.Semaphore(_AT_ONCE)
 
-        await asyncio.gather(*map(visit, due[:_PLACES_PER_ROUND]))
+            async def visit(name: str) -> None:
+                async with places:
+                    await self._visit(http, name)
+
+            await asyncio.gather(*map(visit, names))
+
+        await asyncio.gather(visit_all(answering), visit_all(failing))
 
     async def _visit(self, http: httpx.AsyncClient, name: str) -> None:
         self._visited[name] = time.monotonic()
         url = self._known[name].rstrip("/") + HEALTH_PATH
+        trips: list[float] = []
+        words = f"not within {TIMEOUT_SECONDS:.0f} s"
         try:
-            seconds = min([await _round_trip(http, url) for _ in range(_ROUND_TRIPS)])
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            logger.info("%s does not answer: %s", name, error or type(error).__name__)
-            self._failures[name] = self._failures.get(name, 0) + 1
-            if self._failures[name] >= _FAILURES:
-                self._meter.probed(name, TIMEOUT_SECONDS)
-        else:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while len(trips) < _ROUND_TRIPS:
+                    trips.append(await _round_trip(http, url))
+        except TimeoutError:
+            pass
+        except httpx.HTTPStatusError as error:
+            trips, words = [], f"it answers {error.response.status_code}"
+        except httpx.InvalidURL as error:
+            words = str(error)
+        except httpx.HTTPError as error:
+            trips, words = [], fault_of(error, httpx.URL(url)).words
+        if trips:
             if self._failures.pop(name, 0) >= _FAILURES:
+                logger.info("%s answers again", name)
                 self._meter.forget(name)
-            self._meter.probed(name, seconds)
+            self._meter.probed(name, min(trips))
+            return
+        self._failures[name] = self._failures.get(name, 0) + 1
+        level = logging.WARNING if self._failures[name] == _FAILURES else logging.DEBUG
+        logger.log(level, "%s does not answer at %s: %s", name, url, words)
+        if self._failures[name] >= _FAILURES:
+            self._meter.probed(name, TIMEOUT_SECONDS)
 
 
 async def _round_trip(http: httpx.AsyncClient, url: str) -> float:
@@ -137,10 +164,16 @@ async def _round_trip(http: httpx.AsyncClient, url: str) -> float:
     async def trace(event: str, _: Mapping[str, Any]) -> None:
         moments[event] = time.perf_counter()
 
-    response = await http.get(url, extensions={"trace": trace})
-    if response.is_server_error:
-        response.raise_for_status()
-    # Any other answer, if only that there is no such page, has made the round trip.
-    begun = moments.get("http11.send_request_headers.started")
-    ended = moments.get("http11.receive_response_headers.complete")
-    return response.elapsed.total_seconds() if begun is None or ended is None else ended - begun
+    begun = time.perf_counter()
+    async with http.stream("GET", url, extensions={"trace": trace}) as response:
+        ended = moments.get("http11.receive_response_headers.complete", time.perf_counter())
+        if response.is_server_error:
+            response.raise_for_status()
+        # Any other answer, if only that there is no such page, has made the round trip. A short body is read
+        # so that the connection can be used again.
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > _ANSWER_BYTES:
+                break
+    return ended - moments.get("http11.send_request_headers.started", begun)

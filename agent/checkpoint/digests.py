@@ -19,14 +19,15 @@ from agent.checkpoint.shards import CheckpointError
 logger = logging.getLogger(__name__)
 
 FILE = ".moeplace-digests.json"
-_FORMAT = "moeplace-digests/1"
+_FORMAT = "moeplace-digests/2"
 
 
 class _Kept(msgspec.Struct):
-    """`files`: what the digests were computed from, as name, bytes and time of change."""
+    """`files`: what the digests were computed from, as name, bytes and the times at which its bytes and its
+    inode were changed: the first can be set back."""
 
     format: str
-    files: list[tuple[str, int, int]]
+    files: list[tuple[str, int, int, int]]
     digests: dict[str, str]
 
 
@@ -67,9 +68,9 @@ def _name(expert: CheckpointExpert) -> str:
     return f"{expert.layer}/{expert.expert}/{hashlib.sha256(head).hexdigest()[:16]}"
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def _stamp(path: Path) -> tuple[str, int, int, int]:
     stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns
+    return path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _places(checkpoint: Checkpoint) -> list[Path]:
@@ -78,7 +79,7 @@ def _places(checkpoint: Checkpoint) -> list[Path]:
     return [checkpoint.directory / FILE, user_cache_path("moeplace") / "digests" / f"{name}.json"]
 
 
-def _read_kept(checkpoint: Checkpoint, files: list[tuple[str, int, int]]) -> dict[str, str]:
+def _read_kept(checkpoint: Checkpoint, files: list[tuple[str, int, int, int]]) -> dict[str, str]:
     for path in _places(checkpoint):
         try:
             kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
@@ -89,7 +90,7 @@ def _read_kept(checkpoint: Checkpoint, files: list[tuple[str, int, int]]) -> dic
     return {}
 
 
-def _keep(checkpoint: Checkpoint, files: list[tuple[str, int, int]], digests: dict[str, str]) -> None:
+def _keep(checkpoint: Checkpoint, files: list[tuple[str, int, int, int]], digests: dict[str, str]) -> None:
     body = msgspec.json.encode(_Kept(_FORMAT, files, digests))
     for path in _places(checkpoint):
         try:

@@ -54,7 +54,7 @@ class StoredExpert:
     digest: str
     size: int
     data_bytes: int
-    stamp: tuple[int, int, int]
+    stamp: tuple[int, int, int, int]
 
     @property
     def content(self) -> Content:
@@ -262,9 +262,10 @@ def _verify(path: Path, device_id: str, key: ExpertKey, digest: str) -> StoredEx
     return stored
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """The time of the last change of the inode is part of it: whoever writes can set the other time back."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _sync(path: Path) -> None:

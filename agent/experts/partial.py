@@ -53,6 +53,17 @@ class PartialFile:
         """In hex, of what has arrived."""
         return self._hash.hexdigest()
 
+    def prefix_digests(self, ends: Sequence[int]) -> list[str]:
+        """SHA-256 in hex of the first `ends[i]` bytes, for ends in ascending order. Raises OSError."""
+        digest, at, found = hashlib.sha256(), 0, []
+        with self.path.open("rb") as file:
+            for end in ends:
+                while at < end and (chunk := file.read(min(READ_BYTES, end - at))):
+                    digest.update(chunk)
+                    at += len(chunk)
+                found.append(digest.hexdigest())
+        return found
+
     def close(self) -> None:
         """Waits for an `append` under way."""
         with self._in_use:

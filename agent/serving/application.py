@@ -7,8 +7,7 @@ GET /healthz                                answered at once: peers measure the 
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Awaitable, Callable
+import logging
 from typing import Any, Protocol
 
 import msgspec
@@ -18,10 +17,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from agent.experts.address import EXPERTS_PATH, HEALTH_PATH
+from agent.experts.address import EXPERTS_PATH, HEALTH_PATH, expert_path
 from agent.experts.content import Served
+from agent.experts.signing import Verifier
 from agent.holdings import ExpertKey
 from agent.serving.sending import ExpertResponse, Sends
+
+logger = logging.getLogger(__name__)
 
 
 class Shelf(Protocol):
@@ -36,48 +38,49 @@ class Shelf(Protocol):
         ...
 
 
-def experts_routes(shelf: Shelf, sends: Sends, *, token: str | None = None) -> list[Route]:
-    """`token`: what requests for experts must carry as bearer; None: nothing."""
+def experts_routes(shelf: Shelf, sends: Sends, *, verifier: Verifier | None = None) -> list[Route]:
+    """`verifier`: judges requests for experts; None: anybody may fetch."""
 
     async def list_experts(request: Request) -> Response:
-        return Response(msgspec.json.encode(shelf.manifest()), media_type="application/json")
+        return _refused(request, EXPERTS_PATH) or Response(
+            msgspec.json.encode(shelf.manifest()), media_type="application/json"
+        )
 
     async def get_expert(request: Request) -> ASGIApp:
         parameters = request.path_params
         key = ExpertKey(parameters["model_id"], parameters["layer"], parameters["expert"])
+        refused = _refused(request, expert_path(key))
+        if refused is not None:
+            return refused
         served = await shelf.find(key)
         if served is None:
             return PlainTextResponse(f"{key} is not here\n", 404)
         return ExpertResponse(served, sends)
 
-    def guarded(answer: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Any]]:
-        async def guard(request: Request) -> Any:
-            if token is not None and not _authorized(request, token):
-                return PlainTextResponse(
-                    "expected the token as bearer\n", 401, {"WWW-Authenticate": "Bearer"}
-                )
-            return await answer(request)
-
-        return guard
+    def _refused(request: Request, path: str) -> Response | None:
+        if verifier is None:
+            return None
+        headers = request.headers
+        fault = verifier.fault(request.method, path, headers.get("range"), headers.get("authorization", ""))
+        if fault is None:
+            return None
+        asking = "somebody" if request.client is None else request.client.host
+        logger.info("refused %s, which asked for %s: %s", asking, path, fault)
+        return PlainTextResponse(f"{fault}\n", 401, {"WWW-Authenticate": verifier.challenge()})
 
     return [
-        Route(EXPERTS_PATH, guarded(list_experts), methods=["GET"]),
+        Route(EXPERTS_PATH, list_experts, methods=["GET"]),
         Route(
             EXPERTS_PATH + "/{model_id}/{layer:int}/{expert:int}",
-            guarded(get_expert),
+            get_expert,
             methods=["GET", "HEAD"],
         ),
         Route(HEALTH_PATH, _healthy, methods=["GET"]),
     ]
 
 
-def experts_application(shelf: Shelf, sends: Sends, *, token: str | None = None) -> Starlette:
-    return Starlette(routes=experts_routes(shelf, sends, token=token))
-
-
-def _authorized(request: Request, token: str) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), token.encode())
+def experts_application(shelf: Shelf, sends: Sends, *, verifier: Verifier | None = None) -> Starlette:
+    return Starlette(routes=experts_routes(shelf, sends, verifier=verifier))
 
 
 async def _healthy(_: Request) -> Response:

@@ -20,6 +20,7 @@ from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
 from agent.config import TOKEN_VARIABLE, NodeFileError, ca_file_of_environment, read_token
+from agent.experts.signing import Verifier
 from agent.holdings import is_id
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
@@ -140,7 +141,8 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_end)
-    application = origin_application(shelf, at_once=max_sends, bytes_per_second=send_limit, token=token)
+    verifier = None if token is None else Verifier(token, (reached, url_of(listener)))
+    application = origin_application(shelf, at_once=max_sends, bytes_per_second=send_limit, verifier=verifier)
     async with serving(application, listener):
         if service is not None:
             base_url, cluster_id, service_token = service

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from agent.experts.content import Content, Piece, Served
 from agent.experts.safetensors import ExpertTensor, expert_head
+from agent.experts.signing import Verifier
 from agent.holdings import ExpertKey
 from agent.serving.application import experts_application
 from agent.serving.embedded import serving
@@ -75,19 +77,24 @@ def free_url() -> str:
 
 @contextlib.asynccontextmanager
 async def shelf_server(
-    *files: ExpertFile, sends: Sends | None = None, token: str | None = None
+    *files: ExpertFile,
+    sends: Sends | None = None,
+    secret: str | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[str]:
     """A real server of the files; its URL."""
     sock = listener()
-    async with serving(experts_application(Shelf(*files), sends or Sends(4), token=token), sock):
+    verifier = None if secret is None else Verifier(secret, [url_of(sock)], clock=clock)
+    async with serving(experts_application(Shelf(*files), sends or Sends(4), verifier=verifier), sock):
         yield url_of(sock)
 
 
 @dataclass
 class Asked:
-    """Requests that came, as the value of their Range header."""
+    """Requests that came: the values of their Range headers, and all of their heads."""
 
     ranges: list[str | None]
+    heads: list[str]
 
 
 Misbehaviour = Callable[[str | None, asyncio.StreamWriter], Any]
@@ -96,12 +103,13 @@ Misbehaviour = Callable[[str | None, asyncio.StreamWriter], Any]
 @contextlib.asynccontextmanager
 async def misbehaving_server(answer: Misbehaviour) -> AsyncIterator[tuple[str, Asked]]:
     """`answer(range, writer)` writes what a test wants, bytes for bytes; then the connection is closed."""
-    asked = Asked([])
+    asked = Asked([], [])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             found = [line[6:].strip() for line in head.split("\r\n") if line.lower().startswith("range:")]
+            asked.heads.append(head)
             asked.ranges.append(found[0] if found else None)
             await answer(asked.ranges[-1], writer)
             await writer.drain()
@@ -161,3 +169,20 @@ def refusing(status: str, **fields: object) -> Misbehaviour:
 def tree(root: Path) -> list[str]:
     """The files below, but for the lock."""
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and p.name != "lock")
+
+
+def dripping(file: ExpertFile, pause_seconds: float) -> Misbehaviour:
+    """Sends a byte, waits, sends the next, for as long as somebody listens."""
+
+    async def answer(_: str | None, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("200 OK", Content_Length=len(file.body), ETag=f'"{file.digest}"'))
+        for byte in file.body:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(pause_seconds)
+
+    return answer
+
+
+def redirecting(location: str) -> Misbehaviour:
+    return refusing("302 Found", Location=location)

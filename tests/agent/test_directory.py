@@ -160,3 +160,16 @@ def test_strangers_are_left_alone(tmp_path: Path) -> None:
     assert found == []
     assert stranger.exists()
     again.close()
+
+
+def test_a_change_whose_time_was_set_back_is_noticed(tmp_path: Path) -> None:
+    """Other bytes of the same length under the old time of change: the file does not count as unchanged."""
+    directory = ExpertDirectory(tmp_path)
+    stored = kept(directory, expert_file())
+    before = stored.path.stat()
+    with stored.path.open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"!!!!!")
+    os.utime(stored.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not stored.unchanged()
+    directory.close()

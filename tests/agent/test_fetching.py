@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import resource
 import threading
@@ -24,11 +25,13 @@ from agent.storage import FetchFailed
 from tests.agent.experts import (
     KEY,
     Misbehaviour,
+    dripping,
     dying,
     expert_file,
     free_url,
     head,
     misbehaving_server,
+    redirecting,
     refusing,
     shelf_server,
     tree,
@@ -71,13 +74,19 @@ class Fetching:
 
 @contextlib.asynccontextmanager
 async def fetching(
-    root: Path, *, patience: float = 1.0, counted: Any = lambda *_: None, **limits: float
+    root: Path,
+    *,
+    patience: float = 1.0,
+    counted: Any = lambda *_: None,
+    secret: str | None = None,
+    **limits: float,
 ) -> AsyncIterator[Fetching]:
     directory = ExpertDirectory(root)
     fetcher = ExpertFetcher(
         directory,
         limits=FetchLimits(patience_seconds=patience, connect_seconds=1.0, **limits),
         retry=QUICK,
+        secret=secret,
         use_environment=False,
         counted=counted,
     )
@@ -199,6 +208,145 @@ async def test_a_corrupt_source_is_given_up_with_its_name(tmp_path: Path) -> Non
             await f.fetch(url)
         assert len(asked.ranges) == 1
     assert [(tmp_path / name).stat().st_size for name in tree(tmp_path)] == [0]
+
+
+async def test_a_source_that_drips_is_left_for_the_next(tmp_path: Path) -> None:
+    """A byte now and then is no progress: after the time that a silent source has, the next one serves."""
+    async with (
+        misbehaving_server(dripping(FILE, 0.05)) as (slow, _),
+        shelf_server(FILE) as good,
+        fetching(tmp_path, silent_seconds=0.4) as f,
+    ):
+        async with asyncio.timeout(3):
+            check(await f.fetch(slow, good))
+
+
+async def test_a_fetch_whose_only_source_drips_ends(tmp_path: Path) -> None:
+    """Bytes below the least rate do not renew the patience of a fetch."""
+    async with (
+        misbehaving_server(dripping(FILE, 0.05)) as (slow, _),
+        fetching(tmp_path, silent_seconds=0.3, patience=0.6) as f,
+    ):
+        async with asyncio.timeout(5):
+            with pytest.raises(FetchFailed, match="s0: sends too little or nothing"):
+                await f.fetch(slow)
+
+
+async def test_a_head_that_drips_is_left_for_the_next(tmp_path: Path) -> None:
+    """Header lines without end are waited for no longer than silence."""
+
+    async def answer(_: str | None, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"A: b\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with (
+        misbehaving_server(answer) as (slow, _),
+        shelf_server(FILE) as good,
+        fetching(tmp_path, silent_seconds=0.3) as f,
+    ):
+        async with asyncio.timeout(4):
+            check(await f.fetch(slow, good))
+
+
+async def test_a_slow_source_within_the_nodes_own_limit_is_not_blamed(tmp_path: Path) -> None:
+    """A node that limits itself to less than the least rate fetches all the same."""
+    slow: dict[str, Any] = {
+        "bytes_per_second": SIZE / 0.6,
+        "least_bytes_per_second": SIZE * 10.0,
+        "silent_seconds": 0.2,
+    }
+    async with shelf_server(FILE) as url, fetching(tmp_path, patience=0.3, **slow) as f:
+        check(await f.fetch(url))
+
+
+async def test_redirects_to_other_servers_are_not_followed(tmp_path: Path) -> None:
+    """A source that sends on to another address is left, and that address is never asked."""
+    async with (
+        misbehaving_server(whole(FILE)) as (target, asked),
+        misbehaving_server(redirecting(target + expert_path(KEY))) as (first, _),
+        shelf_server(FILE) as good,
+        fetching(tmp_path, secret="secret") as f,
+    ):
+        with pytest.raises(FetchFailed, match="only paths of the same server are followed"):
+            await f.fetch(first)
+        check(await f.fetch(first, good))
+    assert asked.heads == []
+
+
+async def test_redirects_on_the_same_server_are_followed_without_credentials(tmp_path: Path) -> None:
+    """As a web server with files elsewhere than under the paths of the protocol."""
+    heads: list[str] = []
+
+    async def answer(_: str | None, writer: asyncio.StreamWriter) -> None:
+        moved = "GET /files/" in asked.heads[-1]
+        await (whole(FILE) if moved else redirecting("/files/7"))(_, writer)
+
+    async with misbehaving_server(answer) as (url, asked), fetching(tmp_path, secret="secret") as f:
+        check(await f.fetch(url))
+        heads = asked.heads
+    assert ["authorization:" in head.lower() for head in heads] == [True, False]
+
+
+async def test_the_secret_is_never_sent(tmp_path: Path) -> None:
+    """Whoever registers a URL gets a signature for that URL and not the secret."""
+    async with misbehaving_server(whole(FILE)) as (url, asked), fetching(tmp_path, secret="the-secret") as f:
+        check(await f.fetch(url))
+    assert "Moeplace-HMAC-SHA256" in asked.heads[0]
+    assert "the-secret" not in asked.heads[0]
+
+
+async def test_nodes_whose_clocks_differ_fetch_from_each_other(tmp_path: Path) -> None:
+    """The source's clock is an hour ahead: its answer says its time, and the request is signed anew."""
+    async with (
+        shelf_server(FILE, secret="s", clock=lambda: time.time() + 3600) as url,
+        fetching(tmp_path, secret="s") as f,
+    ):
+        check(await f.fetch(url))
+
+
+async def test_a_refused_signature_says_why(tmp_path: Path) -> None:
+    """With another secret, and where the server wants the secret itself as the release before did."""
+    old = refusing("401 Unauthorized", WWW_Authenticate="Bearer")
+    async with (
+        shelf_server(FILE, secret="one") as url,
+        misbehaving_server(old) as (before, _),
+        fetching(tmp_path, secret="another") as f,
+    ):
+        with pytest.raises(FetchFailed, match=r"another secret.*s1: .*upgrade it"):
+            await f.fetch(url, before)
+
+
+@pytest.mark.parametrize("good_first", [False, True])
+async def test_the_source_of_a_wrong_byte_is_blamed(
+    good_first: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source gives a part with one wrong byte and stops, another gives the rest: the expert is fetched
+    whole from the other, and the line in the log names the first."""
+    wrong = dataclasses.replace(FILE, body=FILE.body[:500] + bytes([FILE.body[500] ^ 1]) + FILE.body[501:])
+
+    async def answer(asked: str | None, writer: asyncio.StreamWriter) -> None:
+        # Under the right tag, as somebody would who means harm.
+        body = wrong.body
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        fields = {"Content-Length": SIZE - start, "ETag": f'"{FILE.digest}"'}
+        if asked:
+            fields["Content-Range"] = f"bytes {start}-{SIZE - 1}/{SIZE}"
+        writer.write(
+            head("206 Partial Content" if asked else "200 OK", **fields) + body[start : start + 1000]
+        )
+
+    async with (
+        misbehaving_server(answer) as (bad, _),
+        misbehaving_server(dying(FILE, 400, times=1)) as (good, _),
+        fetching(tmp_path, patience=5) as f,
+    ):
+        check(await f.fetch(*((good, bad) if good_first else (bad, good))))
+    blamed = "s1" if good_first else "s0"
+    assert f"came from {blamed}" in caplog.text
+    assert "came from s" + ("0" if good_first else "1") not in caplog.text
 
 
 async def test_busy_sources_are_waited_for(tmp_path: Path) -> None:

@@ -91,3 +91,51 @@ async def test_places_are_visited_and_the_dead_are_told_apart() -> None:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.anyio
+async def test_endless_and_slow_places_do_not_keep_the_others_from_being_measured() -> None:
+    """Some places drip their answers, and one answers without end: the peer that answers at once is visited
+    again soon, and what the endless one sends is not collected."""
+    sent = 0
+
+    async def endless(_: str | None, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+            sent += 1 << 20
+
+    async def slow(_: str | None, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            writer.write(b".")
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+    meter = LatencyMeter("n1")
+    async with (
+        misbehaving_server(refusing("404 Not Found")) as (alive, visits),
+        misbehaving_server(endless) as (large, _),
+        misbehaving_server(slow) as (dripping, _),
+    ):
+        known = {"alive": alive, "large": large, **{f"slow-{n}": dripping for n in range(5)}}
+
+        async def places() -> Mapping[str, str]:
+            return known
+
+        prober = Prober(meter, places, interval_seconds=0.01, use_environment=False)
+        task = asyncio.create_task(prober.run())
+        try:
+            async with asyncio.timeout(10):
+                # Three requests a visit: the second visit comes once the slow ones have been given up.
+                while len(visits.ranges) < 6 or "large" not in meter.names():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert sent < 64 << 20
+    report = meter.report()
+    assert report is not None
+    assert report["peers_seconds"]["alive"] < 1

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.experts.address import expert_path
+from agent.experts.signing import Signer
 from agent.holdings import ExpertKey
 from agent.serving.ranges import Unsatisfiable, requested_range
 from agent.serving.sending import Sends
@@ -66,15 +67,34 @@ async def test_what_is_not_there_is_said_to_be_not_there() -> None:
         assert (await client.get(url + "/v1/experts")).json() == {"experts": ["m/3/7"]}
 
 
-async def test_with_a_token_only_those_who_know_it_fetch() -> None:
-    """401 for others; health is for everybody."""
-    async with shelf_server(FILE, token="secret") as url:
+async def test_with_a_secret_only_those_who_know_it_fetch() -> None:
+    """401 for others; health is for everybody. Agents of the release before send the secret itself."""
+    async with shelf_server(FILE, secret="secret") as url:
         assert (await ask(url)).status_code == 401
         assert (await ask(url, authorization="Bearer wrong")).status_code == 401
         assert (await ask(url, authorization="Bearer secret")).status_code == 200
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(url + "/v1/experts")).status_code == 401
             assert (await client.get(url + "/healthz")).status_code == 200
+
+
+async def test_a_signed_request_is_good_for_what_it_was_signed_for_and_once() -> None:
+    """The same signature is refused a second time, for another range, for another path and at another
+    server."""
+    signer, path = Signer("secret"), expert_path(KEY)
+    async with shelf_server(FILE, secret="secret") as url, shelf_server(FILE, secret="secret") as other:
+        signed = signer.authorization("GET", url, path, None)
+        assert (await ask(url, authorization=signed, range="bytes=0-9")).status_code == 401
+        elsewhere = await ask(other, authorization=signed)
+        assert elsewhere.status_code == 401
+        assert f"signed for {url}" in elsewhere.text
+        async with httpx.AsyncClient(trust_env=False) as client:
+            listing = await client.get(url + "/v1/experts", headers={"Authorization": signed})
+            assert listing.status_code == 401
+        assert (await ask(url, authorization=signed)).status_code == 200
+        assert (await ask(url, authorization=signed)).text == "the request was sent before\n"
+        wrong = Signer("another").authorization("GET", url, path, None)
+        assert (await ask(url, authorization=wrong)).status_code == 401
 
 
 async def test_beyond_the_cap_clients_are_told_when_to_come_back() -> None:
