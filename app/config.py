@@ -1,6 +1,7 @@
 """What an operator may set, by environment variable (prefix MOEPLACE_) or command-line option."""
 
 import ipaddress
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -8,6 +9,8 @@ from typing import Self
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
 class LogFormat(StrEnum):
@@ -38,6 +41,11 @@ class Settings(BaseSettings):
     api_workers: int = Field(1, ge=1, le=64, description="API processes.")
     allow_unauthenticated: bool = Field(
         False, description="Take requests without tokens, on whatever address: the network is trusted."
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names or addresses, separated by commas, by which browsers and clients may ask for the "
+        "service while it wants no tokens, besides those of loopback and `host`.",
     )
     operator_token: SecretStr | None = Field(
         None,
@@ -101,6 +109,20 @@ class Settings(BaseSettings):
     )
     heartbeat_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to report.")
     telemetry_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to post.")
+
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """Those of `allowed_hosts`, in small letters."""
+        given = (name.strip().strip("[]").lower() for name in (self.allowed_hosts or "").split(","))
+        return tuple(name for name in given if name)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, allowed: str | None) -> str | None:
+        for name in allowed.split(",") if allowed else ():
+            if not _HOST.fullmatch(name.strip()):
+                raise ValueError(f"{name.strip()!r} is no host: expected a name or address, without a port")
+        return allowed
 
     @field_validator("trusted_proxies")
     @classmethod

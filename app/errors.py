@@ -60,6 +60,12 @@ class Forbidden(ProblemError):
         super().__init__(detail, errors=errors, headers={"WWW-Authenticate": challenge})
 
 
+class ForeignSite(ProblemError):
+    """A page of another site asks for a change that needs no token here."""
+
+    status, slug, title = 403, "foreign-site", "The request comes from a page of another site"
+
+
 class NotFound(ProblemError):
     status, slug, title = 404, "not-found", "There is no such resource"
 
@@ -90,6 +96,10 @@ class BodyTooLarge(ProblemError):
 
 class UnsupportedMediaType(ProblemError):
     status, slug, title = 415, "unsupported-media-type", "The body's type or coding is not understood"
+
+
+class Misdirected(ProblemError):
+    status, slug, title = 421, "misdirected-request", "The request is for another host"
 
 
 class InvalidRequest(ProblemError):

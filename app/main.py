@@ -65,6 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("moeplace"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        # `app.reference` answers in their place, from what this process has.
+        openapi_url=None,
+        docs_url=None,
         redoc_url=None,
         # A redirect would name the host as this process sees it, and clients repeat no body behind it.
         redirect_slashes=False,

@@ -22,6 +22,7 @@ from app.network import endpoints as network
 from app.nodes import endpoints as nodes
 from app.optimizations import endpoints as optimizations
 from app.placements import endpoints as placements
+from app.reference import endpoints as reference
 from app.telemetry import endpoints as telemetry
 from app.tokens import endpoints as tokens
 
@@ -49,6 +50,7 @@ PLAIN = tuple(
         *placements.routes,
         *migration_plans.routes,
         *console.routes,
+        *reference.routes,
     )
 )
 """Looked up first, in this order: they are called most."""

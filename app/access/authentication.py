@@ -17,8 +17,9 @@ from starlette.types import Scope
 
 from app.access import store
 from app.access.rates import Rates
-from app.access.roles import ANONYMOUS, Principal, Role
+from app.access.roles import Principal, Role
 from app.access.secret import TokenName, digest_of, name_of, same_digest
+from app.access.site import Site
 from app.errors import Unauthenticated
 from app.metrics import AUTHENTICATION_FAILURES
 from app.storage import topics
@@ -48,8 +49,15 @@ class Authentication:
     """
 
     def __init__(
-        self, redis: Redis, rates: Rates, *, required: bool | None, operator_digest: bytes | None
+        self,
+        redis: Redis,
+        rates: Rates,
+        site: Site,
+        *,
+        required: bool | None,
+        operator_digest: bytes | None,
     ) -> None:
+        self.site = site
         self._redis = redis
         self._rates = rates
         self._setting = required
@@ -61,9 +69,15 @@ class Authentication:
         self._changes = 0
 
     @property
-    def off(self) -> bool:
-        """Whether it is known that no token is asked for."""
-        return self._required is False
+    def on(self) -> bool:
+        """Whether it is known that a token is asked for."""
+        return self._required is True
+
+    async def required(self) -> bool:
+        """Whether a token is asked for."""
+        if self._required is None:
+            self._required = await store.tokens_issued(self._redis)
+        return self._required
 
     def told(self, cluster_id: str | None, topic: str | None) -> None:
         """An announcement; None: some may have been missed."""
@@ -77,11 +91,7 @@ class Authentication:
                 del self._known[header]
 
     async def who(self, scope: Scope) -> Principal:
-        """Who sent the request; `Unauthenticated` or `RateLimited` otherwise."""
-        if self._required is None:
-            self._required = await store.tokens_issued(self._redis)
-        if self._required is False:
-            return ANONYMOUS
+        """Whose token the request has; `Unauthenticated` or `RateLimited` otherwise."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         header = sha256(given[0]).digest() if len(given) == 1 else b""
         known, trusted_until = self._known.get(header, _NOTHING)
@@ -98,10 +108,8 @@ class Authentication:
         return known.principal
 
     async def _judge(self, text: str, digest: bytes, header: bytes, scope: Scope) -> _Known:
-        """Ask Redis, and remember what it says."""
-        # Only here: tokens that are remembered pass, so that whoever guesses behind a proxy or a NAT does not
-        # lock the others there out.
-        self._rates.allow_attempt(_address(scope))
+        """Ask Redis, and remember what it says. Wrong tokens alone are limited, once they are known to be
+        wrong: somebody who guesses behind a proxy or a NAT locks nobody there out."""
         name, changes = name_of(text), self._changes
         known = None if name is None else await self._read(name)
         if known is None or not same_digest(known.digest, digest):
@@ -127,7 +135,8 @@ class Authentication:
         )
 
     def _refusal(self, scope: Scope, reason: str, words: str) -> Unauthenticated:
-        self._rates.failed(_address(scope))
+        """Raises `RateLimited` instead where too many wrong ones came from the address."""
+        self._rates.wrong(_address(scope))
         AUTHENTICATION_FAILURES.labels(reason).inc()
         return Unauthenticated(words, reason="invalid_token")
 

@@ -35,11 +35,17 @@ def principal_of_scope(scope: Scope) -> Principal:
 
 
 async def admit(scope: Scope, rule: Rule) -> None:
-    """Let the request in, or raise: `Unauthenticated`, `Forbidden` or `RateLimited`."""
-    if rule is Rule.OPEN or (rule is Rule.METRICS and scope["app"].state.settings.open_metrics):
+    """Let the request in, or raise: `Unauthenticated`, `Forbidden` or `RateLimited`; where no tokens are
+    asked for, `Misdirected` or `ForeignSite`."""
+    if rule is Rule.OPEN:
         return
     authentication = authentication_of(scope)
-    if authentication.off:
+    if rule is Rule.METRICS and scope["app"].state.settings.open_metrics:
+        if not authentication.on:
+            authentication.site.require(scope)
+        return
+    if not (authentication.on or await authentication.required()):
+        authentication.site.require(scope)
         return
     scope[_PRINCIPAL] = principal = await authentication.who(scope)
     place = scope["path_params"]

@@ -7,6 +7,7 @@ from app.access.authentication import Authentication
 from app.access.rates import Rates
 from app.access.roles import Role
 from app.access.secret import digest_of
+from app.access.site import Site
 from app.config import Settings
 from app.listening import ListeningError, is_loopback
 from app.storage.keys import EVERYWHERE
@@ -21,6 +22,7 @@ def authentication(settings: Settings, redis: Redis) -> Authentication:
     return Authentication(
         redis,
         Rates(settings.token_requests_per_second, settings.failed_authentications_per_minute),
+        Site(settings),
         required=_required(settings),
         operator_digest=None if secret is None else digest_of(secret),
     )

@@ -47,11 +47,6 @@ class Counts:
         window[1] += 1
         return window[1] <= self.limit
 
-    def full(self, key: str, now: float) -> bool:
-        """Whether one more would be one too many."""
-        window = self._windows.get(key)
-        return window is not None and window[0] > now and window[1] >= self.limit
-
     def seconds_left(self, key: str, now: float) -> float:
         """Until the window of the key is over."""
         window = self._windows.get(key)
@@ -76,14 +71,10 @@ class Rates:
                 tokens.seconds_left(token_id, now),
             )
 
-    def failed(self, address: str) -> None:
-        """Count a wrong token."""
-        self._addresses.add(_counted(address), time.monotonic())
-
-    def allow_attempt(self, address: str) -> None:
-        """`RateLimited` where there were too many wrong ones from there."""
+    def wrong(self, address: str) -> None:
+        """Count a wrong token; `RateLimited` where there were too many from there."""
         key, now = _counted(address), time.monotonic()
-        if self._addresses.full(key, now):
+        if not self._addresses.add(key, now):
             raise _later(
                 "too many wrong tokens came from your address", self._addresses.seconds_left(key, now)
             )

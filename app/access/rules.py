@@ -30,7 +30,6 @@ RULES: Mapping[str, Rule] = {
     "GET /": Rule.OPEN,
     "GET /console/{path:path}": Rule.OPEN,
     "GET /docs": Rule.OPEN,
-    "GET /docs/oauth2-redirect": Rule.OPEN,
     "GET /openapi.json": Rule.OPEN,
     "GET /healthz": Rule.OPEN,
     "GET /readyz": Rule.OPEN,

@@ -195,7 +195,7 @@ async def _again(kind: Callable[[int], Awaitable[None]], port: int) -> None:
 def _head(length: int, extra: str = "") -> bytes:
     path = ingest.PATH % 0
     return (
-        f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: {ingest.MSGPACK}\r\n{extra}"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {ingest.MSGPACK}\r\n{extra}"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
 

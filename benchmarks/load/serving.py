@@ -140,7 +140,7 @@ async def long_polls(number: int) -> Polls:
         first = _document(500, 1)
         _publish(client, first)
         request = (
-            f"GET {PATH} HTTP/1.1\r\nHost: load\r\nPrefer: wait=30\r\n"
+            f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=30\r\n"
             f'If-None-Match: "{first.version}"\r\n\r\n'
         ).encode()
         loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ local before, after = body:sub(1, %(at)d), body:sub(%(at)d + %(width)d + 1)
 local heads = {}
 for i = 0, nodes - 1 do
   local path = string.format("%(path)s", i)
-  heads[i] = "POST " .. path .. " HTTP/1.1\\r\\nHost: load\\r\\nContent-Type: %(type)s\\r\\n%(extra)s"
+  heads[i] = "POST " .. path .. " HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: %(type)s\\r\\n%(extra)s"
     .. "Content-Length: " .. #body .. "\\r\\n\\r\\n" .. before
 end
 local floor, char = math.floor, string.char

@@ -23,5 +23,5 @@ async def application(shared_url: str, redis: Redis) -> AsyncIterator[FastAPI]:
 async def api(application: FastAPI) -> AsyncIterator[AsyncClient]:
     """A client of the application."""
     transport = ASGITransport(application, raise_app_exceptions=False)
-    async with AsyncClient(transport=transport, base_url="http://moeplace.test") as client:
+    async with AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client

@@ -23,6 +23,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
         "tls_certificate": Path("/etc/moeplace/tls.crt"),
         "tls_key": Path("/etc/moeplace/tls.key"),
         "trusted_proxies": "10.0.0.0/8, fd00::1",
+        "allowed_hosts": "fleet.example, 10.0.0.7",
         # With a token it would be refused.
         "allow_unauthenticated": False,
         "operator_token": None,

@@ -39,7 +39,7 @@ async def started(redis_url: str, **settings: Any) -> AsyncIterator[FastAPI]:
 def client_of(app: FastAPI, token: str | None = None, *, address: str = "192.0.2.1") -> AsyncClient:
     transport = ASGITransport(app, raise_app_exceptions=False, client=(address, 1234))
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return AsyncClient(transport=transport, base_url="http://moeplace.test", headers=headers)
+    return AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers)
 
 
 async def issue(app: FastAPI, cluster: str | None, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -30,14 +30,14 @@ def test_windows_end(monkeypatch: pytest.MonkeyPatch) -> None:
         rates.asked("token")
     assert refused.value.headers["Retry-After"] == "6"
     rates.asked("another")
-    rates.failed("192.0.2.1")
+    rates.wrong("192.0.2.1")
     with pytest.raises(RateLimited) as refused:
-        rates.allow_attempt("192.0.2.1")
+        rates.wrong("192.0.2.1")
     assert refused.value.headers["Retry-After"] == "60"
-    rates.allow_attempt("192.0.2.2")
+    rates.wrong("192.0.2.2")
     now += 61
     rates.asked("token")
-    rates.allow_attempt("192.0.2.1")
+    rates.wrong("192.0.2.1")
 
 
 def test_no_limit() -> None:

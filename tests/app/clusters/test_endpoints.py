@@ -74,7 +74,7 @@ async def test_most_clusters(redis_server: EmbeddedServer, redis: Redis) -> None
     app = create_app(Settings(redis_url=redis_server.url, max_clusters=2))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://moeplace.test") as api,
+        AsyncClient(transport=ASGITransport(app), base_url="http://127.0.0.1") as api,
     ):
         assert (await api.put("/v1/clusters/a", json={})).status_code == 201
         assert (await api.put("/v1/clusters/b/nodes/n", json=NODE)).status_code == 201

@@ -40,7 +40,7 @@ async def running(redis_url: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncCli
     app = create_app(Settings(redis_url=redis_url))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
     ):
         yield app, client
 

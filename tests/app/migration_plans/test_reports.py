@@ -138,7 +138,7 @@ async def test_a_nodes_token_reports_its_own_moves_alone(
         token = await issue(redis, "alpha", Role.NODE, node_id=node_id, created_by="test", max_clusters=9)
         transport = ASGITransport(application)
         headers = {"Authorization": f"Bearer {token.token}"}
-        clients.append(AsyncClient(transport=transport, base_url="http://moeplace.test", headers=headers))
+        clients.append(AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers))
     own, other = clients
     while (await api.get(BASE)).status_code != 401:  # noqa: ASYNC110 - until the tokens are known of
         await asyncio.sleep(0.01)

@@ -91,7 +91,7 @@ async def client_of(redis: Redis, **settings: Any) -> AsyncIterator[httpx.AsyncC
     app.state.redis = redis
     app.state.intake = intake = Intake(redis, app.state.settings)
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
     await intake.stop()
 

@@ -1,0 +1,1 @@
+"""The contract for programs (`/openapi.json`) and for people (`/docs`)."""
