@@ -125,3 +125,13 @@ class RateLimited(_RetryLater):
 
 class Unavailable(_RetryLater):
     status, slug, title = 503, "unavailable", "The service cannot answer now"
+
+
+class DamagedRecord(_RetryLater):
+    """The record in a key of Redis cannot be read: an operator has to mend it. Others are not affected."""
+
+    status, slug, title = 503, "damaged-record", "A stored record cannot be read"
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"key {key} in Redis is damaged: {problem}", retry_after_seconds=30)
+        self.key = key

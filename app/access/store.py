@@ -11,6 +11,7 @@ from app.errors import Conflict
 from app.storage import topics
 from app.storage.keys import EVERYWHERE, TOKENS_ISSUED, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
+from app.storage.records import read_record, record_json
 
 MAX_TOKENS = 20_000
 """Of one cluster, and of all: one a node, several times over."""
@@ -36,7 +37,7 @@ async def add(redis: Redis, scope: str, record: TokenRecord) -> None:
             gone = [
                 name.decode()
                 for name, value in stored.items()
-                if expired(TokenRecord.model_validate_json(value))
+                if expired(read_record(TokenRecord, value, keys.tokens))
             ]
             if not gone:
                 raise Conflict(f"there are {MAX_TOKENS} tokens already: revoke those nobody uses")
@@ -45,7 +46,7 @@ async def add(redis: Redis, scope: str, record: TokenRecord) -> None:
             if gone:
                 pipe.hdel(keys.tokens, *gone)
                 pipe.hdel(keys.tokens_used, *gone)
-            pipe.hset(keys.tokens, record.token_id, record.model_dump_json())
+            pipe.hset(keys.tokens, record.token_id, record_json(record))
             topics.announce(pipe, keys, topics.TOKENS)
 
         return None, queue
@@ -71,7 +72,7 @@ async def read(redis: Redis, scope: str, token_id: str) -> tuple[TokenRecord | N
         pipe.hget(keys.tokens, token_id)
         pipe.hget(keys.tokens_used, token_id)
         stored, used = await pipe.execute()
-    return None if stored is None else TokenRecord.model_validate_json(stored), int(used or 0)
+    return None if stored is None else read_record(TokenRecord, stored, keys.tokens), int(used or 0)
 
 
 async def note_use(redis: Redis, scope: str, token_id: str, seconds: int) -> None:
@@ -93,7 +94,7 @@ async def read_page(redis: Redis, scope: str, ids: list[str]) -> list[tuple[Toke
         pipe.hmget(keys.tokens_used, ids)
         records, used = await pipe.execute()
     return [
-        (TokenRecord.model_validate_json(record), int(seen or 0))
+        (read_record(TokenRecord, record, keys.tokens), int(seen or 0))
         for record, seen in zip(records, used, strict=True)
         if record is not None
     ]

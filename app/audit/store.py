@@ -6,13 +6,14 @@ from redis.asyncio import Redis
 
 from app.audit.schemas import AuditEntry, AuditRecord
 from app.storage.keys import ClusterKeys
+from app.storage.records import read_record, record_json
 
 KEPT = 10_000
 """Entries of a cluster, and of all; a few more stay for a while."""
 
 
 async def append(redis: Redis, scope: str, record: AuditRecord) -> None:
-    entry: dict[str, str] = {"e": record.model_dump_json()}
+    entry: dict[str, str] = {"e": record_json(record).decode()}
     await redis.xadd(ClusterKeys(scope).audit, entry, maxlen=KEPT, approximate=True)  # type: ignore[arg-type]
 
 
@@ -20,14 +21,13 @@ async def read_page(
     redis: Redis, scope: str, *, limit: int, before: str | None
 ) -> tuple[list[AuditEntry], str | None]:
     """Newest first, and `before` of the next page."""
+    key = ClusterKeys(scope).audit
     found = cast(
         "list[tuple[bytes, dict[bytes, bytes]]]",
-        await redis.xrevrange(
-            ClusterKeys(scope).audit, "+" if before is None else f"({before}", "-", count=limit + 1
-        ),
+        await redis.xrevrange(key, "+" if before is None else f"({before}", "-", count=limit + 1),
     )
     entries = [
-        AuditEntry(audit_id=audit_id.decode(), **dict(AuditRecord.model_validate_json(fields[b"e"])))
+        AuditEntry(audit_id=audit_id.decode(), **read_record(AuditRecord, fields[b"e"], key).model_dump())
         for audit_id, fields in found[:limit]
     ]
     return entries, entries[-1].audit_id if len(found) > limit else None

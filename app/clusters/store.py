@@ -13,6 +13,7 @@ from app.storage import topics
 from app.storage.client import server_of
 from app.storage.keys import CLUSTERS, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
+from app.storage.records import read_record, record_json
 
 KEPT = ("fence", "revision")
 """Of a deleted cluster, so that tokens and revisions of one created anew under its id are higher: nobody
@@ -20,8 +21,9 @@ who missed the deletion takes an old one for a new one."""
 
 
 async def read_cluster(redis: Redis, cluster_id: str) -> ClusterRecord | None:
-    record = await redis.get(ClusterKeys(cluster_id).cluster)
-    return None if record is None else ClusterRecord.model_validate_json(record)
+    key = ClusterKeys(cluster_id).cluster
+    record = cast("bytes | None", await redis.get(key))
+    return None if record is None else read_record(ClusterRecord, record, key)
 
 
 async def require_cluster(redis: Redis, cluster_id: str) -> ClusterRecord:
@@ -78,13 +80,13 @@ async def write_settings(
                 settings=settings or ClusterSettings(),
             )
         else:
-            record = ClusterRecord.model_validate_json(stored)
+            record = read_record(ClusterRecord, stored, keys.cluster)
             if settings is None or settings == record.settings:
                 return (record, False), lambda: None
             record = record.model_copy(update={"settings": settings, "updated_at": now})
 
         def queue() -> None:
-            pipe.set(keys.cluster, record.model_dump_json())
+            pipe.set(keys.cluster, record_json(record))
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)
 

@@ -16,6 +16,7 @@ from app.storage.history import newest_first
 from app.storage.jobs import Job, JobKind, queue_job, require_room
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
+from app.storage.records import read_record, record_json
 from migrations.model import MoveKind
 
 MAX_COMMANDS = 64
@@ -83,14 +84,15 @@ async def read_stored(redis: Redis, cluster_id: str, plan_id: str) -> bytes | No
 
 async def read_summary(redis: Redis, cluster_id: str, plan_id: str) -> PlanSummary | None:
     stored = await read_stored(redis, cluster_id, plan_id)
-    return None if stored is None else await asyncio.to_thread(summarise, stored)
+    key = ClusterKeys(cluster_id).plan(plan_id)
+    return None if stored is None else await asyncio.to_thread(summarise, stored, key)
 
 
-def summarise(stored: bytes) -> PlanSummary:
+def summarise(stored: bytes, key: str) -> PlanSummary:
     """Without looking into the moves, of which there may be tens of thousands."""
     parts = msgspec.json.decode(stored, type=dict[str, msgspec.Raw])
     parts.pop("moves", None)
-    return PlanSummary.model_validate_json(msgspec.json.encode(parts))
+    return read_record(PlanSummary, msgspec.json.encode(parts), key)
 
 
 async def read_moves(redis: Redis, cluster_id: str, plan_id: str) -> Mapping[str, KnownMove] | None:
@@ -136,7 +138,7 @@ async def enqueue(redis: Redis, cluster_id: str, record: PlanRecord) -> None:
         await require_room(pipe, keys)
 
         def queue() -> None:
-            pipe.set(keys.plan(record.plan_id), record.model_dump_json())
+            pipe.set(keys.plan(record.plan_id), record_json(record))
             pipe.zadd(keys.plans, {record.plan_id: record.created_at.timestamp()})
             queue_job(pipe, keys, Job(kind=JobKind.PLAN, id=record.plan_id))
 

@@ -13,6 +13,7 @@ from app.models.schemas import ModelRecord
 from app.storage import topics
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
+from app.storage.records import read_record, record_json
 
 MAX_MODELS = 64
 MAX_EXPERTS = 2**18
@@ -23,16 +24,18 @@ MAX_DELETED = 256
 
 
 async def read_model(redis: Redis, cluster_id: str, model_id: str) -> ModelRecord | None:
-    record = cast("bytes | None", await redis.hget(ClusterKeys(cluster_id).models, model_id))
-    return None if record is None else ModelRecord.model_validate_json(record)
+    key = ClusterKeys(cluster_id).models
+    record = cast("bytes | None", await redis.hget(key, model_id))
+    return None if record is None else read_record(ModelRecord, record, key)
 
 
 async def read_models(redis: Redis, cluster_id: str, model_ids: list[str]) -> list[ModelRecord]:
     """Those of them that there are, in the order given."""
     if not model_ids:
         return []
-    records = cast("list[bytes | None]", await redis.hmget(ClusterKeys(cluster_id).models, model_ids))
-    return await asyncio.to_thread(_decode, [record for record in records if record is not None])
+    key = ClusterKeys(cluster_id).models
+    records = cast("list[bytes | None]", await redis.hmget(key, model_ids))
+    return await asyncio.to_thread(_decode, [record for record in records if record is not None], key)
 
 
 async def model_ids(redis: Redis, cluster_id: str) -> list[str]:
@@ -54,14 +57,14 @@ async def write_model(
         if not await pipe.exists(keys.cluster):
             raise NotFound(f"cluster {cluster_id} was deleted")
         known = stored.pop(model_id.encode(), None)
-        before = None if known is None else ModelRecord.model_validate_json(known)
+        before = None if known is None else read_record(ModelRecord, known, keys.models)
         record = revise(before)
         if record == before:
             return (record, False), lambda: None
         if before is None and len(stored) >= MAX_MODELS:
             raise Conflict(f"cluster {cluster_id} has {MAX_MODELS} models already, the most there may be")
         # With digests of experts a model is a megabyte: not on the event loop.
-        others = sum(map(experts_of, await asyncio.to_thread(_decode, list(stored.values()))))
+        others = sum(map(experts_of, await asyncio.to_thread(_decode, list(stored.values()), keys.models)))
         if others + experts_of(record) > MAX_EXPERTS:
             raise Conflict(
                 f"the models of cluster {cluster_id} would have {others + experts_of(record)} experts, "
@@ -69,7 +72,7 @@ async def write_model(
             )
 
         def queue() -> None:
-            pipe.hset(keys.models, model_id, record.model_dump_json())
+            pipe.hset(keys.models, model_id, record_json(record))
             pipe.zrem(keys.deleted_models, model_id)
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)
@@ -98,8 +101,8 @@ async def delete_model(redis: Redis, cluster_id: str, model_id: str) -> bool:
     return await optimistic(redis, (keys.models,), decide)
 
 
-def _decode(records: list[bytes]) -> list[ModelRecord]:
-    return [ModelRecord.model_validate_json(record) for record in records]
+def _decode(records: list[bytes], key: str) -> list[ModelRecord]:
+    return [read_record(ModelRecord, record, key) for record in records]
 
 
 def experts_of(record: ModelRecord) -> int:

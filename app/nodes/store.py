@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.storage import topics
 from app.storage.keys import ClusterKeys
+from app.storage.records import read_record, record_json
 
 MAX_NODES = 1024
 
@@ -141,17 +142,17 @@ async def read_nodes(redis: Redis, cluster_id: str, node_ids: Sequence[str]) -> 
             pipe.scard(keys.holdings(node_id))
         answers = await pipe.execute()
     if len(node_ids) > DECODED_AT_ONCE:
-        return await asyncio.to_thread(_decode, answers)
-    return _decode(answers)
+        return await asyncio.to_thread(_decode, answers, keys)
+    return _decode(answers, keys)
 
 
-def _decode(answers: list[Any]) -> list[StoredNode]:
+def _decode(answers: list[Any], keys: ClusterKeys) -> list[StoredNode]:
     records, statuses, leases, versions, *counts = answers
     return [
         StoredNode(
-            record=NodeRecord.model_validate_json(record),
+            record=read_record(NodeRecord, record, keys.nodes),
             record_bytes=record,
-            status=None if status is None else NodeStatusRecord.model_validate_json(status),
+            status=None if status is None else read_record(NodeStatusRecord, status, keys.node_status),
             status_bytes=status or b"",
             lease_ends_milliseconds=lease,
             holdings_version=int(version or 0),
@@ -196,7 +197,7 @@ async def write_node(
         keys.telemetry_instances,
         node_id,
         b"" if before is None else before.record_bytes,
-        record.model_dump_json(),
+        record_json(record),
         str(MAX_NODES),
         record.spec.instance_uid if new_instance else "",
         repr(lease_ends_milliseconds),
@@ -233,7 +234,7 @@ async def write_status(
         node_id,
         before.record_bytes,
         before.status_bytes,
-        status.model_dump_json(),
+        record_json(status),
         repr(lease_ends_milliseconds),
         change.value,
         str(len(added)),

@@ -20,6 +20,8 @@ from app.http.waiting import wait_until
 from app.optimizations import service, store
 from app.optimizations.schemas import AlgorithmList, OptimizationList, OptimizationRecord, OptimizationRequest
 from app.storage import topics
+from app.storage.keys import ClusterKeys
+from app.storage.records import read_record
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/optimizations", tags=["optimizations"])
 algorithms_router = APIRouter(prefix="/v1/algorithms", tags=["optimizations"])
@@ -63,7 +65,8 @@ async def create_optimization(
 
     async def read() -> OptimizationRecord:
         stored = await store.read_stored(redis, cluster_id, identity)
-        return record if stored is None else OptimizationRecord.model_validate_json(stored)
+        key = ClusterKeys(cluster_id).optimization(identity)
+        return record if stored is None else read_record(OptimizationRecord, stored, key)
 
     seconds = conditional.wait_seconds(request)
     if seconds:

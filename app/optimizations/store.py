@@ -13,6 +13,7 @@ from app.storage.history import newest_first
 from app.storage.jobs import Job, JobKind, queue_job, require_room
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
+from app.storage.records import read_record, record_json
 
 
 async def enqueue(redis: Redis, cluster_id: str, record: OptimizationRecord) -> None:
@@ -30,7 +31,7 @@ async def enqueue(redis: Redis, cluster_id: str, record: OptimizationRecord) -> 
             for forgotten in cast("list[bytes]", oldest):
                 pipe.delete(keys.optimization(forgotten.decode()))
                 pipe.zrem(keys.optimizations, forgotten)
-            pipe.set(keys.optimization(record.optimization_id), record.model_dump_json())
+            pipe.set(keys.optimization(record.optimization_id), record_json(record))
             pipe.zadd(keys.optimizations, {record.optimization_id: record.created_at.timestamp()})
             queue_job(pipe, keys, Job(kind=JobKind.OPTIMIZATION, id=record.optimization_id))
 
@@ -51,7 +52,11 @@ async def read_page(
     if not page:
         return [], None
     stored = cast("list[bytes | None]", await redis.mget([keys.optimization(found) for found in page]))
-    records = [OptimizationRecord.model_validate_json(record) for record in stored if record is not None]
+    records = [
+        read_record(OptimizationRecord, record, keys.optimization(found))
+        for found, record in zip(page, stored, strict=True)
+        if record is not None
+    ]
     return records, next_before
 
 
@@ -69,13 +74,13 @@ async def revise(
         stored = cast("bytes | None", await pipe.get(key))
         if stored is None:
             return None, lambda: None
-        before = OptimizationRecord.model_validate_json(stored)
+        before = read_record(OptimizationRecord, stored, key)
         after = change(before)
         if after == before:
             return after, lambda: None
 
         def queue() -> None:
-            pipe.set(key, after.model_dump_json())
+            pipe.set(key, record_json(after))
             topics.announce(pipe, keys, topics.WORK, topics.optimization(optimization_id))
 
         return after, queue

@@ -27,6 +27,7 @@ from app.storage.documents import EncodedDocument, encode_document, queue_docume
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record
 
 ATTEMPTS = 16
 
@@ -80,8 +81,8 @@ async def publish(
                 f"cluster {cluster.cluster_id}: generation {in_force or 'none'} is in force, "
                 f"expected {supersedes or 'none'}"
             )
-        record = await pipe.get(keys.cluster)
-        now = None if record is None else ClusterRecord.model_validate_json(record)
+        record = cast("bytes | None", await pipe.get(keys.cluster))
+        now = None if record is None else read_record(ClusterRecord, record, keys.cluster)
         if now is None or now.uid != cluster.uid:
             raise GenerationChanged(f"cluster {cluster.cluster_id}: deleted or created anew")
         if recomputed and (not now.settings.automatic or await pipe.hget(keys.control, "paused") == b"1"):

@@ -20,7 +20,6 @@ from app.placements.schemas import (
     Evidence,
     NodeHoldings,
     OperatorPlacement,
-    PlacementDocument,
     PlacementList,
     PlacementOutcome,
     unmeasured,
@@ -76,7 +75,7 @@ async def rollback(
     if check is not None:
         check(version)
     in_force = None if version is None else int(version.split(".")[1])
-    earlier = await asyncio.to_thread(PlacementDocument.model_validate_json, document.json)
+    earlier = await asyncio.to_thread(store.placement_of, document, cluster_id)
     fleet = await read_fleet(redis, cluster_id)
     faults = await asyncio.to_thread(faults_of, fleet, cluster.settings, earlier.spec.holds)
     if faults:
@@ -117,7 +116,7 @@ async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> Placem
     outcome = await store.read_outcome(redis, cluster_id, generation)
     if outcome is not None:
         return outcome
-    placement = await asyncio.to_thread(PlacementDocument.model_validate_json, document.json)
+    placement = await asyncio.to_thread(store.placement_of, document, cluster_id)
     return unmeasured(generation, placement.evidence)
 
 

@@ -4,10 +4,17 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from app.placements.schemas import AutomationState, PlacementEntry, PlacementOutcome, PlacementSummary
+from app.placements.schemas import (
+    AutomationState,
+    PlacementDocument,
+    PlacementEntry,
+    PlacementOutcome,
+    PlacementSummary,
+)
 from app.storage import topics
 from app.storage.documents import EncodedDocument, read_document, read_version
 from app.storage.keys import ClusterKeys
+from app.storage.records import read_record
 
 OUTCOME_FIELD = "outcome"
 """Of a generation's hash, beside the immutable document: it comes later, and goes with it."""
@@ -42,14 +49,24 @@ async def read_page(
             pipe.hmget(keys.placement_generation(int(member)), ["summary", OUTCOME_FIELD])
         entries = await pipe.execute()
     # A generation may be pruned between the two reads.
-    found = [_entry(summary, outcome) for summary, outcome in entries if summary is not None]
+    found = [
+        _entry(summary, outcome, keys.placement_generation(int(member)))
+        for member, (summary, outcome) in zip(page, entries, strict=True)
+        if summary is not None
+    ]
     return found, int(page[-1]) if len(members) > limit else None
+
+
+def placement_of(document: EncodedDocument, cluster_id: str) -> PlacementDocument:
+    """Decode a generation's document; off the event loop, since it may have megabytes."""
+    key = ClusterKeys(cluster_id).placement_generation(document.generation)
+    return read_record(PlacementDocument, document.json, key)
 
 
 async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> PlacementOutcome | None:
     key = ClusterKeys(cluster_id).placement_generation(generation)
     stored = cast("bytes | None", await redis.hget(key, OUTCOME_FIELD))
-    return None if stored is None else PlacementOutcome.model_validate_json(stored)
+    return None if stored is None else read_record(PlacementOutcome, stored, key)
 
 
 async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:
@@ -61,10 +78,10 @@ async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationS
     return AutomationState(paused=paused)
 
 
-def _entry(summary: bytes, outcome: bytes | None) -> PlacementEntry:
-    known = PlacementSummary.model_validate_json(summary)
+def _entry(summary: bytes, outcome: bytes | None, key: str) -> PlacementEntry:
+    known = read_record(PlacementSummary, summary, key)
     return PlacementEntry(
         metadata=known.metadata,
         evidence=known.evidence,
-        outcome=None if outcome is None else PlacementOutcome.model_validate_json(outcome),
+        outcome=None if outcome is None else read_record(PlacementOutcome, outcome, key),
     )

@@ -35,6 +35,7 @@ from app.storage.documents import encode_document, queue_document, read_document
 from app.storage.fenced import Contended, fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record
 from solvers.problem import PlacementProblem
 
 MIN_PAUSE_SECONDS = 0.02
@@ -141,7 +142,7 @@ class ClusterController:
             await self._jobs.take_over()
             stored = await read_document(self._redis, self._keys.placement_status)
             if stored is not None:
-                self._status = PlacementStatus.model_validate_json(stored.json)
+                self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
         return True
 
     # --- one look

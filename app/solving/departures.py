@@ -12,6 +12,7 @@ from app.storage import topics
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -36,7 +37,7 @@ async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: st
     async def check(pipe: Pipeline) -> None:
         nonlocal drains
         stored = cast("bytes | None", await pipe.hget(keys.nodes, node_id))
-        drains = stored is not None and NodeRecord.model_validate_json(stored).draining
+        drains = stored is not None and read_record(NodeRecord, stored, keys.nodes).draining
 
     def queue(pipe: Pipeline) -> None:
         if not drains:

@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 import structlog
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
+from app.errors import DamagedRecord
 from app.instance.problem import BuiltProblem
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
@@ -38,6 +38,7 @@ from app.storage.fenced import Contended, fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record, record_json
 from migrations.states import PlanState
 from solvers.problem import ProblemError, UInt8
 
@@ -199,12 +200,12 @@ class Jobs:
         async def check(pipe: Pipeline) -> None:
             nonlocal gone
             stored = cast("bytes | None", await pipe.get(key))
-            known = None if stored is None else OptimizationRecord.model_validate_json(stored)
+            known = None if stored is None else read_record(OptimizationRecord, stored, key)
             gone = known is None or known.state is OptimizationState.CANCELLED
 
         def queue(pipe: Pipeline) -> None:
             if not gone:
-                pipe.set(key, after.model_dump_json())
+                pipe.set(key, record_json(after))
                 topics.announce(pipe, self._keys, topics.optimization(record.optimization_id))
             if pop:
                 pipe.lpop(self._keys.jobs)
@@ -213,8 +214,9 @@ class Jobs:
         return after
 
     async def _optimization_record(self, optimization_id: str) -> OptimizationRecord | None:
-        stored = cast("bytes | None", await self._redis.get(self._keys.optimization(optimization_id)))
-        return None if stored is None else OptimizationRecord.model_validate_json(stored)
+        key = self._keys.optimization(optimization_id)
+        stored = cast("bytes | None", await self._redis.get(key))
+        return None if stored is None else read_record(OptimizationRecord, stored, key)
 
     # --- plans
     async def _plan(self, job: Job, observation: Observation, built: BuiltProblem | None) -> None:
@@ -288,7 +290,7 @@ class Jobs:
     async def _store_plan(self, record: PlanRecord) -> None:
         """Store the plan, however long the server takes to be reached again: its job is gone already."""
         after = record.model_copy(update={"updated_at": datetime.now(UTC)})
-        body = await asyncio.to_thread(after.model_dump_json)
+        body = await asyncio.to_thread(record_json, after)
         outdated: list[str] = []
 
         def queue(pipe: Pipeline) -> None:
@@ -309,8 +311,8 @@ class Jobs:
         jobs = []
         for stored in cast("list[bytes]", await self._redis.lrange(self._keys.jobs, 0, count - 1)):
             try:
-                jobs.append(Job.model_validate_json(stored))
-            except ValidationError:
+                jobs.append(read_record(Job, stored, self._keys.jobs))
+            except DamagedRecord:
                 log.error("job not understood, left out", job=stored[:200])
                 if count == 1:
                     await self._pop()

@@ -20,6 +20,7 @@ from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.placements.schemas import PlacementDocument
 from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
+from app.storage.records import read_record
 from solvers.problem import UInt8
 
 
@@ -79,8 +80,9 @@ Record = TypeVar("Record", bound=BaseModel)
 class _Decoded(Generic[Record]):
     """The records of a hash, each decoded once per change."""
 
-    def __init__(self, record: type[Record]) -> None:
+    def __init__(self, record: type[Record], key: str) -> None:
         self._record = record
+        self._key = key
         self._raw: dict[str, bytes] = {}
         self.records: dict[str, Record] = {}
 
@@ -93,7 +95,7 @@ class _Decoded(Generic[Record]):
             changed = True
         for key, value in now.items():
             if self._raw.get(key) != value:
-                self.records[key] = self._record.model_validate_json(value)
+                self.records[key] = read_record(self._record, value, self._key)
                 changed = True
         self._raw = now
         return changed
@@ -105,11 +107,11 @@ class Observer:
     def __init__(self, redis: Redis, keys: ClusterKeys) -> None:
         self._redis = redis
         self._keys = keys
-        self._cluster = _Decoded(ClusterRecord)
-        self._models = _Decoded(ModelRecord)
+        self._cluster = _Decoded(ClusterRecord, keys.cluster)
+        self._models = _Decoded(ModelRecord, keys.models)
         self._deleted_models: frozenset[str] = frozenset()
-        self._nodes = _Decoded(NodeRecord)
-        self._statuses = _Decoded(NodeStatusRecord)
+        self._nodes = _Decoded(NodeRecord, keys.nodes)
+        self._statuses = _Decoded(NodeStatusRecord, keys.node_status)
         self._revision: bytes | None = None
         self._fleet = Fleet.of((), ())
         self._versions: dict[bytes, bytes] = {}
@@ -259,9 +261,10 @@ class Observer:
             or known.metadata.generation != number
             or known.metadata.digest.encode() != (digest or b"")
         ):
-            encoded = await read_document(self._redis, self._keys.placement_generation(number))
+            key = self._keys.placement_generation(number)
+            encoded = await read_document(self._redis, key)
             if encoded is not None:
-                self._document = await asyncio.to_thread(PlacementDocument.model_validate_json, encoded.json)
+                self._document = await asyncio.to_thread(read_record, PlacementDocument, encoded.json, key)
             elif known is None or not anew:
                 return
             else:  # superseded and pruned since the pointer was read: the next look finds what is in force

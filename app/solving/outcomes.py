@@ -24,6 +24,7 @@ from app.storage.documents import read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record, record_json
 from solvers.problem import UInt8
 
 DEADLINE_SECONDS = 60.0
@@ -110,9 +111,10 @@ class Outcomes:
         before = None
         superseded = document.metadata.supersedes
         if superseded is not None:
-            found = await read_document(self._redis, self._keys.placement_generation(superseded))
+            key = self._keys.placement_generation(superseded)
+            found = await read_document(self._redis, key)
             if found is not None:
-                earlier = await asyncio.to_thread(PlacementDocument.model_validate_json, found.json)
+                earlier = await asyncio.to_thread(read_record, PlacementDocument, found.json, key)
                 before = await asyncio.to_thread(
                     observation.fleet.matrix_of_holdings, earlier.spec.holds, ignore_unknown=True
                 )
@@ -122,7 +124,7 @@ class Outcomes:
         self._outcome = (
             unmeasured(in_force.generation, document.evidence)
             if stored is None
-            else PlacementOutcome.model_validate_json(stored)
+            else read_record(PlacementOutcome, stored, self._keys.placement_generation(in_force.generation))
         )
 
     async def _measure(
@@ -167,7 +169,7 @@ class Outcomes:
 
         def queue(pipe: Pipeline) -> None:
             if not gone:  # pruned: a hash of the outcome alone would stay for ever
-                pipe.hset(key, OUTCOME_FIELD, outcome.model_dump_json())
+                pipe.hset(key, OUTCOME_FIELD, record_json(outcome))
 
         await fenced(self._redis, self._lease, queue, watch=(key,), check=check)
         self._outcome = outcome

@@ -22,6 +22,7 @@ from app.storage.documents import EncodedDocument, queue_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import record_json
 from migrations.states import PlanState
 
 RECORD_SECONDS: Final = 1.0
@@ -57,7 +58,7 @@ class PlanJournal:
 
     async def enter(self, record: PlanRecord) -> None:
         """A new plan, and the one being carried out where it is RUNNING; the oldest plans are forgotten."""
-        body = (await asyncio.to_thread(record.model_dump_json)).encode()
+        body = await asyncio.to_thread(record_json, record)
         outdated = await outdated_plans(self._redis, self._keys)
         keys = self._keys
 
@@ -77,7 +78,7 @@ class PlanJournal:
         record = requested.model_copy(update=update)
 
         def queue(pipe: Pipeline) -> None:
-            pipe.set(self._keys.plan(record.plan_id), record.model_dump_json())
+            pipe.set(self._keys.plan(record.plan_id), record_json(record))
             topics.announce(pipe, self._keys, topics.plan(record.plan_id))
 
         await fenced(self._redis, self._lease, queue)
@@ -116,7 +117,7 @@ class PlanJournal:
             due = time.monotonic() - self._recorded_at >= RECORD_SECONDS
             if shown != self._recorded or (self._counts_changed and due):
                 snapshot = execution.snapshot(now)
-                record = (await asyncio.to_thread(snapshot.model_dump_json)).encode()
+                record = await asyncio.to_thread(record_json, snapshot)
         if not (documents or progress or record is not None or commands):
             return
 

@@ -9,6 +9,7 @@ from redis.asyncio.client import Pipeline
 
 from app.migration_plans.schemas import MoveProgress, MoveReportRecord, PlanCommand, PlanRecord
 from app.storage.keys import ClusterKeys
+from app.storage.records import read_record, record_json
 
 RETAINED_PLANS = 50
 
@@ -16,13 +17,15 @@ Progress = dict[str, MoveProgress]
 
 
 async def read_plan(redis: Redis, keys: ClusterKeys, plan_id: str) -> PlanRecord | None:
-    stored = cast("bytes | None", await redis.get(keys.plan(plan_id)))
-    return None if stored is None else await asyncio.to_thread(PlanRecord.model_validate_json, stored)
+    key = keys.plan(plan_id)
+    stored = cast("bytes | None", await redis.get(key))
+    return None if stored is None else await asyncio.to_thread(read_record, PlanRecord, stored, key)
 
 
 async def read_progress(redis: Redis, keys: ClusterKeys, plan_id: str) -> Progress:
-    stored = cast("dict[bytes, bytes]", await redis.hgetall(keys.plan_progress(plan_id)))
-    return await asyncio.to_thread(_decode_progress, stored)
+    key = keys.plan_progress(plan_id)
+    stored = cast("dict[bytes, bytes]", await redis.hgetall(key))
+    return await asyncio.to_thread(_decode_progress, stored, key)
 
 
 async def read_reports(
@@ -31,9 +34,10 @@ async def read_reports(
     """Only of the moves named: at most those that nodes have been told to do."""
     if not move_ids:
         return {}
-    stored = cast("list[bytes | None]", await redis.hmget(keys.plan_reports(plan_id), move_ids))
+    key = keys.plan_reports(plan_id)
+    stored = cast("list[bytes | None]", await redis.hmget(key, move_ids))
     return {
-        move_id: MoveReportRecord.model_validate_json(report)
+        move_id: read_record(MoveReportRecord, report, key)
         for move_id, report in zip(move_ids, stored, strict=True)
         if report is not None
     }
@@ -53,7 +57,7 @@ async def outdated_plans(redis: Redis, keys: ClusterKeys) -> list[str]:
 
 async def read_commands(redis: Redis, keys: ClusterKeys) -> list[PlanCommand]:
     stored = cast("list[bytes]", await redis.lrange(keys.plan_commands, 0, -1))
-    return [PlanCommand.model_validate_json(command) for command in stored]
+    return [read_record(PlanCommand, command, keys.plan_commands) for command in stored]
 
 
 def queue_forgetting(pipe: Pipeline, keys: ClusterKeys, outdated: Iterable[str]) -> None:
@@ -68,9 +72,9 @@ def queue_progress(
     if progress:
         pipe.hset(
             keys.plan_progress(plan_id),
-            mapping={move_id: entry.model_dump_json() for move_id, entry in progress.items()},
+            mapping={move_id: record_json(entry) for move_id, entry in progress.items()},
         )
 
 
-def _decode_progress(stored: Mapping[bytes, bytes]) -> Progress:
-    return {move_id.decode(): MoveProgress.model_validate_json(entry) for move_id, entry in stored.items()}
+def _decode_progress(stored: Mapping[bytes, bytes], key: str) -> Progress:
+    return {move_id.decode(): read_record(MoveProgress, entry, key) for move_id, entry in stored.items()}

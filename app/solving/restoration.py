@@ -12,6 +12,7 @@ from app.solving.publication import publish_matrix
 from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record
 from solvers.feasibility import shortfalls
 from solvers.problem import PlacementProblem, UInt8
 
@@ -24,10 +25,11 @@ async def holds_of_generation(
     redis: Redis, keys: ClusterKeys, generation: int, observation: Observation
 ) -> UInt8:
     """uint8[N, E]; raises `CannotRestore` where the generation was pruned."""
-    stored = await read_document(redis, keys.placement_generation(generation))
+    key = keys.placement_generation(generation)
+    stored = await read_document(redis, key)
     if stored is None:
         raise CannotRestore(f"generation {generation} is not retained")
-    document = await asyncio.to_thread(PlacementDocument.model_validate_json, stored.json)
+    document = await asyncio.to_thread(read_record, PlacementDocument, stored.json, key)
     return await asyncio.to_thread(
         observation.fleet.matrix_of_holdings, document.spec.holds, ignore_unknown=True
     )
