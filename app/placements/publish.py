@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterRecord
 from app.metrics import PLACEMENTS
@@ -23,13 +23,12 @@ from app.placements.schemas import (
     PlacementSummary,
 )
 from app.storage import topics
-from app.storage.documents import EncodedDocument, encode_document, queue_document
+from app.storage.documents import EncodedDocument, encode_document, queue_document, read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.optimistic import Contended, Queue, transaction
 from app.storage.records import read_record
-
-ATTEMPTS = 16
 
 
 class NotPublished(Exception):
@@ -62,7 +61,8 @@ async def publish(
     `retained_generations`. It happens only if `supersedes` is the generation in force (None: there is none
     yet) in the same cluster; else `GenerationChanged`. With `lease` it happens only while the lease is held;
     else `LeaseLost`. With `recomputed`, by the service of its own accord, it happens only while that goes on;
-    else `RecomputationStopped`.
+    else `RecomputationStopped`. Raises redis-py's `ConnectionError` where the connection broke and the
+    placement is not stored.
     """
     keys = ClusterKeys(cluster.cluster_id)
     generation = (supersedes or 0) + 1
@@ -108,23 +108,28 @@ async def publish(
         topics.announce(pipe, keys, topics.PLACEMENT, topics.STATUS, topics.WORK)
 
     watch = (keys.placement, keys.placements, keys.cluster, keys.control)
-    if lease is not None:
-        await fenced(redis, lease, queue, watch=watch, check=check)
-        _count(evidence)
-        return document
-    async with redis.pipeline(transaction=True) as pipe:
-        for _ in range(ATTEMPTS):
-            try:
-                await pipe.watch(*watch)
-                await check(pipe)
-                pipe.multi()  # type: ignore[no-untyped-call]
-                queue(pipe)
-                await pipe.execute()
-                _count(evidence)
-                return document
-            except WatchError:
-                await pipe.reset()  # type: ignore[no-untyped-call]
-    raise GenerationChanged(f"cluster {cluster.cluster_id}: placements kept changing")
+    try:
+        if lease is None:
+            await transaction(redis, watch, lambda pipe: _checked(pipe, check, queue))
+        else:
+            await fenced(redis, lease, queue, watch=watch, check=check)
+    except Contended as error:
+        raise GenerationChanged(f"cluster {cluster.cluster_id}: placements kept changing") from error
+    except RedisConnectionError:
+        # The transaction may have been committed although its reply was lost. Then the caller must not learn
+        # that somebody else's generation is in force: it is this one.
+        stored = await read_document(redis, keys.placement_generation(generation))
+        if stored is None or stored.json != encoded.json:
+            raise
+    _count(evidence)
+    return document
+
+
+async def _checked(
+    pipe: Pipeline, check: Callable[[Pipeline], Awaitable[None]], queue: Callable[[Pipeline], None]
+) -> tuple[None, Queue]:
+    await check(pipe)
+    return None, lambda: queue(pipe)
 
 
 def _count(evidence: Evidence) -> None:

@@ -32,9 +32,10 @@ from app.solving.solves import Solves
 from app.solving.withdrawal import Withdrawal
 from app.storage import topics
 from app.storage.documents import encode_document, queue_document, read_document
-from app.storage.fenced import Contended, fenced
+from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.optimistic import Contended
 from app.storage.records import read_record
 from solvers.problem import PlacementProblem
 

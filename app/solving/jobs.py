@@ -34,10 +34,11 @@ from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task
 from app.solving.triggers import Reason
 from app.storage import topics
-from app.storage.fenced import Contended, fenced
+from app.storage.fenced import fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.optimistic import Contended
 from app.storage.records import read_record, record_json
 from migrations.states import PlanState
 from solvers.problem import ProblemError, UInt8

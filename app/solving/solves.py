@@ -14,8 +14,8 @@ from app.solving.optimizer import Solved, solve_and_adopt
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.triggers import URGENT, Reason, Triggers
-from app.storage.fenced import Contended
 from app.storage.lease import Lease
+from app.storage.optimistic import Contended
 from solvers.multipliers import Multipliers
 
 BACK_OFF_SECONDS = 2.0

@@ -1,6 +1,7 @@
 """How a placement comes into force: once, after the one it supersedes, and only by whoever may."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from httpx import AsyncClient
@@ -17,8 +18,11 @@ from app.placements.publish import (
 )
 from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
 from app.placements.store import generation_in_force, read_generation
+from app.storage.client import open_client
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease, LeaseLost, acquire
+from tests.app.storage.lost_reply import losing_replies
+from tests.conftest import ON_CLUSTER
 
 pytestmark = pytest.mark.anyio
 
@@ -142,3 +146,18 @@ async def test_equal_placements_have_equal_digests() -> None:
     assert canonical(shuffled) == holds(1, 2)
     assert placement_digest(shuffled) == placement_digest(holds(1, 2))
     assert placement_digest(holds(1, 2)) != placement_digest(holds(1, 3))
+
+
+@pytest.mark.skipif(ON_CLUSTER, reason="the proxy is in front of one server")
+@pytest.mark.parametrize("leased", [False, True])
+async def test_a_placement_whose_reply_is_lost_is_in_force_not_refused(
+    redis: Redis, shared_url: str, tmp_path: Path, leased: bool
+) -> None:
+    """EXEC arrived and its reply did not: the publisher gets the generation that it made, exactly one."""
+    lease = await acquire(redis, KEYS, "w", 30) if leased else None
+    async with losing_replies(shared_url, tmp_path) as proxy, open_client(proxy.url) as client:
+        assert await client.ping()
+        proxy.armed = True
+        document = await bring(client, (1, 0), None, lease)
+    assert proxy.lost == 1
+    assert document.metadata.generation == await generation_in_force(redis, "alpha") == 1

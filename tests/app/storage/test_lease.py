@@ -9,9 +9,10 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.storage.client import server_of
-from app.storage.fenced import ATTEMPTS, Contended, fenced
+from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease, LeaseLost, acquire, release, renew
+from app.storage.optimistic import ATTEMPTS, Contended
 
 pytestmark = pytest.mark.anyio
 
