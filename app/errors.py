@@ -115,6 +115,10 @@ class _RetryLater(ProblemError):
         super().__init__(detail, errors=errors, headers={"Retry-After": str(max(1, retry_after_seconds))})
 
 
+class NodeTaken(_RetryLater):
+    status, slug, title = 409, "node-taken", "Another agent runs as this node"
+
+
 class TooManyRequests(_RetryLater):
     status, slug, title = 429, "too-many-requests", "Too much is waiting already"
 

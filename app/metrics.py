@@ -281,6 +281,14 @@ NODE_TRANSITIONS = _counter(
     to=("live", "lost"),
 )
 
+NODE_REGISTRATIONS = _counter(
+    "moeplace_node_registrations_total",
+    "Registrations of nodes, by outcome: new, unchanged, changed (the same instance), restarted (another "
+    "instance, where the one before had ended), taken_over (from an agent that was alive, as asked), refused "
+    "(another agent runs as the node) or limited (the node registers too often).",
+    outcome=("new", "unchanged", "changed", "restarted", "taken_over", "refused", "limited"),
+)
+
 # --- solving
 SOLVER_RUNS = Counter(
     "moeplace_solver_runs_total",

@@ -10,7 +10,6 @@ from app.clusters.store import require_cluster
 from app.instance.fleet import Fleet
 from app.instance.latency import Known, origin_latency, peer_latency
 from app.network.schemas import Network, NodeNetwork
-from app.nodes.service import alive
 from app.nodes.store import StoredNode, node_ids, read_nodes
 
 
@@ -25,7 +24,7 @@ def _json(cluster: ClusterRecord, stored: list[StoredNode]) -> bytes:
     """O(N^2)"""
     fleet = Fleet.of((), (node.record for node in stored))
     statuses = {node.record.node_id: node.status for node in stored if node.status is not None}
-    live = {node.record.node_id for node in stored if alive(node)}
+    live = {node.record.node_id for node in stored if node.alive}
     seconds, known = peer_latency(fleet, cluster.settings, statuses)
     origin = origin_latency(fleet, cluster.settings, statuses)
     network = Network(

@@ -9,16 +9,33 @@ from starlette.routing import Route
 
 from app.http.answers import json_answer, large_json_answer
 from app.http.json_body import json_body, read_json
-from app.http.openapi import CLUSTER_ID, NODE_ID, answer, body, operation, problems
+from app.http.openapi import (
+    CLUSTER_ID,
+    NODE_ID,
+    RETRY_AFTER,
+    answer,
+    body,
+    operation,
+    problem,
+    problems,
+)
 from app.http.parameters import ClusterId, NodeId, path_id
 from app.http.state import redis_of, settings_of
 from app.nodes import service
 from app.nodes.heartbeat import report_status
 from app.nodes.holdings import DigestMemory
+from app.nodes.registration import put_node as register
 from app.nodes.schemas import NodeList, NodeResource, NodeSpec, NodeStatusAnswer, NodeStatusReport
 from app.schema import ID_PATTERN
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/nodes", tags=["nodes"])
+
+_TAKEN = {
+    **problem(409),
+    "description": "Another agent runs as this node (`errors` has the code NODE_ID_TAKEN), or the cluster "
+    "has as many nodes as there may be.",
+    "headers": {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}},
+}
 
 SPEC_EXAMPLE = {
     "instance_uid": "0199d8a2-6c1e",
@@ -80,17 +97,22 @@ async def get_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> 
 @router.put(
     "/{node_id}",
     summary="Register a node",
-    description="A new `instance_uid` starts it anew: it holds nothing until it reports, and its lease "
-    "begins. With the one known the rest of the specification is replaced. A node that is draining stays so "
-    "until it is gone. Creates the cluster where there is none. `labels` are accepted and ignored: "
-    "earlier versions stored them and nothing used them.",
+    description="A new `instance_uid` starts it anew: it holds nothing until it reports. With the one known "
+    "the rest of the specification is replaced. Either way its lease begins anew, also where it had run out. "
+    "A node that is draining stays so until it is gone. Creates the cluster where there is none. `labels` "
+    "are accepted and ignored: earlier versions stored them and nothing used them.\n\n"
+    "409 with type `/problems/node-taken`: another instance has the node and is alive. An instance takes the "
+    "node over without a conflict where the one before has been silent for one and a half heartbeats, or "
+    "where both serve at the same URL (the agent was started again) and it was not itself replaced. "
+    "`take_over` takes it in any case. 429: the node registers too often.",
     operation_id="put_node",
     response_class=Response,
     openapi_extra=body(NodeSpec, examples={"one GPU": SPEC_EXAMPLE}),
     responses={
         200: answer(NodeResource, "Known before."),
         201: answer(NodeResource, "Registered."),
-        **problems(404, 409, reads_body=True),
+        **problems(404, 429, reads_body=True),
+        409: _TAKEN,
     },
 )
 async def put_node(
@@ -98,8 +120,13 @@ async def put_node(
     cluster_id: ClusterId,
     node_id: NodeId,
     spec: Annotated[NodeSpec, Depends(json_body(NodeSpec))],
+    take_over: Annotated[
+        bool, Query(description="Take the node from another instance, although that one is alive.")
+    ] = False,
 ) -> Response:
-    node, created = await service.put_node(redis_of(request), settings_of(request), cluster_id, node_id, spec)
+    node, created = await register(
+        redis_of(request), settings_of(request), cluster_id, node_id, spec, take_over=take_over
+    )
     if not created:
         return json_answer(node)
     return json_answer(node, status=201, headers={"Location": f"/v1/clusters/{cluster_id}/nodes/{node_id}"})

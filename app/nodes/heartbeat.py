@@ -1,7 +1,6 @@
 """What a heartbeat changes, and what its sender is told."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -19,7 +18,7 @@ from app.nodes.schemas import (
     NodeStatusRecord,
     NodeStatusReport,
 )
-from app.nodes.service import ATTEMPTS, alive, intervals, lease, require_instance, require_node
+from app.nodes.service import ATTEMPTS, intervals, lease, require_instance, require_node
 from app.nodes.store import HoldingsChange, StoredNode, Written
 from app.storage.documents import read_version
 from app.storage.keys import ClusterKeys
@@ -62,8 +61,7 @@ async def report_status(
         require_instance(before, report.instance_uid)
         effect = _effect(before, report)
         keep = effect.change is HoldingsChange.KEEP
-        ends = (time.time() + settings.node_lease_seconds) * 1000
-        written, version, count = await store.write_status(
+        written, version, count, ends = await store.write_status(
             redis,
             cluster_id,
             before,
@@ -71,7 +69,7 @@ async def report_status(
             change=effect.change,
             added=() if keep else members.added,
             removed=() if keep else members.removed,
-            lease_ends_milliseconds=ends,
+            lease_seconds=settings.node_lease_seconds,
             announce=effect.announce,
         )
         if written is Written.OK:
@@ -141,7 +139,7 @@ def _effect(before: StoredNode, report: NodeStatusReport) -> _Effect:
             f"sequence_number {report.sequence_number} is stale: {last} came before it",
             errors=[FieldError("/sequence_number", f"expected at least {last + 1}", "STALE_SEQUENCE_NUMBER")],
         )
-    lapsed = not alive(before)
+    lapsed = not before.alive
     if previous is not None and report.sequence_number == last:
         # A repeat: the holdings may have changed since by reports of moves, and must not be set back.
         due = previous.full_state_due or lapsed

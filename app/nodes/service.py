@@ -1,15 +1,13 @@
 """What may be done to nodes."""
 
 import asyncio
-import secrets
-import time
 from bisect import bisect_right
 from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterRecord
-from app.clusters.store import ensure_cluster, require_cluster
+from app.clusters.store import require_cluster
 from app.config import Settings
 from app.errors import Conflict, NotFound, Unavailable
 from app.nodes import store
@@ -18,54 +16,13 @@ from app.nodes.schemas import (
     NodeCondition,
     NodeLease,
     NodeList,
-    NodeRecord,
     NodeResource,
-    NodeSpec,
     NodeStatus,
 )
 from app.nodes.store import StoredNode, Written
+from app.nodes.takeover import name_of
 
 ATTEMPTS = 16
-
-
-async def put_node(
-    redis: Redis, settings: Settings, cluster_id: str, node_id: str, spec: NodeSpec
-) -> tuple[NodeResource, bool]:
-    """Register it; the node, and whether it is new.
-
-    A new `instance_uid` starts it anew: it holds nothing until it reports, and its lease begins. With the one
-    known only the specification is replaced. A node that is draining stays so until it is gone.
-    """
-    cluster = await ensure_cluster(redis, cluster_id, limit=settings.max_clusters)
-    for _ in range(ATTEMPTS):
-        before = await store.read_node(redis, cluster_id, node_id)
-        known = before.record if before else None
-        if before is not None and known is not None and known.spec == spec:
-            return _resource(settings, cluster, before), False
-        now = datetime.now(UTC)
-        record = NodeRecord(
-            node_id=node_id,
-            uid=known.uid if known else secrets.token_hex(8),
-            created_at=known.created_at if known else now,
-            updated_at=now,
-            draining=known.draining if known else False,
-            spec=spec,
-        )
-        written = await store.write_node(
-            redis,
-            cluster_id,
-            before,
-            record,
-            new_instance=known is None or known.spec.instance_uid != spec.instance_uid,
-            lease_ends_milliseconds=(time.time() + settings.node_lease_seconds) * 1000,
-        )
-        if written is Written.OK:
-            return await get_node(redis, settings, cluster_id, node_id), known is None
-        if written is Written.FULL:
-            raise Conflict(f"cluster {cluster_id} has {store.MAX_NODES} nodes already, the most there may be")
-        if written is Written.NO_CLUSTER:
-            cluster = await ensure_cluster(redis, cluster_id, limit=settings.max_clusters)
-    raise Unavailable("others keep registering the same node", retry_after_seconds=1)
 
 
 async def get_node(redis: Redis, settings: Settings, cluster_id: str, node_id: str) -> NodeResource:
@@ -94,10 +51,7 @@ async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id:
         if before.record.draining:
             break
         record = before.record.model_copy(update={"draining": True, "updated_at": datetime.now(UTC)})
-        written = await store.write_node(
-            redis, cluster_id, before, record, new_instance=False, lease_ends_milliseconds=0
-        )
-        if written is Written.OK:
+        if await store.revise_node(redis, cluster_id, before, record) is Written.OK:
             break
     else:
         raise Unavailable("others keep registering the same node", retry_after_seconds=1)
@@ -113,10 +67,11 @@ async def require_node(redis: Redis, cluster_id: str, node_id: str) -> StoredNod
 
 def require_instance(node: StoredNode, instance_uid: str) -> None:
     """`Conflict` unless the node's newest registration is of this instance."""
-    if node.record.spec.instance_uid != instance_uid:
+    spec = node.record.spec
+    if spec.instance_uid != instance_uid:
         raise Conflict(
-            f"node {node.record.node_id} is registered with another instance_uid than {instance_uid}: "
-            "register again"
+            f"node {node.record.node_id} is registered with another instance_uid than {instance_uid}, by the "
+            f"agent at {name_of(spec)}: register again"
         )
 
 
@@ -134,13 +89,9 @@ def lease(settings: Settings, ends_milliseconds: float) -> NodeLease:
     )
 
 
-def alive(node: StoredNode) -> bool:
-    return node.lease_ends_milliseconds is not None and node.lease_ends_milliseconds > time.time() * 1000
-
-
 def _resource(settings: Settings, cluster: ClusterRecord, node: StoredNode) -> NodeResource:
     record = node.record
-    if not alive(node):
+    if not node.alive:
         condition = NodeCondition.LOST
     else:
         condition = NodeCondition.DRAINING if record.draining else NodeCondition.LIVE

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, cast
 
+import orjson
 from redis.asyncio import Redis
 
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.storage import topics
+from app.storage.clock import queue_now
 from app.storage.keys import ClusterKeys
 from app.storage.records import read_record, record_json
 
@@ -22,38 +24,105 @@ MAX_NODES = 1024
 DECODED_AT_ONCE = 16
 """Nodes decoded on the event loop; each may tell the latency to all others."""
 
+REGISTRATIONS_AT_ONCE = 10
+REGISTRATION_SECONDS = 3.0
+"""A node may register so often at once, and once more for every REGISTRATION_SECONDS that pass."""
+
+CONFLICT_SECONDS = 120.0
+"""How long it is said that two agents want to be one node, after the last time that they did."""
+
+REMEMBERED_INSTANCES = 16
+"""Replaced instances remembered of a node, the newest."""
+
+_LEASE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Whether the node was lost. What it holds is uncertain then, until it says.
+local function renew(leases, statuses, node, milliseconds)
+  local lost = tonumber(redis.call('ZSCORE', leases, node) or '0') <= now
+  redis.call('ZADD', leases, string.format('%.0f', now + milliseconds), node)
+  local status = lost and redis.call('HGET', statuses, node)
+  if status then
+    status = string.gsub(status, '"full_state_due":false', '"full_state_due":true', 1)
+    redis.call('HSET', statuses, node, status)
+  end
+  return lost
+end
+"""
+
 # KEYS nodes, revision, cluster, node_status, node_leases, holdings, holdings_versions, telemetry_seen,
-#      telemetry_instances
-# ARGV node id, record expected ('' for none), record, most nodes, instance uid if it is new else '', end of
-#      the lease, wake channel, topic
-_REGISTER = """
-if redis.call('EXISTS', KEYS[3]) == 0 then return 'NO_CLUSTER' end
+#      telemetry_instances, replaced_instances, registration_rates
+# ARGV node id, record expected ('' for none), record, most nodes, instance uid if it is new else '', the one
+#      it replaces ('' for none), milliseconds of the lease, '1' where workers have to read the node again,
+#      wake channel, topic, milliseconds that one registration uses up, how many may come at once
+# Gives the outcome, and where that is LIMITED the milliseconds until the next registration may come.
+_REGISTER = (
+    _LEASE
+    + """
+if redis.call('EXISTS', KEYS[3]) == 0 then return {'NO_CLUSTER', 0} end
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
-if (stored or '') ~= ARGV[2] then return 'CHANGED' end
-if not stored and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then return 'FULL' end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if (stored or '') ~= ARGV[2] then return {'CHANGED', 0} end
+if not stored and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then return {'FULL', 0} end
+local each = tonumber(ARGV[11])
+local used = math.max(now, tonumber(redis.call('HGET', KEYS[11], ARGV[1]) or '0'))
+local early = used - now - (tonumber(ARGV[12]) - 1) * each
+if early > 0 then return {'LIMITED', early} end
+redis.call('HSET', KEYS[11], ARGV[1], string.format('%.0f', used + each))
+if stored ~= ARGV[3] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+if ARGV[5] ~= '' then redis.call('HDEL', KEYS[4], ARGV[1]) end
+local news = renew(KEYS[5], KEYS[4], ARGV[1], ARGV[7])
 if ARGV[5] ~= '' then
-  redis.call('HDEL', KEYS[4], ARGV[1])
-  redis.call('ZADD', KEYS[5], ARGV[6], ARGV[1])
+  news = true
   redis.call('DEL', KEYS[6], KEYS[8])
   -- Higher than any version before, also those of a node of this name that was removed: a time.
   local version = tonumber(redis.call('HGET', KEYS[7], ARGV[1]) or '0') + 1
-  redis.call('HSET', KEYS[7], ARGV[1], string.format('%.0f', math.max(version, tonumber(ARGV[6]))))
+  redis.call('HSET', KEYS[7], ARGV[1], string.format('%.0f', math.max(version, now + ARGV[7])))
   redis.call('HSET', KEYS[9], ARGV[1], ARGV[5])
+  redis.call('ZREM', KEYS[10], ARGV[5])
+  if ARGV[6] ~= '' then
+    redis.call('ZADD', KEYS[10], string.format('%.0f', now), ARGV[6])
+    redis.call('ZREMRANGEBYRANK', KEYS[10], 0, -REMEMBERED - 1)
+  end
 end
+if ARGV[8] == '1' then
+  news = true
+  redis.call('INCR', KEYS[2])
+end
+if news then redis.call('PUBLISH', ARGV[9], ARGV[10]) end
+return {'OK', 0}
+""".replace("REMEMBERED", str(REMEMBERED_INSTANCES))
+)
+
+# KEYS nodes, revision; ARGV node id, record expected, record, wake channel, topic
+_REVISE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 'CHANGED' end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('INCR', KEYS[2])
-redis.call('PUBLISH', ARGV[7], ARGV[8])
+redis.call('PUBLISH', ARGV[4], ARGV[5])
 return 'OK'
 """
 
+# KEYS node_conflicts; ARGV node id, JSON of who the two are, wake channel, topic, milliseconds it is kept
+_CONFLICT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local first = redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0
+redis.call('HSET', KEYS[1], ARGV[1], string.format('{"at_milliseconds":%.0f,', now) .. string.sub(ARGV[2], 2))
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+if first then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
+return 1
+"""
+
 # KEYS nodes, node_status, node_leases, holdings, holdings_versions
-# ARGV node id, node record expected, status expected ('' for none), status, end of the lease, how to change
-#      the holdings (KEEP, REPLACE, EDIT), how many to add, wake channel, topic, '1' to announce in any case,
-#      then the members to add and those to remove
-# Gives the outcome, and version and number of the holdings.
+# ARGV node id, node record expected, status expected ('' for none), status, milliseconds of the lease, how to
+#      change the holdings (KEEP, REPLACE, EDIT), how many to add, wake channel, topic, '1' to announce in any
+#      case, then the members to add and those to remove
+# Gives the outcome, version and number of the holdings, and the end of the lease.
 _HEARTBEAT = """
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return {'CHANGED', 0, 0} end
-if (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[3] then return {'CHANGED', 0, 0} end
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return {'CHANGED', 0, 0, 0} end
+if (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[3] then return {'CHANGED', 0, 0, 0} end
+local time = redis.call('TIME')
+local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[5]
 local first, changed = 11, 0
 local added = tonumber(ARGV[7])
 local function each(command, from, to)
@@ -89,9 +158,9 @@ else
   version = tonumber(redis.call('HGET', KEYS[5], ARGV[1]) or '0')
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
-redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
+redis.call('ZADD', KEYS[3], string.format('%.0f', ends), ARGV[1])
 if changed > 0 or ARGV[10] == '1' then redis.call('PUBLISH', ARGV[8], ARGV[9]) end
-return {'OK', version, redis.call('SCARD', KEYS[4])}
+return {'OK', version, redis.call('SCARD', KEYS[4]), ends}
 """
 
 
@@ -101,6 +170,8 @@ class Written(Enum):
     """Somebody else wrote meanwhile: read again."""
     FULL = b"FULL"
     NO_CLUSTER = b"NO_CLUSTER"
+    LIMITED = b"LIMITED"
+    """The node has registered too often."""
 
 
 class HoldingsChange(Enum):
@@ -112,7 +183,7 @@ class HoldingsChange(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredNode:
-    """A node as read; the bytes are what a write is compared with."""
+    """A node as read; the bytes are what a write is compared with. All times are of the server's clock."""
 
     record: NodeRecord
     record_bytes: bytes
@@ -121,6 +192,13 @@ class StoredNode:
     lease_ends_milliseconds: float | None
     holdings_version: int
     holds_count: int
+    read_at_milliseconds: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether its lease ran when it was read."""
+        ends = self.lease_ends_milliseconds
+        return ends is not None and ends > self.read_at_milliseconds
 
 
 async def read_node(redis: Redis, cluster_id: str, node_id: str) -> StoredNode | None:
@@ -134,6 +212,7 @@ async def read_nodes(redis: Redis, cluster_id: str, node_ids: Sequence[str]) -> 
         return []
     keys = ClusterKeys(cluster_id)
     async with redis.pipeline(transaction=True) as pipe:
+        queue_now(pipe, keys.node_leases)
         pipe.hmget(keys.nodes, list(node_ids))
         pipe.hmget(keys.node_status, list(node_ids))
         pipe.zmscore(keys.node_leases, list(node_ids))
@@ -147,7 +226,7 @@ async def read_nodes(redis: Redis, cluster_id: str, node_ids: Sequence[str]) -> 
 
 
 def _decode(answers: list[Any], keys: ClusterKeys) -> list[StoredNode]:
-    records, statuses, leases, versions, *counts = answers
+    now, records, statuses, leases, versions, *counts = answers
     return [
         StoredNode(
             record=read_record(NodeRecord, record, keys.nodes),
@@ -157,6 +236,7 @@ def _decode(answers: list[Any], keys: ClusterKeys) -> list[StoredNode]:
             lease_ends_milliseconds=lease,
             holdings_version=int(version or 0),
             holds_count=count,
+            read_at_milliseconds=now,
         )
         for record, status, lease, version, count in zip(
             records, statuses, leases, versions, counts, strict=True
@@ -170,22 +250,27 @@ async def node_ids(redis: Redis, cluster_id: str) -> list[str]:
     return sorted(name.decode() for name in names)
 
 
-async def write_node(
+async def write_registration(
     redis: Redis,
     cluster_id: str,
     before: StoredNode | None,
     record: NodeRecord,
     *,
-    new_instance: bool,
-    lease_ends_milliseconds: float,
-) -> Written:
-    """Store the record if the node is as in `before`. A new instance holds nothing, counts as alive until its
-    lease ends, and only its telemetry is accepted."""
+    news: bool,
+    lease_seconds: float,
+) -> tuple[Written, float]:
+    """Store the record if the node is as in `before`, and start its lease anew: the outcome, and where that
+    is LIMITED the seconds until the next registration may come.
+
+    A new instance holds nothing, and only its telemetry is accepted. news: workers have to read the node
+    again.
+    """
     keys = ClusterKeys(cluster_id)
-    node_id = record.node_id
-    outcome = await redis.eval(
+    node_id, instance_uid = record.node_id, record.spec.instance_uid
+    replaced = "" if before is None else before.record.spec.instance_uid
+    outcome, milliseconds = await redis.eval(
         _REGISTER,
-        9,
+        11,
         keys.nodes,
         keys.revision,
         keys.cluster,
@@ -195,16 +280,53 @@ async def write_node(
         keys.holdings_versions,
         keys.telemetry_seen(node_id),
         keys.telemetry_instances,
+        keys.replaced_instances(node_id),
+        keys.registration_rates,
         node_id,
         b"" if before is None else before.record_bytes,
-        record_json(record),
+        before.record_bytes if before is not None and before.record == record else record_json(record),
         str(MAX_NODES),
-        record.spec.instance_uid if new_instance else "",
-        repr(lease_ends_milliseconds),
+        "" if instance_uid == replaced else instance_uid,
+        "" if instance_uid == replaced else replaced,
+        str(round(lease_seconds * 1000)),
+        "1" if news else "0",
+        keys.wake,
+        topics.WORK,
+        str(round(REGISTRATION_SECONDS * 1000)),
+        str(REGISTRATIONS_AT_ONCE),
+    )
+    return Written(outcome), milliseconds / 1000
+
+
+async def revise_node(redis: Redis, cluster_id: str, before: StoredNode, record: NodeRecord) -> Written:
+    """Store the record if the node's is as in `before`; its lease stays as it is."""
+    keys = ClusterKeys(cluster_id)
+    outcome = await redis.eval(
+        _REVISE,
+        2,
+        keys.nodes,
+        keys.revision,
+        record.node_id,
+        before.record_bytes,
+        record_json(record),
         keys.wake,
         topics.WORK,
     )
     return Written(outcome)
+
+
+async def was_replaced(redis: Redis, cluster_id: str, node_id: str, instance_uid: str) -> bool:
+    """Whether another instance has taken the node over from this one."""
+    keys = ClusterKeys(cluster_id)
+    return await redis.zscore(keys.replaced_instances(node_id), instance_uid) is not None
+
+
+async def note_conflict(redis: Redis, cluster_id: str, node_id: str, *, holder: str, other: str) -> None:
+    """Two agents want to be the node: keep who, for the cluster's worker to say so."""
+    keys = ClusterKeys(cluster_id)
+    who = orjson.dumps({"holder": holder, "other": other})
+    lasts = str(round(CONFLICT_SECONDS * 1000))
+    await redis.eval(_CONFLICT, 1, keys.node_conflicts, node_id, who, keys.wake, topics.WORK, lasts)
 
 
 async def write_status(
@@ -216,14 +338,15 @@ async def write_status(
     change: HoldingsChange,
     added: Sequence[str],
     removed: Sequence[str],
-    lease_ends_milliseconds: float,
+    lease_seconds: float,
     announce: bool,
-) -> tuple[Written, int, int]:
-    """Store a heartbeat if the node and its last heartbeat are as in `before`: the outcome, and version and
-    number of its holdings. The worker is told when the holdings change, or anyway with `announce`."""
+) -> tuple[Written, int, int, int]:
+    """Store a heartbeat if the node and its last heartbeat are as in `before`: the outcome, version and
+    number of its holdings, and when its lease ends now (milliseconds, server's clock). A message wakes the
+    worker when the holdings change, or anyway with `announce`."""
     keys = ClusterKeys(cluster_id)
     node_id = before.record.node_id
-    outcome, version, count = await redis.eval(
+    outcome, version, count, ends = await redis.eval(
         _HEARTBEAT,
         5,
         keys.nodes,
@@ -235,7 +358,7 @@ async def write_status(
         before.record_bytes,
         before.status_bytes,
         record_json(status),
-        repr(lease_ends_milliseconds),
+        str(round(lease_seconds * 1000)),
         change.value,
         str(len(added)),
         keys.wake,
@@ -244,7 +367,7 @@ async def write_status(
         *added,
         *removed,
     )
-    return Written(outcome), version, count
+    return Written(outcome), version, count, ends
 
 
 async def read_holdings(redis: Redis, cluster_id: str, node_id: str) -> tuple[set[bytes], int]:

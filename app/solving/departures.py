@@ -42,12 +42,20 @@ async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: st
     def queue(pipe: Pipeline) -> None:
         if not drains:
             return
-        for name in (keys.nodes, keys.node_status, keys.holdings_versions, keys.telemetry_instances):
+        for name in (
+            keys.nodes,
+            keys.node_status,
+            keys.holdings_versions,
+            keys.telemetry_instances,
+            keys.registration_rates,
+            keys.node_conflicts,
+        ):
             pipe.hdel(name, node_id)
         pipe.zrem(keys.node_leases, node_id)
         pipe.delete(
             keys.holdings(node_id),
             keys.telemetry_seen(node_id),
+            keys.replaced_instances(node_id),
             keys.assignment(node_id),
             keys.moves(node_id),
         )

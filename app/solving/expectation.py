@@ -1,6 +1,7 @@
 """What nodes should be seen to hold while a plan is carried out."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,13 +11,20 @@ from app.solving.observation import Observation
 from migrations.model import MoveKind
 
 
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """In words; and whether copies that the plan counts on are missing."""
+
+    words: str
+    lacks: bool
+
+
 class Expectation:
     """What nodes held when the plan began, changed by every move that succeeded."""
 
     def __init__(self, observation: Observation) -> None:
         self._fleet = observation.fleet
         self._holds = observation.held.copy()
-        self._instances = _instances(observation.fleet)
 
     def succeeded(self, move: PlannedMove) -> None:
         try:
@@ -32,19 +40,17 @@ class Expectation:
             fleet.model_ids != self._fleet.model_ids
         ):
             return "models were registered or removed"
-        instances = _instances(fleet)
         involved = sorted({n for move in unfinished for n in (move.destination, move.source) if n})
         for node_id in involved:
-            if node_id not in instances:
+            if node_id not in fleet.rows:
                 return f"node {node_id} was removed"
             if node_id not in observation.live:
                 return f"node {node_id} is lost"
-            if self._instances.get(node_id) != instances[node_id]:
-                return f"node {node_id} has started anew"
         return None
 
-    def deviation(self, observation: Observation, outstanding: Iterable[PlannedMove]) -> str | None:
-        """In words, where a live node holds something else than expected; moves that run do not count."""
+    def deviation(self, observation: Observation, outstanding: Iterable[PlannedMove]) -> Deviation | None:
+        """Where a live node holds something else than expected; moves that run do not count. A node whose
+        agent has started anew deviates until it has said that it still holds what it did."""
         self._follow(observation.fleet)
         different = self._holds != observation.held
         different[~observation.live_mask] = False
@@ -57,9 +63,10 @@ class Expectation:
         if not len(rows):
             return None
         row = int(rows[0])
-        return (
+        return Deviation(
             f"node {self._fleet.node_ids[row]} holds {int(different[row].sum())} experts otherwise "
-            f"than the plan's moves left them"
+            f"than the plan's moves left them",
+            lacks=bool((different & (self._holds == 1)).any()),
         )
 
     def _cell(self, move: PlannedMove) -> tuple[int, int]:
@@ -75,7 +82,3 @@ class Expectation:
             if known is not None:
                 holds[row] = self._holds[known]
         self._fleet, self._holds = fleet, holds
-
-
-def _instances(fleet: Fleet) -> dict[str, str]:
-    return {node.node_id: node.spec.instance_uid for node in fleet.nodes}

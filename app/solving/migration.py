@@ -16,7 +16,7 @@ from app.metrics import MIGRATION_DURATION, MIGRATION_PLANS, MOVED_BYTES, MOVES
 from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanCommand, PlanRecord, PlanVerb
 from app.placements.publish import GenerationChanged
 from app.solving.execution import WORKING, Execution
-from app.solving.expectation import Expectation
+from app.solving.expectation import Deviation, Expectation
 from app.solving.next_plan import NextPlan
 from app.solving.observation import Observation
 from app.solving.orders import orders
@@ -79,6 +79,7 @@ class Migration:
         self._expectation: Expectation | None = None
         self._checked: tuple[int, int] | None = None
         self._deviates_since: float | None = None
+        self._deviation: Deviation | None = None
         self._reports: dict[str, MoveReportRecord] = {}
 
     @property
@@ -155,7 +156,8 @@ class Migration:
                 self._obey(execution, command, now)
             self._end_what_no_longer_fits(execution, observation, now)
             await self._prepare(execution, observation)
-            self._releasing.release(execution, observation, problem, now)
+            lacking = self._deviation is not None and self._deviation.lacks
+            self._releasing.release(execution, observation, problem, now, hold_drops=lacking)
             event = execution.settle(now)
             if event is not None:
                 self._log_end(execution)
@@ -204,7 +206,7 @@ class Migration:
         self._execution = execution
         self._expectation = Expectation(observation)
         self._checked = None
-        self._deviates_since = None
+        self._deviates_since = self._deviation = None
         self._journal.follow(execution)
 
     def _absorb(self, execution: Execution, now: datetime) -> None:
@@ -261,13 +263,14 @@ class Migration:
         if reason is None:
             outstanding = [execution.moves[move_id] for move_id in execution.outstanding]
             deviation = self._expectation.deviation(observation, outstanding)
+            self._deviation = deviation
             if deviation is None:
                 self._deviates_since = None
             else:
                 if self._deviates_since is None:
                     self._deviates_since = time.monotonic()
                 if time.monotonic() - self._deviates_since > DEVIATION_HEARTBEATS * self._heartbeat_seconds:
-                    reason = deviation
+                    reason = deviation.words
         if reason is not None:
             execution.advance(PlanEvent.SUPERSEDE, now, reason)
             log.info("plan superseded", plan=execution.record.plan_id, reason=reason)

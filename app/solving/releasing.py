@@ -26,9 +26,16 @@ class Releasing:
         """In words, what the plan waits for; None at the beginning of each look."""
 
     def release(
-        self, execution: Execution, observation: Observation, problem: PlacementProblem, now: datetime
+        self,
+        execution: Execution,
+        observation: Observation,
+        problem: PlacementProblem,
+        now: datetime,
+        *,
+        hold_drops: bool = False,
     ) -> None:
-        """Tell nodes what may begin."""
+        """Tell nodes what may begin. hold_drops: copies that the plan counts on are missing, so that no other
+        copy may go until they are seen again or the plan has ended."""
         if execution.state is not PlanState.RUNNING:
             return
         fleet = observation.fleet
@@ -40,6 +47,9 @@ class Releasing:
             return choose_source(fleet, problem, serving, planning_limits(1), move, tried)
 
         def may_drop(move: PlannedMove) -> bool:
+            if hold_drops:
+                self.waiting_for = "a node has yet to say that it still holds what it did"
+                return False
             copy = copy_of(move)
             if move.destination not in reading:
                 reading[move.destination] = execution.reading_from(move.destination)

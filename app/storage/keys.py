@@ -85,6 +85,22 @@ class ClusterKeys:
         """HASH node_id -> INTEGER, the time of registration, raised by every change of its holdings."""
         return self._key("holdings_versions")
 
+    def replaced_instances(self, node_id: str) -> str:
+        """ZSET instance_uid -> when another instance of the node replaced it, milliseconds since the epoch
+        (server's clock), bounded: it may still run, and may not take the node back while the other lives."""
+        return self._key(f"replaced_instances:{node_id}")
+
+    @property
+    def registration_rates(self) -> str:
+        """HASH node_id -> until when the node's registrations use up its allowance, milliseconds since the
+        epoch (server's clock)."""
+        return self._key("registration_rates")
+
+    @property
+    def node_conflicts(self) -> str:
+        """HASH node_id -> JSON `NodeConflict`, the last time that two agents wanted to be the node."""
+        return self._key("node_conflicts")
+
     # --- telemetry
     @property
     def telemetry(self) -> str:

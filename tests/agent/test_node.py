@@ -1,6 +1,7 @@
 """The agent of a node against the real API."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -213,11 +214,13 @@ async def test_what_an_assignment_says_to_evict_goes_and_is_reported(scene: Scen
 
 
 async def test_another_instance_under_the_same_name_is_told_apart(scene: Scene) -> None:
-    """Somebody registers the node anew: the agent is answered 409, registers again and says all it holds."""
+    """Somebody registers the node anew and is silent from then on: the agent is answered 409, has its node
+    back once the other has been silent long enough, and says all it holds."""
     scene.hold(4)
     async with running(scene.agent):
         await scene.until(scene.held)
         await scene.client.register("n1", NodeConfig("n1", {"gpu-0": 1000}, instance_uid="other").spec())
+        await scene.redis.zadd(scene.keys.node_leases, {"n1": (time.time() + 1.0) * 1000})
         await scene.until(lambda: scene.agent.registrations == 2)
         await scene.until(lambda: _equals(scene.held(), {"m/0/4"}))
         record = await scene.client.get("/nodes/n1")

@@ -12,11 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
 
 BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
 """What calendars show when the loop's clock shows 0."""
+
+SKEW: ContextVar[float] = ContextVar("skew", default=0.0)
+"""How many seconds the wall clock of the process that runs is ahead of the server's. A task and whatever it
+starts are one process. Monotonic clocks are never wrong."""
 
 
 class Standstill(Exception):
@@ -85,7 +90,7 @@ def virtual_time(loop: VirtualLoop, seed: int) -> Iterator[None]:
     class VirtualDatetime(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.fromtimestamp(begins + loop.time(), tz)
+            return datetime.fromtimestamp(begins + loop.time() + SKEW.get(), tz)
 
     rng = random.Random(seed)
 
@@ -102,7 +107,7 @@ def virtual_time(loop: VirtualLoop, seed: int) -> Iterator[None]:
             replaced.append((module, "datetime", datetime))
     state = random.getstate()
     try:
-        time.time = lambda: begins + loop.time()
+        time.time = lambda: begins + loop.time() + SKEW.get()
         time.monotonic = loop.time
         secrets.token_hex = token_hex
         for module, name, original in replaced:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,6 +19,8 @@ from redis.exceptions import WatchError
 
 from app.migration_plans import store as plan_store
 from app.nodes import store as node_store
+from app.storage.clock import NOW
+from tests.simulation.clock import SKEW
 
 Members = set[bytes]
 
@@ -40,6 +43,10 @@ class Store:
         """Called after a string was set, or fields of a hash."""
         self.scored: Callable[[str, str, float | None], None] = lambda _key, _member, _score: None
         """Called with every score given in a sorted set, and with None when a member is removed."""
+
+    def now(self) -> int:
+        """The server's own clock, milliseconds since the epoch, whatever the one who asks has."""
+        return int((time.time() - SKEW.get()) * 1000)
 
     def _touch(self, key: str) -> None:
         self.revisions[key] = self.revisions.get(key, 0) + 1
@@ -181,6 +188,9 @@ class Store:
         lowest, highest = float(str(low)), float(str(high))
         return [member for member, score in self._ranked(key) if lowest <= score <= highest]
 
+    def zscore(self, key: str, member: object) -> float | None:
+        return cast("float | None", self._map(key).get(encoded(member)))
+
     def zmscore(self, key: str, members: list[object]) -> list[float | None]:
         known = self._map(key)
         return [known.get(encoded(member)) for member in members]
@@ -231,34 +241,88 @@ def _page(
 
 
 # --- twins of the scripts, statement by statement
-def _register(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> bytes:
-    nodes, revision, cluster, status, leases, holdings, versions, seen, instances = keys
-    node, expected, record, most, instance, ends, channel, topic = argv
+def _now(store: Store, _keys: tuple[str, ...], _argv: list[bytes]) -> int:
+    return store.now()
+
+
+def _renew(store: Store, leases: str, statuses: str, node: bytes, milliseconds: bytes) -> bool:
+    now = store.now()
+    lost = (store.zmscore(leases, [node])[0] or 0.0) <= now
+    store.zadd(leases, {node: float(now + int(milliseconds))})
+    status = store.hget(statuses, node) if lost else None
+    if status is not None:
+        uncertain = status.replace(b'"full_state_due":false', b'"full_state_due":true', 1)
+        store.hset(statuses, node, uncertain)
+    return lost
+
+
+def _register(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[Any]:
+    nodes, revision, cluster, status, leases, holdings, versions, seen, instances, replaced, rates = keys
+    node, expected, record, most, instance, before, lasts, news_given, channel, topic, each, burst = argv
+    now = store.now()
     if not store.exists(cluster):
-        return b"NO_CLUSTER"
+        return [b"NO_CLUSTER", 0]
     stored = store.hget(nodes, node)
     if (stored or b"") != expected:
-        return b"CHANGED"
+        return [b"CHANGED", 0]
     if stored is None and store.hlen(nodes) >= int(most):
-        return b"FULL"
-    store.hset(nodes, node, record)
+        return [b"FULL", 0]
+    used = max(now, int(store.hget(rates, node) or b"0"))
+    early = used - now - (int(burst) - 1) * int(each)
+    if early > 0:
+        return [b"LIMITED", early]
+    store.hset(rates, node, used + int(each))
+    if stored != record:
+        store.hset(nodes, node, record)
     if instance:
         store.hdel(status, node)
-        store.zadd(leases, {node: float(ends)})
+    news = _renew(store, leases, status, node, lasts)
+    if instance:
+        news = True
         store.delete(holdings, seen)
         version = int(store.hget(versions, node) or b"0") + 1
-        store.hset(versions, node, f"{max(version, float(ends)):.0f}")
+        store.hset(versions, node, max(version, now + int(lasts)))
         store.hset(instances, node, instance)
+        store.zrem(replaced, instance)
+        if before:
+            store.zadd(replaced, {before: float(now)})
+            for member in store.zrange(replaced, 0, -1)[: -node_store.REMEMBERED_INSTANCES]:
+                store.zrem(replaced, member)
+    if news_given == b"1":
+        news = True
+        store.incr(revision)
+    if news:
+        store.publish(channel.decode(), topic)
+    return [b"OK", 0]
+
+
+def _revise(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> bytes:
+    nodes, revision = keys
+    node, expected, record, channel, topic = argv
+    if store.hget(nodes, node) != expected:
+        return b"CHANGED"
+    store.hset(nodes, node, record)
     store.incr(revision)
     store.publish(channel.decode(), topic)
     return b"OK"
 
 
+def _conflict(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> int:
+    (conflicts,) = keys
+    node, who, channel, topic, _lasts = argv
+    first = store.hget(conflicts, node) is None
+    store.hset(conflicts, node, b'{"at_milliseconds":%d,' % store.now() + who[1:])
+    if first:
+        store.publish(channel.decode(), topic)
+    return 1
+
+
 def _heartbeat(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[Any]:
     nodes, statuses, leases, holdings, versions = keys
-    node, record, expected, status, ends, how, count, channel, topic, announce = argv[:10]
+    node, record, expected, status, lasts, how, count, channel, topic, announce = argv[:10]
     if (store.hget(nodes, node) or b"") != record or (store.hget(statuses, node) or b"") != expected:
-        return [b"CHANGED", 0, 0]
+        return [b"CHANGED", 0, 0, 0]
+    ends = store.now() + int(lasts)
     added, removed = argv[10 : 10 + int(count)], argv[10 + int(count) :]
     changed = 0
     if how == b"REPLACE":
@@ -274,7 +338,7 @@ def _heartbeat(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[A
     store.zadd(leases, {node: float(ends)})
     if changed or announce == b"1":
         store.publish(channel.decode(), topic)
-    return [b"OK", version, store.scard(holdings)]
+    return [b"OK", version, store.scard(holdings), ends]
 
 
 def _report(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> bytes:
@@ -308,7 +372,10 @@ def _report(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> bytes:
 
 
 _SCRIPTS: Mapping[str, Callable[[Store, tuple[str, ...], list[bytes]], Any]] = {
+    NOW: _now,
     node_store._REGISTER: _register,
+    node_store._REVISE: _revise,
+    node_store._CONFLICT: _conflict,
     node_store._HEARTBEAT: _heartbeat,
     plan_store._REPORT: _report,
 }

@@ -17,6 +17,7 @@ from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress,
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
 from app.solving.execution import Execution
+from app.solving.expectation import Expectation
 from app.solving.migration import Migration
 from app.solving.observation import Observer
 from app.solving.plan_journal import PlanJournal
@@ -176,6 +177,12 @@ def _says(store: Store, version: str | None, *, due: bool = False) -> NodeStatus
     return status
 
 
+def _routes_by(store: Store, node_id: str, version: str) -> None:
+    """A heartbeat of the node."""
+    status = _says(store, None).model_copy(update={"assignment_version": version})
+    store.hset(KEYS.node_status, node_id, status.model_dump_json())
+
+
 def test_what_a_node_was_told_to_drop_is_routed_to_by_nobody() -> None:
     """A worker that takes over a plan leaves such a copy out of routes, also where nothing else serves its
     expert by now: its node may drop it at any moment. One that no node was told to drop yet stays."""
@@ -277,5 +284,67 @@ def test_a_worker_that_takes_over_keeps_out_of_routes_what_nodes_may_be_dropping
         assert observation is not None
         await migration.take_over(observation)
         assert (HeldCopy("n1", "m", 0, 3) in withdrawal.copies) == kept
+
+    _in_virtual_time(course())
+
+
+def _copy_to(node_id: str) -> PlannedMove:
+    return PlannedMove(
+        move_id="m1", kind=MoveKind.COPY, model_id="m", layer=0, expert=3, source="n2", from_origin=False,
+        destination=node_id, bytes=10, depends_on=[], start_seconds=0.0, end_seconds=0.0,
+    )  # fmt: skip
+
+
+def test_an_agent_that_starts_anew_stops_no_plan() -> None:
+    """A plan with moves to and from the node goes on; until the node has said that it still holds what the
+    plan counts on it deviates, which holds back drops, and after that it does not."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 0, 1)
+        _hold(store, "n2", 2, 3)
+        observer = Observer(cast("Redis", Connection(store, random.Random(0))), KEYS)
+        before = await observer.look()
+        assert before is not None
+        expectation, moves = Expectation(before), [_copy_to("n1")]
+        _hold(store, "n1")
+        started = await observer.look()
+        assert started is not None
+        assert expectation.contradiction(started, moves) is None
+        deviation = expectation.deviation(started, moves)
+        assert deviation is not None
+        assert deviation.lacks
+        _hold(store, "n1", 0, 1)
+        said = await observer.look()
+        assert said is not None
+        assert expectation.deviation(said, moves) is None
+
+    _in_virtual_time(course())
+
+
+def test_no_drop_is_released_while_copies_that_the_plan_counts_on_are_missing() -> None:
+    """A drop that is free to go stays back with `hold_drops`, and goes without it."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 2, 3)
+        at = datetime.fromtimestamp(BEGINS_AT.timestamp(), UTC)
+        record, _ = _ended_plan(at)
+        record = record.model_copy(update={"state": PlanState.RUNNING})
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        withdrawal = Withdrawal()
+        withdrawal.withdraw([HeldCopy("n1", "m", 0, 3)])
+        withdrawal.tables_made({"n1": "v", "n2": "v"}, withdrawal.copies)
+        for node_id in ("n2", "n1"):
+            _routes_by(store, node_id, "v")
+        observation = await Observer(redis, KEYS).look()
+        assert observation is not None
+        releasing = Releasing(withdrawal, RoutingTables(redis, KEYS, _lease(store), withdrawal))
+        problem = cluster([40, 40], [[0] * 4] * 2, [[0] * 4] * 2).problem
+        execution = Execution(record, {})
+        releasing.release(execution, observation, problem, at, hold_drops=True)
+        assert execution.outstanding == []
+        releasing.release(execution, observation, problem, at)
+        assert execution.outstanding == ["m1"]
 
     _in_virtual_time(course())

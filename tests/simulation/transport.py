@@ -25,8 +25,8 @@ from app.migration_plans.reports import ReportMemory, report_moves
 from app.migration_plans.schemas import MoveReportItem
 from app.nodes.heartbeat import report_status
 from app.nodes.holdings import DigestMemory
+from app.nodes.registration import put_node
 from app.nodes.schemas import NodeSpec, NodeStatusReport
-from app.nodes.service import put_node
 from app.storage import topics
 from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
