@@ -86,14 +86,10 @@ def _record(before: StoredNode | None, node_id: str, spec: NodeSpec) -> NodeReco
     if known is not None and known.spec == spec:
         return known
     now = datetime.now(UTC)
-    return NodeRecord(
-        node_id=node_id,
-        uid=known.uid if known else secrets.token_hex(8),
-        created_at=known.created_at if known else now,
-        updated_at=now,
-        draining=known.draining if known else False,
-        spec=spec,
-    )
+    if known is not None:
+        return known.model_copy(update={"updated_at": now, "spec": spec})
+    uid = secrets.token_hex(8)
+    return NodeRecord(node_id=node_id, uid=uid, created_at=now, updated_at=now, spec=spec)
 
 
 def _read_by_workers(spec: NodeSpec) -> NodeSpec:
