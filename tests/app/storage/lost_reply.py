@@ -3,59 +3,53 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 
 @dataclass
-class LostReply:
-    """url: of the proxy. While `armed`, the next EXEC is executed and its connection closed unanswered."""
+class LosingProxy:
+    """url: of the proxy. While `armed`, the next EXEC is executed, and its connection closed unanswered."""
 
     url: str
     armed: bool = False
     lost: int = 0
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-async def _to_server(proxy: LostReply, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-    while data := await client.read(1 << 16):
-        server.write(data)
-        await server.drain()
-        if proxy.armed and b"EXEC\r\n" in data:
-            proxy.armed = False
-            proxy.lost += 1
-            return
-    server.write_eof()
-
-
-async def _to_client(server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-    while data := await server.read(1 << 16):
-        client.write(data)
-        await client.drain()
 
 
 @contextlib.asynccontextmanager
-async def losing_replies(server_url: str, directory: Path) -> AsyncIterator[LostReply]:
+async def losing_replies(server_url: str, directory: Path) -> AsyncIterator[LosingProxy]:
     """A proxy on a socket in `directory`, in front of the server with a unix socket at `server_url`."""
     path = directory / "proxy.sock"
-    proxy = LostReply(f"unix://{path}")
+    proxy = LosingProxy(f"unix://{path}")
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_unix_connection(urlsplit(server_url).path)
-        answers = asyncio.create_task(_to_client(server_reader, writer))
-        requests = asyncio.create_task(_to_server(proxy, reader, server_writer))
-        try:
-            done, _ = await asyncio.wait({answers, requests}, return_when=asyncio.FIRST_COMPLETED)
-            if requests in done and proxy.lost:
-                answers.cancel()
-                await server_reader.read(1)  # it is executed once its reply is there
-        finally:
-            for task in (answers, requests):
-                task.cancel()
-            await asyncio.gather(answers, requests, return_exceptions=True)
-            server_writer.close()
-            writer.close()
+    async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_unix_connection(urlsplit(server_url).path)
+        executing = asyncio.Event()
+
+        async def requests() -> None:
+            while data := await client.read(1 << 16):
+                if proxy.armed and b"EXEC\r\n" in data:
+                    proxy.armed = False
+                    executing.set()
+                to_server.write(data)
+                await to_server.drain()
+
+        async def answers() -> None:
+            while data := await server.read(1 << 16):
+                if executing.is_set():  # the client pipelines MULTI to EXEC: their answers come together
+                    proxy.lost += 1
+                    return
+                to_client.write(data)
+                await to_client.drain()
+
+        tasks = [asyncio.create_task(requests()), asyncio.create_task(answers())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        to_server.close()
+        to_client.close()
 
     listening = await asyncio.start_unix_server(serve, path)
     try:
