@@ -323,6 +323,11 @@ PLACEMENT_GAP = ClusterGauge(
     "Proven distance of the placement in force from the optimum, (objective - bound) / objective, as of the "
     "newest solve.",
 )
+PLACEMENT_TRUE_GAP = ClusterGauge(
+    "moeplace_placement_true_gap_upper_ratio",
+    "Upper bound, at a confidence of 95 %, on the distance of the placement in force from the optimum on the "
+    "true traffic; from batches of traffic after its convergence.",
+)
 PLACEMENT_MEAN_LATENCY = ClusterGauge(
     "moeplace_placement_mean_latency_seconds",
     "Predicted when it was adopted: expected expert latency of a token.",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -33,6 +34,13 @@ from solvers.traffic import compile_traffic
 LEAST_BATCHES = 2
 BOUND_STEPS = 400
 """Of the climb of a batch's lower bound, at most."""
+
+
+class Judged(NamedTuple):
+    """What a placement costs on a batch, and a lower bound on what any placement costs there."""
+
+    cost: float
+    lower_bound: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +112,35 @@ def gap_interval(
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence: is {confidence}, expected a number in (0.5, 1)")
     each = None if time_limit_seconds is None else time_limit_seconds / len(batches)
-    costs, bounds = [], []
+    judged = []
     for batch in batches:
-        given = checked_holds(batch, holds)
-        cost = total_cost(batch, given)
-        if stopping() or not math.isfinite(cost):
+        one = judge(batch, holds, each, stopping)
+        if stopping() or one is None:
             return None
-        costs.append(cost)
-        bounds.append(_lower_bound(batch, given, cost, each, stopping))
-    return GapInterval(confidence, np.asarray(costs), np.asarray(bounds))
+        judged.append(one)
+    return interval(judged, confidence)
 
 
-def _lower_bound(
-    problem: PlacementProblem, holds: UInt8, cost: float, seconds: float | None, stopping: Stopping
-) -> float:
-    """At most the optimum, and `cost`, which is that of `holds`."""
+def interval(judged: Sequence[Judged], confidence: float) -> GapInterval:
+    """Of M >= 2 batches that were judged one by one."""
+    return GapInterval(
+        confidence,
+        np.asarray([one.cost for one in judged]),
+        np.asarray([one.lower_bound for one in judged]),
+    )
+
+
+def judge(
+    batch: PlacementProblem, holds: UInt8, seconds: float | None = None, stopping: Stopping = never
+) -> Judged | None:
+    """One batch; None where traffic is served by nobody under the placement. The bound takes about `seconds`,
+    and a step of the climb at least."""
+    given = checked_holds(batch, holds)
+    cost = total_cost(batch, given)
+    if not math.isfinite(cost):
+        return None
     limit = stopping if seconds is None else FirstOf((stopping, MaxRuntime(seconds)))
-    if is_large(problem):
-        return min(cost, region_bound(problem, limit, seconds))
-    return lagrangian_bound(problem, compile_traffic(problem), holds, cost, BOUND_STEPS, limit).bound
+    if is_large(batch):
+        return Judged(cost, min(cost, region_bound(batch, limit, seconds)))
+    dual = lagrangian_bound(batch, compile_traffic(batch), given, cost, BOUND_STEPS, limit)
+    return Judged(cost, min(cost, dual.bound))

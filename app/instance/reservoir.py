@@ -140,6 +140,24 @@ def widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint1
     return wide
 
 
+def thinned(
+    block: npt.NDArray[np.int32], weight: npt.NDArray[np.float64], capacity: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """At most `capacity` routes of each block, by priority sampling: which, in order, and what each then
+    weighs. Deterministic."""
+    if not len(block) or int(np.bincount(block).max()) <= capacity:
+        return np.arange(len(block)), weight
+    priority = weight / uniforms(len(block), len(block))
+    order = np.lexsort((-priority, block))
+    ordered = block[order]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    threshold = np.zeros(int(ordered[-1]) + 1)
+    beyond = order[rank == capacity]
+    threshold[block[beyond]] = priority[beyond]
+    kept = np.sort(order[rank < capacity])
+    return kept, np.maximum(weight[kept], threshold[block[kept]])
+
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -235,6 +235,7 @@ class Traffic:
     route_weight float64[R]: relative within a block, since only some tokens are sampled
     even_activations_per_second, even_route_weight: the part of both from time buckets of even number. What
     one half of the buckets says can be tried on the other, whose requests are others.
+    route_samples float64[B]: tokens that were sampled of each block; of those that age, their part
     """
 
     digest: str
@@ -247,6 +248,7 @@ class Traffic:
     even_route_weight: Float64
     windows: int
     newest_us: int
+    route_samples: Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,6 +338,7 @@ def _traffic(
         *_different_routes([bucket.routes for bucket in buckets], weights, even),
         sum(bucket.windows for bucket in buckets),
         newest_us,
+        _samples([bucket.routes for bucket in buckets], weights, len(model.blocks)),
     )
 
 
@@ -357,12 +360,37 @@ def _different_routes(
         estimate[at:end, 1] = estimate[at:end, 0] * is_even
         at = end
     key[:, 1:].sort(axis=1)
+    key, totals = merged_routes(key, estimate)
+    experts = key[:, 1:].copy()
+    experts[experts == NO_EXPERT] = -1
+    return key[:, 0].copy(), experts, totals[:, 0].copy(), totals[:, 1].copy()
+
+
+def merged_routes(key: Int32, weight: Float64) -> tuple[Int32, Float64]:
+    """Each different row of `key` int32[R, 1 + K] (block, then experts in one order) once, sorted, and the
+    sums of its rows of `weight` float64[R, W]."""
     order = np.lexsort(key.T[::-1])
-    key, estimate = key[order], estimate[order]
-    first = np.ones(rows, np.bool_)
+    key, weight = key[order], weight[order]
+    first = np.ones(len(key), np.bool_)
     first[1:] = (key[1:] != key[:-1]).any(axis=1)
     starts = np.flatnonzero(first)
-    experts = key[starts, 1:]
-    experts[experts == NO_EXPERT] = -1
-    totals = np.add.reduceat(estimate, starts) if rows else estimate
-    return key[starts, 0], experts, totals[:, 0].copy(), totals[:, 1].copy()
+    return key[starts], np.add.reduceat(weight, starts) if len(starts) else weight
+
+
+def _samples(parts: list[Reservoir], weights: list[float], blocks: int) -> Float64:
+    """float64[B]: how many tokens drawn evenly would say as much as the routes kept (Kish: Survey sampling,
+    1965): (sum of e)^2 / sum of e^2 / m, e the estimate of a route kept, m how many sampled tokens took it.
+
+    A window names a route once, with the tokens that it stands for. The least of a block is taken for what
+    one sampled token stands for.
+    """
+    total, squares = np.zeros(blocks), np.zeros(blocks)
+    for part, weight in zip(parts, weights, strict=True):
+        least = np.full(blocks, np.inf)
+        np.minimum.at(least, part.block, part.weight)
+        estimate = part.estimates() * weight
+        tokens = part.weight / least[part.block]
+        total += np.bincount(part.block, estimate, minlength=blocks)
+        squares += np.bincount(part.block, estimate**2 / tokens, minlength=blocks)
+    samples: Float64 = np.divide(total**2, squares, out=np.zeros(blocks), where=squares > 0)
+    return samples

@@ -101,6 +101,21 @@ class PlacementDocument(Schema):
     evidence: Evidence
 
 
+class TrueGap(Schema):
+    """How much more the placement costs than the best one would, on the traffic behind the samples. Costs are
+    in seconds of expert latency per second of traffic, what would still be moved included."""
+
+    confidence: Annotated[float, Field(description="Probability that the true gap is at most gap_upper.")]
+    batches: Annotated[int, Field(description="Parts of the traffic, one after another, that it is from.")]
+    measured_until: Timestamp
+    cost: Annotated[float, Field(description="Of the placement, on average of the batches.")]
+    lower_bound: Annotated[
+        float, Field(description="Lower bounds on the batches' optima, on average: at most the true optimum.")
+    ]
+    gap_upper: Annotated[float, Field(description="Upper confidence bound on the true gap.")]
+    gap_upper_ratio: Annotated[float, Field(description="gap_upper / cost")]
+
+
 class PlacementOutcome(Schema):
     """What became of a placement: measured while it was in force, on traffic from after its convergence."""
 
@@ -121,6 +136,10 @@ class PlacementOutcome(Schema):
     held_out_improvement_ratio: float | None
     copies: int | None
     copies_avoided: int | None
+    true_gap: Annotated[
+        TrueGap | None,
+        Field(description="null: not known (yet); it takes routes sampled in two time buckets at least."),
+    ] = None
 
 
 def unmeasured(generation: int, evidence: Evidence) -> PlacementOutcome:

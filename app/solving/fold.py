@@ -153,6 +153,21 @@ class TelemetryFold:
         buckets = {name: _Decoded(list(spans.values())) for name, spans in self._buckets.items()}
         return await asyncio.to_thread(combine, buckets, dict(models), settings, self.until_us, since_us)
 
+    async def buckets(
+        self, models: Mapping[str, ModelRecord], settings: ClusterSettings, since_us: int
+    ) -> list[Statistics]:
+        """Rates of each time bucket by itself that began at `since_us` or later, in order of time."""
+        if not self._loaded:
+            await self.load()
+        starts = sorted({start for spans in self._buckets.values() for start in spans if start >= since_us})
+        parts = [
+            {name: _Decoded([spans[start]]) for name, spans in self._buckets.items() if start in spans}
+            for start in starts
+        ]
+        return [
+            await asyncio.to_thread(combine, part, dict(models), settings, self.until_us) for part in parts
+        ]
+
     async def _fold(
         self, models: Mapping[str, ModelRecord], nodes: Collection[str], settings: ClusterSettings
     ) -> FoldOutcome:

@@ -1,4 +1,8 @@
-"""Predicted against achieved: what the placement in force saves, on traffic from after its convergence."""
+"""Predicted against achieved: what the placement in force saves, on traffic from after its convergence.
+
+And how far it may be from the best placement for the traffic behind that sample, with a confidence: it was
+made without that traffic, which is what such a claim needs.
+"""
 
 import asyncio
 import math
@@ -12,22 +16,30 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.instance.problem import BuiltProblem
-from app.metrics import PLACEMENT_ACHIEVED_IMPROVEMENT
-from app.placements.schemas import PlacementDocument, PlacementOutcome, unmeasured
+from app.metrics import PLACEMENT_ACHIEVED_IMPROVEMENT, PLACEMENT_TRUE_GAP
+from app.placements.schemas import PlacementDocument, PlacementOutcome, TrueGap, unmeasured
 from app.placements.store import OUTCOME_FIELD
 from app.solving.cancellation import end
 from app.solving.observation import InForce, Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
-from app.solving.tasks import outcome_task
+from app.solving.tasks import batch_task, outcome_task
 from app.storage.documents import read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from app.storage.records import read_record, record_json
+from solvers.confidence import LEAST_BATCHES, interval
 from solvers.problem import UInt8
+from solvers.region import is_large
 
 DEADLINE_SECONDS = 60.0
+
+CONFIDENCE = 0.95
+"""Of the bound on the true gap."""
+
+GAP_SECONDS = 5.0
+"""For the lower bounds of all batches together, about."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -81,8 +93,7 @@ class Outcomes:
                 await self._write(outcome.model_copy(update={"converged_at": datetime.now(UTC)}))
             return
         if (
-            self._before is None
-            or time.monotonic() < self._not_before
+            time.monotonic() < self._not_before
             or self._measured_version == self._problems.statistics_version
             or self._planner.busy
         ):
@@ -130,15 +141,23 @@ class Outcomes:
     async def _measure(
         self, outcome: PlacementOutcome, built: BuiltProblem, in_force: InForce, observation: Observation
     ) -> None:
-        before, after = self._before, in_force.holds
-        if before is None or before.shape != after.shape:
-            return  # nodes or models have come or gone: the two are not comparable
         live = observation.live_mask[:, None]
+        after = np.where(live, in_force.holds, 0).astype(np.uint8)
+        before = self._before
+        # Where nodes or models have come or gone, the two are not comparable.
+        if before is not None and before.shape == after.shape:
+            before = np.where(live, before, 0).astype(np.uint8)
+            await self._measure_improvement(outcome, built, before, after)
+        await self._measure_gap(built, after, observation)
+
+    async def _measure_improvement(
+        self, outcome: PlacementOutcome, built: BuiltProblem, before: UInt8, after: UInt8
+    ) -> None:
         costs = await self._planner.run(
             outcome_task,
             built.problem,
-            np.where(live, before, 0).astype(np.uint8),
-            np.where(live, after, 0).astype(np.uint8),
+            before,
+            after,
             deadline_seconds=DEADLINE_SECONDS,
         )
         if not all(math.isfinite(cost) for cost in costs):
@@ -158,6 +177,38 @@ class Outcomes:
         )
         if achieved is not None:
             PLACEMENT_ACHIEVED_IMPROVEMENT.set(self._lease.cluster_id, achieved)
+
+    async def _measure_gap(self, built: BuiltProblem, holds: UInt8, observation: Observation) -> None:
+        outcome = self._outcome
+        assert outcome is not None
+        assert outcome.converged_at is not None
+        until = built.telemetry_until
+        if until is None or is_large(built.problem):
+            return  # a large fleet's bound takes a minute a batch
+        batches = await self._problems.batches(observation, outcome.converged_at, built.problem)
+        if len(batches) < LEAST_BATCHES:
+            return
+        judged = []
+        for batch in batches:
+            # One by one, so that a plan which is wanted meanwhile waits for one of them at most.
+            one = await self._planner.run(
+                batch_task, batch, holds, GAP_SECONDS / len(batches), deadline_seconds=DEADLINE_SECONDS
+            )
+            if one is None:
+                return
+            judged.append(one)
+        found = interval(judged, CONFIDENCE)
+        gap = TrueGap(
+            confidence=found.confidence,
+            batches=found.batches,
+            measured_until=until,
+            cost=found.objective,
+            lower_bound=found.optimum_lower,
+            gap_upper=found.gap_upper,
+            gap_upper_ratio=found.gap_upper_ratio,
+        )
+        await self._write(outcome.model_copy(update={"true_gap": gap}))
+        PLACEMENT_TRUE_GAP.set(self._lease.cluster_id, gap.gap_upper_ratio)
 
     async def _write(self, outcome: PlacementOutcome) -> None:
         key = self._keys.placement_generation(outcome.generation)

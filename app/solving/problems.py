@@ -6,6 +6,7 @@ from datetime import datetime
 import numpy as np
 from redis.asyncio import Redis
 
+from app.instance.batches import batch_problems
 from app.instance.problem import BuiltProblem, build_problem
 from app.instance.statistics import MICROSECONDS, Statistics
 from app.nodes.schemas import LatencySpec
@@ -114,4 +115,19 @@ class Problems:
             holds=observation.held,
             live=observation.live,
             statuses=observation.statuses,
+        )
+
+    async def batches(
+        self, observation: Observation, begun: datetime, problem: PlacementProblem
+    ) -> tuple[PlacementProblem, ...]:
+        """`problem` with the traffic of the time buckets since `begun`, batch by batch. Fewer than two where
+        there are too few buckets or routes."""
+        models = dict(zip(observation.fleet.model_ids, observation.fleet.models, strict=True))
+        buckets = await self._fold.buckets(
+            models, observation.cluster.settings, round(begun.timestamp() * MICROSECONDS)
+        )
+        if len(buckets) < 2:
+            return ()
+        return await asyncio.to_thread(
+            batch_problems, problem, observation.fleet, buckets, observation.live_mask
         )

@@ -13,6 +13,7 @@ from app.metrics import (
     PLACEMENT_MEAN_LATENCY,
     PLACEMENT_OBJECTIVE,
     PLACEMENT_PREDICTED_IMPROVEMENT,
+    PLACEMENT_TRUE_GAP,
 )
 from app.placements.publish import publish
 from app.placements.schemas import Evidence, NodeHoldings, PlacementDocument
@@ -65,6 +66,7 @@ def show_in_metrics(cluster_id: str, in_force: InForce) -> None:
         (PLACEMENT_MEAN_LATENCY, evidence.mean_latency_seconds),
         (PLACEMENT_PREDICTED_IMPROVEMENT, evidence.predicted_improvement_ratio),
         (PLACEMENT_ACHIEVED_IMPROVEMENT, None),
+        (PLACEMENT_TRUE_GAP, None),
     ):
         gauge.set(cluster_id, value)
 

@@ -12,6 +12,7 @@ from migrations.naming import BY_INDEX, Names
 from migrations.planner import plan
 from migrations.verify import verify
 from migrations.warm import warm as warm_planner
+from solvers.confidence import Judged, judge
 from solvers.feasibility import shortfalls
 from solvers.holders import nearest_holder
 from solvers.instalment import UNLIMITED, Budget, instalment
@@ -243,6 +244,11 @@ def analysis_task(problem: PlacementProblem, held: UInt8, desired: UInt8 | None)
 def outcome_task(problem: PlacementProblem, before: UInt8, after: UInt8) -> tuple[float, float]:
     """J of two placements on the same traffic."""
     return evaluate(problem, before), evaluate(problem, after)
+
+
+def batch_task(problem: PlacementProblem, holds: UInt8, seconds: float) -> Judged | None:
+    """A placement on one batch of traffic, with a lower bound that takes about `seconds`."""
+    return judge(problem, holds, seconds)
 
 
 def _standing(problem: PlacementProblem, holds: UInt8, names: Names) -> Standing:

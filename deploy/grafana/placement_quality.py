@@ -33,9 +33,11 @@ def page() -> Page:
     )
     page.graph(
         "Gap",
-        "Proven distance from the optimum: at most so much could be better.",
+        "Distance from the optimum, at most: proven for the traffic solved on, and for the true traffic with "
+        "a confidence of 95 %.",
         RATIO,
-        Query(of_cluster("moeplace_placement_gap_ratio"), "{{cluster}}"),
+        Query(of_cluster("moeplace_placement_gap_ratio"), "{{cluster}} proven"),
+        Query(of_cluster("moeplace_placement_true_gap_upper_ratio"), "{{cluster}} true traffic"),
         limit=0.1,
     )
     page.graph(

@@ -43,6 +43,9 @@ def traffic(
         np.asarray(even or [0.0] * len(routes), np.float64),
         1,
         1_800_000_000_000_000,
+        np.bincount([block for block, _, _ in routes], minlength=2 if len(rates) == 5 else 1).astype(
+            np.float64
+        ),
     )
 
 
