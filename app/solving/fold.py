@@ -269,12 +269,19 @@ class TelemetryFold:
         last_id = self._last_id
         entries = await self._read(last_id, count)
         while entries:
-            last_id = entries[-1][0]
             adding = asyncio.to_thread(batch.add, entries)
             if len(entries) < count or time.monotonic() > until or batch.full:
-                await adding
+                coming: list[Entry] = []
+                taken = await adding
+            else:
+                coming, taken = await asyncio.gather(self._read(entries[-1][0], count), adding)
+            if taken:
+                last_id = entries[taken - 1][0]
+            if taken < len(entries):  # the next window is of a newer version: it waits for a newer worker
+                return last_id, False
+            if not coming:
                 return last_id, len(entries) == count
-            entries, _ = await asyncio.gather(self._read(last_id, count), adding)
+            entries = coming
         return last_id, False
 
     async def _read(self, after: bytes, count: int) -> list[Entry]:

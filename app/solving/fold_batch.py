@@ -1,6 +1,6 @@
 """Windows of the stream, added up until they are committed. Run it in a thread: it takes its time."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -9,7 +9,7 @@ from app.instance.bucket_encoding import decode_bucket, encode_bucket
 from app.instance.counting import NARROWEST_BYTES
 from app.instance.statistics import BUCKETS_PER_WINDOW, Bucket, Layout, NodeModel, SeededWindow
 from app.models.schemas import ModelRecord
-from app.telemetry.packed import PackedWindow, unpack
+from app.telemetry.packed import NewerWindow, PackedWindow, unpack
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -107,21 +107,31 @@ class FoldBatch:
             or self._bucket_bytes + self._coming_bytes >= FULL_BUCKET_BYTES
         )
 
-    def add(self, entries: Collection[Entry]) -> None:
-        """All windows but those that cannot be read or do not fit what is registered."""
+    def add(self, entries: Sequence[Entry]) -> int:
+        """All windows but those that cannot be read or do not fit what is registered.
+
+        Returns how many of the entries were dealt with: those before the first window that only a worker of a
+        newer version can read.
+        """
+        taken = 0
         for entry_id, fields in entries:
             packed = fields.get(b"w", b"")
-            self._entry_bytes += len(packed)
             try:
                 window = unpack(packed)
                 self._require_registered(window)
+            except NewerWindow as error:
+                log.warning("windows wait for a newer worker", entry=entry_id.decode(), reason=str(error))
+                break
             except ValueError as error:
                 self._leave_out(entry_id, error)
-                continue
-            place = (window.node_id, window.model_id), window.end_us // self._span_us * self._span_us
-            self._gather(place, entry_id, window, len(packed))
+            else:
+                start = window.end_us // self._span_us * self._span_us
+                self._gather(((window.node_id, window.model_id), start), entry_id, window, len(packed))
+            self._entry_bytes += len(packed)
+            taken += 1
         if self._gathered_bytes > GATHERED_BYTES:
             self._add_up()
+        return taken
 
     def _gather(self, place: tuple[NodeModel, int], entry_id: bytes, window: PackedWindow, size: int) -> None:
         several = self._gathered.get(place)

@@ -12,7 +12,9 @@ MessagePack, arrays instead of maps (fields in the order given here), numbers pa
     routes: [layer, k, experts uint16[S * k], weights float32[S] | nil]    65535 pads, nil: weight 1 each
 
 So the common window, of all experts, is one array that is added in one go. Times are microseconds since the
-epoch. Only the API writes these and only the worker reads them.
+epoch. Only the API writes these and only the worker reads them, and during a rolling upgrade the two may be
+of different versions. A field that older workers may ignore is appended, has a default, and leaves `version`
+as it is. A change that they would misread raises `version`; they leave such windows for a newer worker.
 """
 
 from typing import Annotated, Literal
@@ -22,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 VERSION = 2
+"""The oldest reader that understands a window has this version of the format."""
+
 NO_EXPERT = 65_535
 """Stands after the last expert of a route that has fewer than k; no expert has this id."""
 
@@ -34,6 +38,10 @@ MAX_COUNT = 2**32 - 1
 """Largest count of an expert, and of tokens, in one window."""
 
 _Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Versioned(msgspec.Struct, array_like=True, frozen=True):
+    version: int
 
 
 class PackedRoutes(msgspec.Struct, array_like=True, frozen=True):
@@ -101,11 +109,17 @@ def narrow(counts: npt.NDArray[np.uint32]) -> tuple[Literal[1, 2, 4], memoryview
 
 
 class Undecodable(ValueError):
-    """Not a packed window of a version this program knows."""
+    """Not a packed window."""
+
+
+class NewerWindow(Exception):
+    """A process of a newer version wrote the window, in a form that this one does not know. It is not lost: a
+    worker of that version will read it."""
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(PackedWindow)
+_version_decoder = msgspec.msgpack.Decoder(_Versioned)
 
 
 def pack(window: PackedWindow) -> bytes:
@@ -113,10 +127,22 @@ def pack(window: PackedWindow) -> bytes:
 
 
 def unpack(packed: bytes) -> PackedWindow:
+    """Raises `Undecodable`, or `NewerWindow`."""
     try:
         window = _decoder.decode(packed)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _require_version(packed)
         raise Undecodable(str(error)) from None
     if window.version != VERSION:
+        _require_version(packed)
         raise Undecodable(f"version {window.version}, expected {VERSION}")
     return window
+
+
+def _require_version(packed: bytes) -> None:
+    try:
+        version = _version_decoder.decode(packed).version
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return
+    if version > VERSION:
+        raise NewerWindow(f"version {version} of the format, this process reads version {VERSION}")

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,7 +16,7 @@ from app.solving import fold_batch
 from app.solving.fold import FoldMoved, TelemetryFold
 from app.storage.fenced import fenced
 from app.storage.lease import Lease, LeaseLost, acquire
-from app.telemetry.packed import VERSION, PackedRoutes, PackedWindow, pack
+from app.telemetry.packed import VERSION, PackedRoutes, PackedWindow, pack, unpack
 from tests.app.telemetry.cluster import KEYS, model, packed
 
 pytestmark = pytest.mark.anyio
@@ -302,3 +303,29 @@ async def test_rates_follow_from_the_windows(redis: Redis) -> None:
     counted = Bucket.of([(window, 0)], Layout.of(MODELS["moe"]), 1)[0].counts
     assert traffic.activations_per_second == pytest.approx(counted / 10)
     assert traffic.route_weight.sum() == pytest.approx(window.routes[0].weighed().sum())
+
+
+async def test_windows_of_a_newer_format_wait_for_a_newer_worker(redis: Redis) -> None:
+    """During a rolling upgrade an older worker folds what it knows and loses nothing that it does not."""
+    windows = [make(random.Random(n), at=n) for n in range(3)]
+    newer = msgspec.msgpack.encode([VERSION + 1, {"all": "different"}])
+    ids = await append(redis, windows[0], newer, windows[1])
+    fold = await started(redis)
+    assert await fold_all(fold) == 1
+    waiting = cast("list[tuple[bytes, object]]", await redis.xrange(KEYS.telemetry))
+    assert [entry_id for entry_id, _ in waiting] == ids[1:]
+    assert await total(redis, "discarded_total") == 0
+    await append(redis, windows[2])
+    assert await fold_all(fold) == 0
+
+
+async def test_fields_that_a_newer_api_appends_to_windows_are_ignored(redis: Redis) -> None:
+    """A window with fields at its end, and at the end of its routes, folds as one without them."""
+    window = make(random.Random(1))
+    longer = msgspec.msgpack.decode(pack(window))
+    longer.append({"appended": 1})
+    for routes in longer[12]:
+        routes.append("appended")
+    assert unpack(msgspec.msgpack.encode(longer)) == window
+    await append(redis, msgspec.msgpack.encode(longer))
+    assert await fold_all(await started(redis)) == 1
