@@ -6,6 +6,7 @@ success has begun, even where its body was lost on the way.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import httpx
 import msgspec
 import stamina
 
+from agent.connecting import ConnectionFault, examine, fault_of, is_http_url
 from agent.messages import (
     Assignment,
     Orders,
@@ -56,7 +58,17 @@ class ServiceProblem(ServiceError):
 
 
 class ServiceUnreachable(ServiceError):
-    """The connection could not be made, or was lost before an answer began."""
+    """The connection could not be made, or was lost before an answer began. `tries`: after so many the fault
+    will not pass by itself; None: it may pass at any moment."""
+
+    def __init__(self, words: str, tries: int | None = None) -> None:
+        super().__init__(words)
+        self.tries = tries
+
+    @property
+    def lasting(self) -> bool:
+        """True where somebody has to change something first, such as a certificate or a URL."""
+        return self.tries == 1
 
 
 class AnswerLost(ServiceError):
@@ -80,23 +92,38 @@ class ServiceClient:
         ca_file: Path | None = None,
         timeout_seconds: float = 15.0,
         use_environment: bool = True,
+        waiting: Callable[[str], None] = lambda _: None,
+        examines: bool = False,
     ) -> None:
         """`token`: sent with each request; a function gives it, and is asked again when it is refused.
         `ca_file`: PEM of the authorities that sign the service's certificate, where the system does not know
-        them. `use_environment`: whether proxies named in the environment are used. Raises OSError for a
-        `ca_file` that cannot be read, and what `token` raises."""
+        them. `use_environment`: whether proxies named in the environment are used. `waiting`: called with the
+        reason when a request is to be sent again. `examines`: whether the client looks at what listens there,
+        by connections of its own, where its first ones end without an answer. Raises OSError for a `ca_file`
+        that cannot be read, `ServiceUnreachable` for URLs that cannot be used, and what `token` raises."""
         self._retry = retry or RetryPolicy()
         self._timeout = timeout_seconds
         self._cluster = f"/v1/clusters/{quote(cluster_id, safe='')}"
         headers = {"User-Agent": "moeplace-agent", "Accept": JSON}
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            headers=headers,
-            auth=None if token is None else BearerToken(token if callable(token) else lambda: token),
-            verify=True if ca_file is None else ssl.create_default_context(cafile=str(ca_file)),
-            timeout=timeout_seconds,
-            trust_env=use_environment,
-        )
+        self._waiting = waiting
+        self._examines = examines
+        verify = True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
+        auth = None if token is None else BearerToken(token if callable(token) else lambda: token)
+        if not is_http_url(base_url):
+            raise ServiceUnreachable(f"{base_url!r:.200} is not a URL such as http://host:port", tries=1)
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=base_url,
+                headers=headers,
+                auth=auth,
+                verify=verify,
+                timeout=timeout_seconds,
+                trust_env=use_environment,
+            )
+        except (httpx.InvalidURL, ValueError, ImportError):
+            proxies = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+            words = f"{base_url!r:.200} is not a URL that can be used, or a proxy in {proxies} is not"
+            raise ServiceUnreachable(words, tries=1) from None
         self.retries = 0
         """Requests sent again so far."""
 
@@ -203,10 +230,12 @@ class ServiceClient:
             failures += 1
             if isinstance(error, ServiceProblem) and error.status in RETRIED_STATUSES:
                 asked = error.retry_after_seconds
-            elif isinstance(error, ServiceUnreachable):
+            elif isinstance(error, ServiceUnreachable) and (error.tries is None or failures < error.tries):
                 asked = None
             else:
                 return False
+            if failures == 1:
+                self._waiting(str(error))
             return self._retry.wait_seconds(failures, asked)
 
         async for attempt in stamina.retry_context(
@@ -241,23 +270,40 @@ class ServiceClient:
             ) as response:
                 begun = response.status_code
                 await response.aread()
-        except httpx.TransportError as error:
-            words = f"{method} {path}: {type(error).__name__}{f': {error}' if str(error) else ''}"
+        except httpx.RequestError as error:
+            fault = await self._fault_of(error)
+            words = f"{method} {path}: {fault.words}"
             if begun is not None and 200 <= begun < 300 and method != "GET":
-                raise AnswerLost(f"{words} after the answer {begun} had begun") from error
-            raise ServiceUnreachable(words) from error
+                raise AnswerLost(f"{words}, after the answer {begun} had begun") from error
+            raise ServiceUnreachable(words, fault.tries) from error
+        self._examines = False
+        if response.has_redirect_location:
+            words = f"{method} {path}: sends on to {response.headers['Location']!r:.200}: give that address"
+            raise ServiceUnreachable(words, tries=1)
         if response.is_success or response.status_code == 304:
             return response
         raise ServiceProblem(
             response.status_code, _problem(response), retry_after_seconds(response.headers.get("Retry-After"))
         )
 
+    async def _fault_of(self, error: httpx.RequestError) -> ConnectionFault:
+        url = self._http.base_url
+        fault = fault_of(error, url)
+        ended = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+        if not ended or url.scheme != "http" or not self._examines:
+            return fault
+        return await asyncio.to_thread(examine, url) or fault
+
 
 def _decode(response: httpx.Response, kind: type[_Answer] | Any) -> _Answer | Any:
     try:
         return msgspec.json.decode(response.content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AnswerNotUnderstood(f"{response.request.method} {response.request.url}: {error}") from error
+        logger.debug("an answer that cannot be decoded: %s", error)
+        raise AnswerNotUnderstood(
+            f"{response.request.method} {response.request.url.path}: the answer is not what the service "
+            "gives; does something else listen at this address?"
+        ) from error
 
 
 def _problem(response: httpx.Response) -> Problem:
@@ -266,4 +312,5 @@ def _problem(response: httpx.Response) -> Problem:
             return msgspec.json.decode(response.content, type=Problem)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.debug("a problem that cannot be decoded: %s", error)
-    return Problem(title=response.reason_phrase or "an error without a problem document")
+    said = response.reason_phrase or "an error"
+    return Problem(title=f"{said}, without an explanation; does something else listen at this address?")

@@ -29,12 +29,24 @@ from agent.node import NodeConfig
 
 TOKEN_VARIABLE = "MOEPLACE_TOKEN"
 CA_VARIABLE = "MOEPLACE_CA_FILE"
+_ONE_SECRET = "expected one secret, of ASCII letters, digits and signs without white space"
 
 
 def ca_file_of_environment() -> Path | None:
-    """Who signs the service's certificate, where the system does not know them."""
+    """Who signs the service's certificate, where the system does not know them. Raises `NodeFileError` for a
+    file that holds none."""
     named = os.environ.get(CA_VARIABLE)
-    return Path(named) if named else None
+    return _authorities(Path(named), CA_VARIABLE) if named else None
+
+
+def _authorities(path: Path, named: str) -> Path:
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except OSError as error:
+        unread = not isinstance(error, ssl.SSLError) and error.strerror is not None
+        reason = error.strerror if unread else "holds no certificates in PEM"
+        raise NodeFileError(f"{named}: {path}: {reason}") from None
+    return path
 
 
 def _id(text: str) -> str:
@@ -72,19 +84,13 @@ class ServiceSection(_Section):
 
     def token(self) -> str | None:
         """Raises `NodeFileError`."""
-        return read_token(self.token_file) or os.environ.get(TOKEN_VARIABLE) or None
+        return read_token(self.token_file) or token_of_environment()
 
     def authorities(self) -> Path | None:
         """Raises `NodeFileError` for a file that holds none."""
-        path = self.ca_file or ca_file_of_environment()
-        if path is not None:
-            try:
-                ssl.create_default_context(cafile=str(path))
-            except OSError as error:
-                raise NodeFileError(
-                    f"service.ca_file: {path} holds no certificates in PEM: {error}"
-                ) from None
-        return path
+        if self.ca_file is not None:
+            return _authorities(self.ca_file, "service.ca_file")
+        return ca_file_of_environment()
 
 
 class DeviceSection(_Section):
@@ -247,11 +253,24 @@ def read_token(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NodeFileError(f"{path}: {error}") from None
-    if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise NodeFileError(f"{path}: expected one secret, of letters without white space")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NodeFileError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise NodeFileError(f"{path}: {_ONE_SECRET}") from None
+    return _secret(text, str(path))
+
+
+def token_of_environment() -> str | None:
+    """What MOEPLACE_TOKEN holds. Raises `NodeFileError` where that cannot be sent."""
+    text = os.environ.get(TOKEN_VARIABLE, "")
+    return _secret(text, TOKEN_VARIABLE) if text else None
+
+
+def _secret(text: str, place: str) -> str:
+    token = text.strip()
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise NodeFileError(f"{place}: {_ONE_SECRET}")
     return token
 
 

@@ -84,6 +84,7 @@ class Node:
             token=file.service.token,
             ca_file=file.service.authorities(),
             use_environment=use_environment,
+            examines=True,
         )
         self.agent = NodeAgent(
             file.node_config(experts_url),

@@ -17,7 +17,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
-from agent.client import AnswerLost, ServiceClient, ServiceError, ServiceProblem
+from agent.client import AnswerLost, ServiceClient, ServiceError, ServiceProblem, ServiceUnreachable
 from agent.holdings import ExpertKey, Holdings, grouped
 from agent.messages import Assignment, Directive, Intervals, MoveKind, Orders
 from agent.orders import OrderExecutor
@@ -158,13 +158,15 @@ class NodeAgent:
         return self._generation
 
     async def run(self) -> None:
-        """Register, then do everything at once until cancelled. Raises `ServiceProblem` when the first
-        registration is refused; a service that cannot be reached is tried for ever, and so are later
-        refusals."""
+        """Register, then do everything at once until cancelled. Raises `ServiceError` when the first
+        registration is refused, or the service cannot be reached until somebody changes something; a service
+        that may come is tried for ever, and so are later refusals."""
         try:
             await self._register()
         except ServiceError as error:
             if isinstance(error, ServiceProblem) and error.status not in RETRIED_STATUSES:
+                raise
+            if isinstance(error, ServiceUnreachable) and error.lasting:
                 raise
             await self._register_again(str(error))
         async with asyncio.TaskGroup() as tasks:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from agent.connecting import fault_of
 from agent.engine import Engine, EngineFailed
 from agent.holdings import ExpertKey
 from agent.routing import RoutingTable
@@ -47,6 +48,6 @@ class RemoteEngine(Engine):
                 url, content=msgspec.json.encode(body), headers={"Content-Type": "application/json"}
             )
         except httpx.HTTPError as error:
-            raise EngineFailed(f"{url}: {error or type(error).__name__}") from None
+            raise EngineFailed(f"{url}: {fault_of(error, httpx.URL(url)).words}") from None
         if not response.is_success:
             raise EngineFailed(f"{url} answered {response.status_code}: {response.text[:200].strip()}")

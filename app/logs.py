@@ -8,6 +8,7 @@ import logging
 import sys
 
 import orjson
+import stamina.instrumentation
 import structlog
 
 from app.config import LogFormat
@@ -91,4 +92,11 @@ def configure(log_format: LogFormat, level: str, *, process: str) -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(max(number, logging.WARNING))
-    logging.getLogger("numba").setLevel(logging.WARNING)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """What libraries log of single requests and retries is said in our own words where it matters."""
+    for name in ("httpx", "httpcore", "numba"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    stamina.instrumentation.set_on_retry_hooks([])

@@ -1,7 +1,6 @@
 """`moeplace agent`."""
 
 import asyncio
-import logging
 import os
 import signal
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agent.client import ServiceProblem
+from agent.client import ServiceError
 from agent.config import NodeFile, NodeFileError, read_node_file
 from agent.experts.directory import DirectoryInUse
 from agent.host import Node
@@ -44,10 +43,11 @@ def agent_command(
     its experts stay on disk.
     """
     settings = settings_from(log_format=log_format, log_level=log_level)
+    service = ""
     try:
         logs.configure(settings.log_format, settings.log_level, process="agent")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         file = read_node_file(config)
+        service = file.service.url
         _refuse_open(file)
         if check:
             typer.echo(f"{config} is right: node {file.node_id}, {len(file.devices)} device(s)")
@@ -55,7 +55,9 @@ def agent_command(
         asyncio.run(_run(file))
     except NodeFileError as error:
         raise fail(error, 2) from None
-    except (ListeningError, DirectoryInUse, ServiceProblem, logs.LogLevelError) as error:
+    except ServiceError as error:
+        raise fail(f"{service}: {error}") from None
+    except (ListeningError, DirectoryInUse, logs.LogLevelError) as error:
         raise fail(error) from None
 
 

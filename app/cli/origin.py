@@ -1,14 +1,14 @@
 """`moeplace origin`."""
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
@@ -19,12 +19,18 @@ from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
-from agent.config import TOKEN_VARIABLE, NodeFileError, ca_file_of_environment, read_token
+from agent.config import (
+    NodeFileError,
+    ca_file_of_environment,
+    read_token,
+    token_of_environment,
+)
 from agent.experts.signing import Verifier
 from agent.holdings import is_id
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
 from app import logs
+from app.cli.service_access import converted
 from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
 from app.listening import ListeningError, is_loopback, open_listener, url_of
 
@@ -83,7 +89,6 @@ def origin_command(
     settings = settings_from(log_format=log_format, log_level=log_level)
     try:
         logs.configure(settings.log_format, settings.log_level, process="origin")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         name = model_id or checkpoint.resolve().name
         if not is_id(name):
             raise fail(f"--model-id: {name!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
@@ -97,7 +102,10 @@ def origin_command(
                 "--allow-unauthenticated where the network is trusted"
             )
         token = read_token(token_file)
-        service_token = read_token(service_token_file) or os.environ.get(TOKEN_VARIABLE)
+        service_token = read_token(service_token_file) or token_of_environment()
+        if service is not None:
+            # The first start may hash for an hour: what is wrong with the service's address is said before.
+            asyncio.run(_check_service(service, cluster, service_token))
         with _progress(found) as progress:
             digests = expert_digests(found, progress=progress)
         shelf = CheckpointShelf(name, found, digests)
@@ -115,8 +123,33 @@ def origin_command(
         )
     except (CheckpointError, NodeFileError) as error:
         raise fail(error, 2) from None
-    except (ListeningError, ServiceError, logs.LogLevelError) as error:
+    except ServiceError as error:
+        raise fail(f"{service}: {error}") from None
+    except (ListeningError, logs.LogLevelError) as error:
         raise fail(error) from None
+
+
+class _Settings(msgspec.Struct):
+    origin: dict[str, Any] | None
+
+
+class _Cluster(msgspec.Struct):
+    settings: _Settings
+
+
+def _client(base_url: str, cluster_id: str, token: str | None) -> ServiceClient:
+    def waiting(reason: str) -> None:
+        typer.echo(f"moeplace: {base_url}: {reason}; trying again", err=True)
+
+    return ServiceClient(
+        base_url, cluster_id, token=token, ca_file=ca_file_of_environment(), waiting=waiting, examines=True
+    )
+
+
+async def _check_service(base_url: str, cluster_id: str, token: str | None) -> None:
+    """Raises `ServiceError` for what waiting does not mend."""
+    async with _client(base_url, cluster_id, token) as client:
+        await client.get("")
 
 
 async def _run(
@@ -146,11 +179,10 @@ async def _run(
     async with serving(application, listener):
         if service is not None:
             base_url, cluster_id, service_token = service
-            async with ServiceClient(
-                base_url, cluster_id, token=service_token, ca_file=ca_file_of_environment()
-            ) as client:
+            async with _client(base_url, cluster_id, service_token) as client:
                 await client.put(f"/models/{shelf.model_id}", model_spec(shelf, reached))
-                if (await client.get(""))["settings"]["origin"] is None:
+                cluster = converted(await client.get(""), _Cluster)
+                if cluster.settings.origin is None:
                     typer.echo(
                         f"moeplace: cluster {cluster_id} has no origin, so no plan fetches from this one: "
                         f'give its settings "origin": {{"base_url": "{reached}", "latency_seconds": ..., '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -12,15 +11,22 @@ from urllib.parse import quote, unquote
 import msgspec
 import typer
 
-from agent.client import AnswerNotUnderstood, ServiceClient, ServiceError
-from agent.config import CA_VARIABLE, TOKEN_VARIABLE, ca_file_of_environment
+from agent.client import AnswerNotUnderstood, ServiceClient, ServiceError, ServiceProblem
+from agent.config import (
+    TOKEN_VARIABLE,
+    NodeFileError,
+    ca_file_of_environment,
+    token_of_environment,
+)
 from agent.retrying import RetryPolicy
 from app.cli.solve import refuse
+from app.logs import quiet_libraries
 
 _RESOURCE = re.compile(
     r"(?P<base>https?://[^\s?#]+?)/v1/clusters/(?P<cluster>[^/\s?#]+)(?:/nodes/(?P<node>[^/\s?#]+))?/?"
 )
-_RETRY_SECONDS = 30.0
+_RETRY_SECONDS = 15.0
+NOT_THE_SERVICE = "the answer is not what the service gives; does something else listen at this address?"
 _Answer = TypeVar("_Answer")
 _Shape = TypeVar("_Shape")
 
@@ -53,26 +59,42 @@ def ask_service(
     work: Callable[[ServiceClient], Coroutine[Any, Any, _Answer]],
 ) -> _Answer:
     """Runs `work` with a client of the cluster; ends the process with status 1 and the service's words where
-    it fails."""
+    it fails. What may pass is waited for, and that is said; what cannot pass fails at once."""
+
+    def waiting(reason: str) -> None:
+        typer.echo(f"{base_url}: {reason}; trying again for up to {_RETRY_SECONDS:.0f} s", err=True)
 
     async def run() -> _Answer:
         async with ServiceClient(
             base_url,
             cluster_id,
             retry=RetryPolicy(timeout_seconds=_RETRY_SECONDS),
-            token=token or os.environ.get(TOKEN_VARIABLE),
+            token=token or token_of_environment(),
             ca_file=ca_file_of_environment(),
+            waiting=waiting,
+            examines=True,
         ) as client:
             return await work(client)
 
+    quiet_libraries()
     try:
         return asyncio.run(run())
-    except OSError as error:
-        typer.echo(f"{CA_VARIABLE}: {os.environ.get(CA_VARIABLE)}: {error}", err=True)
+    except NodeFileError as error:
+        typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     except ServiceError as error:
-        typer.echo(f"{base_url}: {error}", err=True)
+        typer.echo(f"{base_url}: {error}{_remedy(error)}", err=True)
         raise typer.Exit(1) from None
+
+
+def _remedy(error: ServiceError) -> str:
+    """What a person can do where the service's words are for programs."""
+    status = error.status if isinstance(error, ServiceProblem) else None
+    if status == 401:
+        return f". Put a token into {TOKEN_VARIABLE}, or give it by --token"
+    if status == 403:
+        return f". Use a token of another role in {TOKEN_VARIABLE}, or by --token"
+    return ""
 
 
 async def get_model(client: ServiceClient, model_id: str) -> RegisteredModel:
@@ -88,5 +110,5 @@ def converted(answer: Any, shape: type[_Shape]) -> _Shape:
     """What the service answered, as far as it is of interest; other fields are ignored."""
     try:
         return msgspec.convert(answer, shape)
-    except msgspec.ValidationError as error:
-        raise AnswerNotUnderstood(str(error)) from None
+    except msgspec.ValidationError:
+        raise AnswerNotUnderstood(NOT_THE_SERVICE) from None

@@ -10,14 +10,17 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
+import msgspec
 import typer
+from pydantic import ValidationError
 from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
+from agent.client import AnswerNotUnderstood, ServiceClient
 from app.access.roles import Role
 from app.access.secret import SECRET_BYTES, TOKEN_ID_PATTERN
-from app.cli.service_access import ask_service
+from app.cli.service_access import NOT_THE_SERVICE, ask_service, converted
 from app.cli.settings import fail, settings_from
 from app.errors import ProblemError
 from app.schema import ID_PATTERN
@@ -144,6 +147,18 @@ def _check(
             raise fail("--node, --cluster: expected both with --role node, and --node with it alone", 2)
 
 
+class _Issued(msgspec.Struct, frozen=True):
+    token: str
+    token_id: str
+
+
+def _page(answer: Any) -> TokenList:
+    try:
+        return TokenList.model_validate(answer)
+    except ValidationError:
+        raise AnswerNotUnderstood(NOT_THE_SERVICE) from None
+
+
 class _Service:
     """A running one, over HTTP."""
 
@@ -151,8 +166,11 @@ class _Service:
         self._url = url
         self._token = token
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        return ask_service(self._url, "default", self._token, lambda client: client.ask(method, path, body))
+    def _ask(self, method: str, path: str, read: Callable[[Any], _Done], body: Any = None) -> _Done:
+        async def work(client: ServiceClient) -> _Done:
+            return read(await client.ask(method, path, body))
+
+        return ask_service(self._url, "default", self._token, work)
 
     def issue(
         self, cluster: str | None, role: RoleName, node: str | None, note: str, seconds: float | None
@@ -160,21 +178,21 @@ class _Service:
         body: dict[str, Any] = {"role": role.name, "note": note, "expires_in_seconds": seconds}
         if cluster is not None:
             body["node_id"] = node
-        answer = self._ask("POST", _path(cluster), body)
-        return answer["token"], answer["token_id"]
+        issued = self._ask("POST", _path(cluster), lambda answer: converted(answer, _Issued), body)
+        return issued.token, issued.token_id
 
     def revoke(self, cluster: str | None, token_id: str) -> None:
-        self._ask("DELETE", f"{_path(cluster)}/{token_id}")
+        self._ask("DELETE", f"{_path(cluster)}/{token_id}", lambda _: None)
 
     def list(self, cluster: str | None) -> list[TokenList]:
         pages: list[TokenList] = []
         after = ""
         while True:
-            page = self._ask("GET", f"{_path(cluster)}?limit={_PAGE}{after}")
-            pages.append(TokenList.model_validate(page))
-            if page["next_after"] is None:
+            page = self._ask("GET", f"{_path(cluster)}?limit={_PAGE}{after}", _page)
+            pages.append(page)
+            if page.next_after is None:
                 return pages
-            after = f"&after={page['next_after']}"
+            after = f"&after={page.next_after}"
 
 
 class _Redis:

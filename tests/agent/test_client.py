@@ -125,7 +125,7 @@ async def test_an_answer_of_something_else_is_named() -> None:
     """A proxy's page with status 200 is no answer of the service."""
     page = reply(200, "hello")
     async with scripted(page) as server, client_of(server.base_url) as client:
-        with pytest.raises(AnswerNotUnderstood, match="Expected `object`"):
+        with pytest.raises(AnswerNotUnderstood, match="does something else listen at this address"):
             await client.report_status("n1", {})
 
 
