@@ -11,6 +11,7 @@ from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.instance.latency import origin_latency, peer_latency
 from app.instance.reservoir import uniforms
+from app.instance.samples import SampleSizes, sample_sizes
 from app.instance.statistics import Statistics, Traffic
 from app.nodes.schemas import NodeStatusRecord
 from solvers.problem import PlacementProblem
@@ -35,6 +36,7 @@ class BuiltProblem:
     node_tokens_per_second float64[N]; usable bool[N]: live and not draining, may hold experts
     halves: the same with the traffic of time buckets of even number alone, and of the others; each activates
     as much as all of it at every node and in every block. None while either half says too little.
+    samples: how many tokens the routes were sampled from; None without traffic
     """
 
     problem: PlacementProblem
@@ -43,6 +45,7 @@ class BuiltProblem:
     usable: npt.NDArray[np.bool_]
     telemetry_until: datetime | None
     halves: tuple[PlacementProblem, PlacementProblem] | None = None
+    samples: SampleSizes | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -103,7 +106,8 @@ def build_problem(
         device_node=np.asarray([row for row, _ in devices], np.int32),
         device_capacity_bytes=np.asarray([size for _, size in devices], np.int64),
     )
-    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, even))
+    samples = sample_sizes(fleet, statistics, alive)
+    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, even), samples)
 
 
 def _halves(problem: PlacementProblem, even: Float64) -> tuple[PlacementProblem, PlacementProblem] | None:

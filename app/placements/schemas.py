@@ -29,6 +29,18 @@ ROLLBACK = "rollback"
 """What stands for the algorithm of a placement that no solver made."""
 
 
+class RouteSamples(Schema):
+    """Tokens that the routes were sampled from, over the layers of nodes that call experts there; those that
+    age count in part. What was solved on few is likely to cost more on the next tokens."""
+
+    total: float
+    median: Annotated[float, Field(description="Of a layer of a node.")]
+    least: Annotated[float, Field(description="Of the layer and node that has the fewest, named here.")]
+    node_id: Identifier
+    model_id: Identifier
+    layer: Layer
+
+
 class Evidence(Schema):
     """Why this placement. The three figures of the certificate belong together: objective and lower bound are
     in seconds of expert latency per second of traffic."""
@@ -73,6 +85,21 @@ class Evidence(Schema):
             "half; null where it was not tried."
         ),
     ] = None
+    cost_in_sample: Annotated[
+        float | None,
+        Field(
+            description="Seconds of expert latency per second of traffic of a placement made from one half "
+            "of the time, on that half; null where it was not tried."
+        ),
+    ] = None
+    cost_held_out: Annotated[
+        float | None,
+        Field(
+            description="The same placement on the traffic of the other half: by how much it is above "
+            "cost_in_sample, objective is likely to be too low. The placement published saw both halves."
+        ),
+    ] = None
+    samples: Annotated[RouteSamples | None, Field(description="null: nothing is known of traffic.")] = None
 
     @classmethod
     def without_solve(cls, algorithm: str, reason: str) -> "Evidence":

@@ -47,7 +47,7 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
         return Decision(False, f"not adopted: latency {gain}, and {moving}, do not {rule}{left}")
     trial = outcome.trial
     held_out = ""
-    if trial is not None:
+    if trial is not None and trial.in_force is not None:
         held_out = f" ({_gain(trial.found, trial.in_force)} on traffic held out)"
         if not worth_it(trial.found, trial.in_force, horizon_seconds, min_improvement):
             return Decision(

@@ -1,7 +1,7 @@
 """One solve, from the problem to its adoption, for the service's own reasons or an operator's."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from app.metrics import (
 )
 from app.optimizations.schemas import OptimizationRequest, OptimizationResult, Overrides
 from app.placements.publish import NotPublished
-from app.placements.schemas import Evidence
+from app.placements.schemas import Evidence, RouteSamples
 from app.solving.adoption import Decision, decide
 from app.solving.budget import budget_left
 from app.solving.observation import Observation
@@ -272,7 +272,12 @@ def _evidence(solved: Solved, reason: str, solved_at: datetime) -> Evidence:
         predicted_improvement_ratio=improvement(found, in_force)
         if comparable and found is not None and in_force is not None
         else None,
-        held_out_improvement_ratio=None if trial is None else improvement(trial.found, trial.in_force),
+        held_out_improvement_ratio=None
+        if trial is None or trial.in_force is None
+        else improvement(trial.found, trial.in_force),
+        cost_in_sample=None if trial is None else _finite(trial.in_sample),
+        cost_held_out=None if trial is None else _finite(trial.found.latency_cost),
+        samples=None if solved.built.samples is None else RouteSamples(**asdict(solved.built.samples)),
     )
 
 

@@ -25,6 +25,9 @@ from solvers.solve import solve
 from solvers.stopping import MaxRuntime
 from solvers.warm import warm
 
+FIRST_TRIAL_SECONDS = 5.0
+"""For the trial of a first placement, which decides nothing and says how optimistic the cost is."""
+
 
 @dataclass(frozen=True, eq=False)
 class SolveRequest:
@@ -51,10 +54,12 @@ class SolveRequest:
 
 @dataclass(frozen=True)
 class Trial:
-    """A placement made from one half of the traffic and the one in force, both judged on the other half."""
+    """A placement made from one half of the traffic and the one in force, where there is one, both judged on
+    the other half. `in_sample`: J of the former on its own half."""
 
     found: Standing
-    in_force: Standing
+    in_force: Standing | None
+    in_sample: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +143,7 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
     pays = in_force is not None and _pays(request, found, in_force)
     if in_force is not None and (in_force.shortfalls or pays):
         rebalance_copies = _rebalance_copies(problem)
-    if feasible and pays and request.halves is not None and request.in_force is not None:
+    if request.halves is not None and (in_force is None or (feasible and pays)):
         trial = _tried(request, request.in_force, *request.halves)
     return SolveOutcome(
         result=result,
@@ -174,7 +179,7 @@ def _part(request: SolveRequest, problem: PlacementProblem, goal: UInt8) -> UInt
 
 
 def _tried(
-    request: SolveRequest, in_force: UInt8, first: PlacementProblem, second: PlacementProblem
+    request: SolveRequest, in_force: UInt8 | None, first: PlacementProblem, second: PlacementProblem
 ) -> Trial | None:
     """None where the first half has no placement.
 
@@ -182,16 +187,24 @@ def _tried(
     anew, so that being stuck is not taken for noise.
     """
     names = request.names
+    # nobody asks how good this one is
+    request = replace(request, params={**request.params, "bound_steps": 0})
+    if in_force is None:  # the first placement does not wait for it long
+        request = replace(request, time_limit_seconds=min(FIRST_TRIAL_SECONDS, request.time_limit_seconds))
+        result = _solved(request, first, None)
+        if result.placement is None:
+            return None
+        holds = result.placement.holds
+        return Trial(_standing(second, holds, names), None, evaluate(first, holds))
     standing, holds = _standing(first, in_force, names), in_force
     for start in (in_force, None):
-        # nobody asks how good this one is
-        result = _solved(replace(request, params={**request.params, "bound_steps": 0}), first, start)
+        result = _solved(request, first, start)
         if result.placement is None:
             return None
         holds = _part(request, first, result.placement.holds)
         if _pays(request, _standing(first, holds, names), standing):
             break
-    return Trial(_standing(second, holds, names), _standing(second, in_force, names))
+    return Trial(_standing(second, holds, names), _standing(second, in_force, names), evaluate(first, holds))
 
 
 def _pays(request: SolveRequest, found: Standing, in_force: Standing) -> bool:

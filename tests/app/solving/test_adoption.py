@@ -68,8 +68,8 @@ def test_what_does_not_pay_on_traffic_held_out_is_noise() -> None:
     """What pays on all traffic is adopted only if what was found on one half pays on the other, too; where
     none was held out the whole decides."""
     paying = outcome(standing(0.5), standing(1.0))
-    good = dataclasses.replace(paying, trial=Trial(standing(0.8), standing(1.0)))
-    noise = dataclasses.replace(paying, trial=Trial(standing(0.99), standing(1.0)))
+    good = dataclasses.replace(paying, trial=Trial(standing(0.8), standing(1.0), 0.7))
+    noise = dataclasses.replace(paying, trial=Trial(standing(0.99), standing(1.0), 0.7))
     assert decide(paying, 100.0, 0.02).adopt
     assert decide(good, 100.0, 0.02).adopt
     decision = decide(noise, 100.0, 0.02)

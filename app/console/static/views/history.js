@@ -154,6 +154,8 @@ export function show(place, { feed, signal }) {
       { title: "Achieved", number: true, hint: "on traffic from after it had converged", sort: (e) => e.outcome?.mean_latency_seconds, text: (e) => milliseconds(e.outcome?.mean_latency_seconds) },
       { title: "Saved", number: true, hint: "against the generation before, same later traffic", sort: (e) => e.outcome?.achieved_improvement_ratio, text: (e) => ratio(e.outcome?.achieved_improvement_ratio) },
       { title: "Gap", number: true, hint: "to the proved lower bound, at most", sort: (e) => e.evidence.gap_ratio, text: (e) => ratio(e.evidence.gap_ratio) },
+      { title: "True gap", number: true, hint: "at most, with a confidence of 95 %, for the traffic behind the samples from after it had converged", sort: (e) => e.outcome?.true_gap?.gap_upper_ratio, text: (e) => ratio(e.outcome?.true_gap?.gap_upper_ratio) },
+      { title: "Samples", number: true, hint: "tokens whose routes were sampled, of the layer and node with the fewest", sort: (e) => e.evidence.samples?.least, text: (e) => count(e.evidence.samples?.least) },
       { title: "Copies", number: true, sort: (e) => e.evidence.copies, text: (e) => count(e.evidence.copies) },
       { title: "Moved", number: true, sort: (e) => e.evidence.migration_bytes, text: (e) => bytes(e.evidence.migration_bytes) },
       { title: "Converged after", number: true, text: (e) => (e.outcome?.converged_at ? seconds((new Date(e.outcome.converged_at) - new Date(e.metadata.created_at)) / 1000) : "–") },
