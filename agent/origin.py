@@ -38,11 +38,11 @@ class CheckpointShelf:
         return {
             "model_id": self.model_id,
             "model_type": self.checkpoint.model_type,
-            "top_k": self.checkpoint.top_k,
             "layers": [
                 {
                     "layer": layer,
-                    "data_bytes": experts[0].data_bytes,
+                    "top_k": self.checkpoint.top_k[layer],
+                    "data_bytes": self.checkpoint.expert_bytes(layer),
                     "tensors": [
                         {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape}
                         for tensor in experts[0].tensors
@@ -50,6 +50,7 @@ class CheckpointShelf:
                     "experts": [
                         {
                             "expert": expert.expert,
+                            "data_bytes": expert.data_bytes,
                             "file_bytes": expert.content.size,
                             "sha256": self.digests[layer, expert.expert],
                         }
@@ -68,8 +69,8 @@ def model_spec(shelf: CheckpointShelf, origin_url: str) -> dict[str, Any]:
             {
                 "layer": layer,
                 "experts": len(experts),
-                "expert_bytes": experts[0].data_bytes,
-                "top_k": shelf.checkpoint.top_k,
+                "expert_bytes": shelf.checkpoint.expert_bytes(layer),
+                "top_k": shelf.checkpoint.top_k[layer],
                 "expert_digests": [shelf.digests[layer, expert.expert] for expert in experts],
             }
             for layer, experts in shelf.checkpoint.layers.items()

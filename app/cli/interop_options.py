@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from agent.architecture.architecture import Configuration
+from agent.architecture.document import read_document
+from agent.architecture.faults import ConfigFault
 from agent.interop.faults import InteropError
-from agent.interop.files import read_json
 from agent.interop.layers import MoeLayers, read_numbers
 from agent.interop.registry import PLACEMENTS, RECORDINGS
 from app.cli.solve import refuse
-from app.errors import InvalidRequest
-from app.models.huggingface import read_config
 from app.models.presets import PRESETS
 
 NEEDS_NUMBERS = "numbers layers as the model does, expected --moe-layers, --model-config or --preset"
@@ -98,13 +98,10 @@ def known_moe_layers(
 
 def _of_config(path: Path, model_layers: int | None) -> MoeLayers:
     try:
-        config = read_json(path, dict[str, Any])
-        _, architecture = read_config(config)
-        text = config.get("text_config")
-        inner = text if isinstance(text, dict) else {}
-        count = model_layers or config.get("num_hidden_layers") or inner.get("num_hidden_layers")
-        return MoeLayers.of(architecture.layers, count)
-    except (InteropError, InvalidRequest) as error:
+        configuration = Configuration(read_document(path))
+        count = model_layers or configuration.layer_count()
+        return MoeLayers.of(configuration.moe_layers(), count)
+    except (InteropError, ConfigFault) as error:
         refuse(f"{path}: {error}")
     except OSError as error:
         refuse(f"{path}: {error.strerror or error}")

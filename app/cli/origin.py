@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from agent.checkpoint.checkpoint import Checkpoint, CheckpointExpert, open_checkpoint
 from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.client import ServiceClient, ServiceError
@@ -74,15 +74,37 @@ def origin_command(
     send_limit: Annotated[
         float | None, typer.Option(metavar="BYTES", parser=_rate, help="Per second, of all (50MB, 1GiB).")
     ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", min=1, max=64, help="Experts per token, where config.json does not say it."),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            "--layers",
+            min=1,
+            max=256,
+            help="Layers of the model, where config.json does not say it; experts behind them are left out.",
+        ),
+    ] = None,
+    below: Annotated[
+        str | None,
+        typer.Option(
+            "--below",
+            metavar="PREFIX",
+            help="Serve only experts whose tensors' names begin so, where there are two models (thinker.).",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Only say which experts there are.")] = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
 ) -> None:
     """Serve the experts of a checkpoint one by one, for the nodes that are to hold them.
 
-    Finds each expert's tensors for Mixtral, Phi-MoE, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek V2 and V3,
-    Kimi K2, GPT-OSS (MXFP4 too), Granite-MoE, Llama 4, and what transformers 5 writes with experts fused. The
-    weights are not copied or converted: each expert is cut out of the checkpoint's files as it is sent.
+    Finds each expert by the names of its tensors, in all layouts that transformers reads and writes, whether
+    each expert has tensors of its own or one tensor holds all experts of a layer. Scales and biases go with
+    their matrix. What cannot be placed is refused by its name. The weights are not copied or converted: each
+    expert is cut out of the checkpoint's files as it is sent.
 
     The first start reads everything once for the digests, which are kept beside the checkpoint.
     """
@@ -92,7 +114,7 @@ def origin_command(
         name = model_id or checkpoint.resolve().name
         if not is_id(name):
             raise fail(f"--model-id: {name!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
-        found = open_checkpoint(checkpoint)
+        found = open_checkpoint(checkpoint, top_k=top_k, layers=layers, below=below)
         if show:
             _show(found)
             return
@@ -208,16 +230,39 @@ def _progress(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
 
 
 def _show(checkpoint: Checkpoint) -> None:
-    table = Table(title=f"{checkpoint.directory} ({checkpoint.model_type}, top {checkpoint.top_k})")
+    chosen = sorted(set(checkpoint.top_k.values()))
+    top = f"top {chosen[0]}" if len(chosen) == 1 else f"top {chosen[0]} to {chosen[-1]}"
+    table = Table(title=f"{checkpoint.directory} ({checkpoint.model_type}, {top})")
     for column in ("layers", "experts", "bytes of one", "tensors of one"):
         table.add_column(column)
-    alike: dict[tuple[int, int, str], list[int]] = {}
+    alike: dict[tuple[str, int, str], list[int]] = {}
     for layer, experts in checkpoint.layers.items():
-        tensors = "\n".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in experts[0].tensors)
-        alike.setdefault((len(experts), experts[0].data_bytes, tensors), []).append(layer)
+        for row in _kinds(experts):
+            alike.setdefault(row, []).append(layer)
     for (count, size, tensors), layers in alike.items():
-        table.add_row(_ranges(layers), str(count), f"{size:,}", tensors)
-    Console().print(table, markup=False)
+        table.add_row(_ranges(layers), count, f"{size:,}", tensors)
+    console = Console()
+    console.print(table, markup=False)
+    if any(len({expert.data_bytes for expert in experts}) > 1 for experts in checkpoint.layers.values()):
+        console.print("A layer whose experts differ is registered with the size of its largest.")
+    if checkpoint.left_out:
+        names = ", ".join(checkpoint.left_out)
+        console.print(f"Not served, since it is for multi-token prediction: {names}.", markup=False)
+
+
+def _kinds(experts: tuple[CheckpointExpert, ...]) -> list[tuple[str, int, str]]:
+    """The experts of a layer by what their tensors are: how many, or which; bytes of one; tensors of one."""
+    kinds: dict[tuple[int, str], list[int]] = {}
+    for expert in experts:
+        tensors = "\n".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in expert.tensors)
+        kinds.setdefault((expert.data_bytes, tensors), []).append(expert.expert)
+    if len(kinds) == 1:
+        ((size, tensors),) = kinds
+        return [(str(len(experts)), size, tensors)]
+    return [
+        (f"{len(numbers)} of {len(experts)}: {_ranges(numbers)}", size, tensors)
+        for (size, tensors), numbers in kinds.items()
+    ]
 
 
 def _ranges(layers: list[int]) -> str:

@@ -1,20 +1,28 @@
-"""The shape of a Mixture-of-Experts architecture, and the bytes of one of its experts."""
+"""The shape of a Mixture-of-Experts architecture whose layers are alike, and the bytes of an expert."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from agent.architecture.architecture import expert_bytes
+from agent.architecture.quantization import fp8_blocks, mxfp4, plain
 from app.models.schemas import Block
 
 
 class Precision(Enum):
     """How the experts' weights are stored."""
 
-    FLOAT32 = "float32"
     FLOAT16 = "float16"
     """As bfloat16: two bytes."""
     FLOAT8_BLOCKS = "float8 with a float32 scale per block of 128 x 128"
     MXFP4 = "MXFP4: 4 bits, and one byte of scale per 32 values; biases in bfloat16"
+
+
+_STORED = {
+    Precision.FLOAT16: plain(2),
+    Precision.FLOAT8_BLOCKS: fp8_blocks(128, 128),
+    Precision.MXFP4: mxfp4(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +40,9 @@ class Architecture:
 
     @property
     def expert_bytes(self) -> int:
-        values = self.matrices * self.hidden * self.intermediate
-        match self.precision:
-            case Precision.FLOAT32:
-                return 4 * values
-            case Precision.FLOAT16:
-                return 2 * values
-            case Precision.FLOAT8_BLOCKS:
-                # Each matrix has a grid of scales; all are hidden x intermediate, or its transpose.
-                scales = self.matrices * -(-self.hidden // 128) * -(-self.intermediate // 128)
-                return values + 4 * scales
-            case Precision.MXFP4:
-                biases = (self.matrices - 1) * self.intermediate + self.hidden
-                return values // 2 + values // 32 + 2 * biases
+        bias_width = 2 if self.precision is Precision.MXFP4 else 0
+        stored = _STORED[self.precision]
+        return expert_bytes(self.hidden, self.intermediate, self.matrices, stored, bias_width)
 
     def blocks(self) -> list[Block]:
         return [

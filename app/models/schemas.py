@@ -38,6 +38,13 @@ class ModelSpec(Schema):
     huggingface_config: Annotated[
         dict[str, Any] | None, Field(description="The config.json of a Hugging Face checkpoint.")
     ] = None
+    hf_quant_config: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="With huggingface_config: the checkpoint's hf_quant_config.json, where it has one. "
+            "ModelOpt says there, and often only there, how the experts are quantized."
+        ),
+    ] = None
     origin_url: Annotated[str | None, Field(max_length=2048, description="Where experts are fetched.")] = None
 
     @model_validator(mode="after")
@@ -49,6 +56,8 @@ class ModelSpec(Schema):
             raise ValueError(
                 f"give exactly one of blocks, preset, huggingface_config; found {given or 'none'}"
             )
+        if self.hf_quant_config is not None and self.huggingface_config is None:
+            raise ValueError("hf_quant_config: expected huggingface_config with it")
         return self
 
     @field_validator("blocks")

@@ -74,8 +74,8 @@ def resolve(spec: ModelSpec) -> tuple[list[Block], str]:
         blocks, source = architecture.blocks(), f"preset:{spec.preset.lower()}"
     else:
         assert spec.huggingface_config is not None  # the schema wants exactly one of the three
-        model_type, architecture = read_config(spec.huggingface_config)
-        blocks, source = architecture.blocks(), f"huggingface_config:{model_type}"
+        model_type, blocks = read_config(spec.huggingface_config, spec.hf_quant_config)
+        source = f"huggingface_config:{model_type}"
     experts = sum(block.experts for block in blocks)
     if experts > store.MAX_EXPERTS:
         raise _refused("", f"{experts} experts, there may be {store.MAX_EXPERTS}", "TOO_MANY_EXPERTS")

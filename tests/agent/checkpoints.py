@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
+SINGLE = "model.safetensors"
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "uint8": 1}
 
 HIDDEN, INTERMEDIATE, EXPERTS, LAYERS = 64, 32, 4, 3
@@ -244,6 +246,56 @@ def write_checkpoint(directory: Path, made: Made, *, shards: int = 1) -> Path:
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return directory
+
+
+_WIDTHS = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "U8": 1, "I32": 4, "I64": 8}
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def write_shapes(
+    directory: Path, config: Mapping[str, Any] | str, tensors: Shapes, name: str = SINGLE
+) -> Path:
+    """A checkpoint with random bytes: `tensors` are names with safetensors' dtype and a shape."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = config if isinstance(config, str) else json.dumps(config)
+    (directory / "config.json").write_text(text)
+    write_file(directory / name, tensors)
+    return directory
+
+
+def write_file(path: Path, tensors: Shapes) -> None:
+    random = np.random.default_rng(len(tensors))
+    header: dict[str, Any] = {}
+    at = 0
+    for name, (dtype, shape) in tensors.items():
+        size = _WIDTHS[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    encoded = json.dumps(header).encode()
+    body = random.integers(0, 256, at, np.uint8).tobytes()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
+
+
+def write_index(directory: Path, weight_map: Mapping[str, str]) -> None:
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def experts_of(prefix: str, layers: Iterable[int], count: int, tensors: Shapes) -> dict[str, Any]:
+    """`prefix` with {} for the layer; `tensors` of every expert below it."""
+    return {
+        f"{prefix.format(layer)}experts.{expert}.{name}": kind
+        for layer in layers
+        for expert in range(count)
+        for name, kind in tensors.items()
+    }
+
+
+GATED: Shapes = {
+    "gate_proj.weight": ("BF16", (8, 16)),
+    "up_proj.weight": ("BF16", (8, 16)),
+    "down_proj.weight": ("BF16", (16, 8)),
+}
 
 
 def _write(path: Path, tensors: Tensors, names: list[str]) -> None:
