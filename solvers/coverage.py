@@ -158,37 +158,64 @@ def _repair(
     return held if covered and (packs_within_bytes(problem) or fits(problem, held)) else None
 
 
+class Programme:
+    """Whom experts may be given to, as an integer programme over (kind of expert, device), where a kind is
+    the experts of one size with the same pins. A variable is how many experts of the kind the device holds.
+
+    kind_of int64[E]; size and count int64[kinds]: bytes of one expert, and experts, of each kind
+    replicas: the matrix that makes of the variables the copies of each kind
+    at_node: the matrix that makes of a row per device a row per node
+    """
+
+    def __init__(self, problem: PlacementProblem, allowed: Int8) -> None:
+        device_node, device_capacity = problem.devices
+        features = np.vstack((problem.column_bytes[None, :], allowed.astype(np.int64)))
+        kinds, kind_of = np.unique(features, axis=1, return_inverse=True)
+        self.kind_of: Int64 = kind_of.reshape(problem.experts)
+        self.count: Int64 = np.bincount(self.kind_of, minlength=kinds.shape[1]).astype(np.int64)
+        self.size: Int64 = kinds[0]
+        self.devices = len(device_node)
+        rule, number = kinds[1:], kinds.shape[1]
+        unit = int(np.gcd.reduce(self.size)) if number else 1
+        place = (np.ones(self.devices), (device_node, np.arange(self.devices)))
+        self.at_node = sparse.csr_array(place, shape=(problem.nodes, self.devices))
+        self.replicas = sparse.kron(sparse.eye_array(number), np.ones((1, self.devices)))
+        self.bounds = optimize.Bounds(0, np.repeat(self.count, self.devices).astype(float))
+        self._per_node = sparse.kron(sparse.eye_array(number), self.at_node)
+        units = (self.size // unit)[None, :].astype(float)
+        self._memory = sparse.kron(units, sparse.eye_array(self.devices))
+        self._least = np.where(rule.T == 1, self.count[:, None], 0).reshape(-1).astype(float)
+        self._most = np.where(rule.T == -1, 0, self.count[:, None]).reshape(-1).astype(float)
+        self._room = (device_capacity // unit).astype(float)
+
+    def constraints(self, more: int = 0) -> list[optimize.LinearConstraint]:
+        """No node holds an expert twice, pins are kept, no device is above its memory. `more`: variables that
+        follow and take part in none of this."""
+        rows = self._per_node.shape[0], self._memory.shape[0]
+        per_node, memory = (
+            sparse.csr_array(sparse.hstack([matrix, sparse.csr_array((count, more), dtype=np.float64)]))
+            for matrix, count in zip((self._per_node, self._memory), rows, strict=True)
+        )
+        return [
+            optimize.LinearConstraint(per_node, self._least, self._most),
+            optimize.LinearConstraint(memory, -np.inf, self._room),
+        ]
+
+
 def _covering(problem: PlacementProblem, allowed: Int8) -> UInt8:
-    """A feasible placement with few replicas, by an integer programme over (kind of expert, device), where a
-    kind is the experts of one size with the same pins. Exact: raises `Uncoverable` where the programme has
-    no solution."""
-    device_node, device_capacity = problem.devices
-    usable = problem.experts
-    features = np.vstack((problem.column_bytes[None, :], allowed.astype(np.int64)))
-    kinds, kind_of = np.unique(features, axis=1, return_inverse=True)
-    kind_of = kind_of.reshape(usable)
-    count = np.bincount(kind_of, minlength=kinds.shape[1]).astype(np.int64)
-    size, rule = kinds[0], kinds[1:]
-    unit = int(np.gcd.reduce(size)) if len(size) else 1
-    kinds_number, devices, nodes = len(size), len(device_node), problem.nodes
-    at_node = sparse.csr_array((np.ones(devices), (device_node, np.arange(devices))), shape=(nodes, devices))
-    per_node = sparse.kron(sparse.eye_array(kinds_number), at_node)
-    replicas = sparse.kron(sparse.eye_array(kinds_number), np.ones((1, devices)))
-    memory = sparse.kron((size // unit)[None, :].astype(float), sparse.eye_array(devices))
-    held_least = np.where(rule.T == 1, count[:, None], 0).reshape(-1).astype(float)
-    held_most = np.where(rule.T == -1, 0, count[:, None]).reshape(-1).astype(float)
+    """A feasible placement with few replicas, by the programme of `Programme`. Exact: raises `Uncoverable`
+    where the programme has no solution."""
+    programme = Programme(problem, allowed)
+    kinds_number, devices, nodes = len(programme.count), programme.devices, problem.nodes
+    kind_of, count, at_node = programme.kind_of, programme.count, programme.at_node
+    wanted = (count * problem.min_replicas).astype(float)
     answer = optimize.milp(
-        np.tile(np.ones(devices), kinds_number),
+        np.ones(kinds_number * devices),
         integrality=np.ones(kinds_number * devices, np.int64),
-        bounds=optimize.Bounds(0, np.repeat(count, devices).astype(float)),
+        bounds=programme.bounds,
         constraints=[
-            optimize.LinearConstraint(sparse.csr_array(per_node), held_least, held_most),
-            optimize.LinearConstraint(
-                sparse.csr_array(replicas), (count * problem.min_replicas).astype(float), np.inf
-            ),
-            optimize.LinearConstraint(
-                sparse.csr_array(memory), -np.inf, (device_capacity // unit).astype(float)
-            ),
+            *programme.constraints(),
+            optimize.LinearConstraint(sparse.csr_array(programme.replicas), wanted, np.inf),
         ],
         options={"time_limit": PROOF_SECONDS},
     )

@@ -54,12 +54,20 @@ class OptimizationResult(Schema):
     adopted: bool
     generation: Annotated[int | None, Field(description="Published, where adopted.")]
     detail: Annotated[str, Field(description="In words: why adopted or not, or what is short.")]
+    remedy: Annotated[
+        str | None, Field(description="In words, what would give a placement where none was found.")
+    ] = None
 
 
 class OptimizationRecord(Schema):
     optimization_id: str
     request: OptimizationRequest
-    state: OptimizationState
+    state: Annotated[
+        OptimizationState,
+        Field(
+            description="FAILED, with a `result` whose status says why, also where no placement was found."
+        ),
+    ]
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None

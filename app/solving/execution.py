@@ -3,6 +3,7 @@
 Pure: it knows neither Redis nor the time of day. The two state machines are those of `migrations.states`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,6 +82,7 @@ class Execution:
         self._outstanding = {move_id for move_id, state in self._states.items() if state in OUTSTANDING}
         self._tried: dict[str, set[str | None]] = {}
         self._moved_at: dict[str, datetime] = {}
+        self._active_at: dict[str, datetime] = {}
         self._given_up: str | None = None
         self._ready: tuple[Limits, list[PlannedMove]] | None = None
         self._counts = dict.fromkeys(MoveState, 0)
@@ -153,7 +155,7 @@ class Execution:
                 self._advance(move_id, MoveEvent.BEGIN, now, bytes_done=done)
             elif done > entry.bytes_done:
                 self._update(move_id, bytes_done=done)
-                self._moved_at[move_id] = now
+                self._moved_at[move_id] = self._active_at[move.destination] = now
         return succeeded
 
     def expire(self, now: datetime) -> None:
@@ -166,6 +168,15 @@ class Execution:
             last = self._moved_at.setdefault(move_id, now)
             if (now - last).total_seconds() > allowed:
                 self._fail(move_id, f"no progress for {allowed:.0f} s", now)
+
+    def stuck(self, now: datetime, seconds: float) -> dict[str, int]:
+        """Nodes that have not got on with any move for that long, and how many they are to do."""
+        counts = Counter(self.moves[move_id].destination for move_id in self._outstanding)
+        return {
+            node_id: counts[node_id]
+            for node_id in sorted(counts)
+            if (now - self._active_at.setdefault(node_id, now)).total_seconds() > seconds
+        }
 
     # --- what comes next
     def ready(self, limits: Limits) -> list[PlannedMove]:
@@ -320,7 +331,7 @@ class Execution:
         state = advance(MOVE_TRANSITIONS, self._states[move_id], event)
         self._update(move_id, state=state, **changes)
         self._enter(move_id, state)
-        self._moved_at[move_id] = now
+        self._moved_at[move_id] = self._active_at[self.moves[move_id].destination] = now
 
     def _enter(self, move_id: str, state: MoveState) -> None:
         self._counts[self._states[move_id]] -= 1

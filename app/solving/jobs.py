@@ -156,6 +156,12 @@ class Jobs:
             log.warning("optimization failed", optimization=record.optimization_id, reason=str(error))
             await self._end(record, OptimizationState.FAILED, error=str(error))
             return
+        missing = solved.not_found
+        if missing is not None:
+            why = missing.reason if missing.remedy is None else f"{missing.reason}; to do: {missing.remedy}"
+            log.warning("optimization found no placement", optimization=record.optimization_id, reason=why)
+            await self._end(record, OptimizationState.FAILED, result=solved.result(), error=why)
+            return
         await self._end(record, OptimizationState.SUCCEEDED, result=solved.result())
 
     async def _end(

@@ -17,12 +17,14 @@ from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanComman
 from app.placements.publish import GenerationChanged
 from app.solving.execution import WORKING, Execution
 from app.solving.expectation import Deviation, Expectation
+from app.solving.holdup import Holdup, together
 from app.solving.next_plan import NextPlan
 from app.solving.observation import Observation
 from app.solving.orders import orders
 from app.solving.plan_journal import PlanJournal
 from app.solving.plan_records import newest_plans, read_commands, read_plan, read_progress, read_reports
 from app.solving.releasing import Releasing, copy_of, limits_of
+from app.solving.remedies import cancelled_plan, paused_plan, stuck_moves
 from app.solving.restoration import CannotRestore, holds_of_generation, restore
 from app.solving.routing import RoutingTables
 from app.solving.solver_process import SolverProcess
@@ -47,6 +49,9 @@ SETTLE_SECONDS: Final = 5.0
 DEVIATION_HEARTBEATS: Final = 2.0
 """Heartbeats for which nodes may be seen to hold something else than the plan expects before it ends: a
 heartbeat may have been under way when a move finished."""
+
+STUCK_HEARTBEATS: Final = 3.0
+"""Heartbeats without progress of a move after which the status names its node."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -91,18 +96,24 @@ class Migration:
         return self._execution
 
     @property
-    def trouble(self) -> str | None:
-        """In words, why the fleet is not being brought to the generation in force."""
+    def trouble(self) -> Holdup | None:
+        """Why the fleet is not being brought to the generation in force."""
         return self._next.trouble
 
     def unwanted(self, generation: int | None) -> bool:
         """An operator does not want the fleet brought to `generation`."""
         return self._next.is_cancelled(generation)
 
-    @property
-    def waiting_for(self) -> str | None:
-        """In words, what the plan waits for."""
-        return self._releasing.waiting_for
+    def waiting_for(self, observation: Observation) -> Holdup | None:
+        """What the plan waits for."""
+        execution = self._execution
+        if execution is None:
+            return None
+        if execution.state is PlanState.PAUSED:
+            return paused_plan(observation, execution.record.plan_id)
+        stuck = execution.stuck(datetime.now(UTC), STUCK_HEARTBEATS * self._heartbeat_seconds)
+        parts = [] if self._releasing.waiting_for is None else [self._releasing.waiting_for]
+        return together([*parts, *(stuck_moves(node_id, count) for node_id, count in stuck.items())])
 
     # --- taking over
     async def take_over(self, observation: Observation) -> None:
@@ -119,7 +130,9 @@ class Migration:
         for plan_id in await newest_plans(self._redis, self._keys, 1):
             record = await read_plan(self._redis, self._keys, plan_id)
             if record is not None and record.state is PlanState.CANCELLED and not record.validate_only:
-                self._next.cancelled(record.to_generation)
+                self._next.cancelled(
+                    record.to_generation, cancelled_plan(observation, record.plan_id, record.to_generation)
+                )
 
     async def _linger_on(self) -> None:
         """Keep out of routing tables what plans that ended just now had told nodes to drop."""
@@ -167,7 +180,7 @@ class Migration:
         self._releasing.withdraw(execution, observation, problem)
         await self._save(observation, problem, now, commands=len(commands))
         if execution is not None and execution.ended:
-            self._finish(execution)
+            self._finish(execution, observation)
 
     async def plan(
         self, observation: Observation, traffic: PlacementProblem | None, *, hold: bool
@@ -321,7 +334,7 @@ class Migration:
             commands=commands,
         )
 
-    def _finish(self, execution: Execution) -> None:
+    def _finish(self, execution: Execution, observation: Observation) -> None:
         """The plan has ended, and is saved as such."""
         record = execution.record
         _count_end(execution)
@@ -334,7 +347,9 @@ class Migration:
         elif record.state is PlanState.FAILED:
             self._next.failed(record.to_generation, f"plan {record.plan_id} failed: {record.reason}")
         elif record.state is PlanState.CANCELLED:
-            self._next.cancelled(record.to_generation, f"plan {record.plan_id} was cancelled")
+            self._next.cancelled(
+                record.to_generation, cancelled_plan(observation, record.plan_id, record.to_generation)
+            )
 
     def _linger(self, execution: Execution) -> None:
         """Nodes may still do the drops that they were told, or have done them without having been heard."""

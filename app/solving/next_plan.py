@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,9 @@ import structlog
 
 from app.metrics import MIGRATION_PLANS
 from app.migration_plans.schemas import PlanRecord
+from app.placements.schemas import Outlook
 from app.solving.cancellation import end
+from app.solving.holdup import Holdup, in_words
 from app.solving.observation import InForce, Observation
 from app.solving.plan_journal import PlanJournal
 from app.solving.planning import (
@@ -22,6 +24,7 @@ from app.solving.planning import (
     rate_limit,
     receivers,
 )
+from app.solving.remedies import impossible_plan
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import PlanOutcome, plan_task
 from migrations.states import PlanState
@@ -56,8 +59,8 @@ class NextPlan:
         self._failed_generation: int | None = None
         self._cancelled_generation: int | None = None
         self._not_before = 0.0
-        self.trouble: str | None = None
-        """In words, why the fleet is not being brought to the generation in force."""
+        self.trouble: Holdup | None = None
+        """Why the fleet is not being brought to the generation in force."""
 
     async def make(
         self, observation: Observation, traffic: PlacementProblem | None, *, hold: bool
@@ -138,16 +141,17 @@ class NextPlan:
         self.trouble = None
 
     def failed(self, generation: int, trouble: str) -> None:
-        """The next one, to the same generation, waits longer each time."""
+        """The next one, to the same generation, waits longer each time. `trouble`: what failed, in words."""
         if self._failed_generation != generation:
             self._failures = 0
         self._failed_generation = generation
         wait = min(BACK_OFF_SECONDS * 2**self._failures, BACK_OFF_LIMIT_SECONDS)
         self._failures = min(self._failures + 1, 16)
         self.wait(wait)
-        self.trouble = trouble
+        again = f"another is made at {in_words(datetime.now(UTC) + timedelta(seconds=wait))}"
+        self.trouble = Holdup(Outlook.WAITING, f"{trouble}; {again}")
 
-    def cancelled(self, generation: int, trouble: str | None = None) -> None:
+    def cancelled(self, generation: int, trouble: Holdup | None = None) -> None:
         """An operator does not want the fleet to go there: no plan until it is asked for, which it may have
         been while the cancelled one drained, or another generation comes."""
         if self._requested is not None and self._requested.to_generation == generation:
@@ -203,6 +207,7 @@ class NextPlan:
             self._impossible = case
             MIGRATION_PLANS.labels("failed").inc()
             self.failed(in_force.generation, f"plan {record.plan_id} failed: {reason}")
+            self.trouble = impossible_plan(observation, record.plan_id, reason or "")
             log.warning("no plan", plan=record.plan_id, generation=in_force.generation, reason=reason)
             return None
         self.trouble = None

@@ -23,9 +23,11 @@ from app.placements.publish import NotPublished
 from app.placements.schemas import Evidence, RouteSamples
 from app.solving.adoption import Decision, decide
 from app.solving.budget import budget_left
+from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.planning import names_of
 from app.solving.publication import publish_matrix
+from app.solving.remedies import not_found
 from app.solving.solver_process import SolverClosed, SolverCrashed, SolverProcess, TaskError, TaskOverran
 from app.solving.standing import improvement
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
@@ -56,6 +58,8 @@ class Solved:
     decision: Decision
     generation: int | None
     built: BuiltProblem
+    not_found: Holdup | None = None
+    """Why there is no placement, where the solve found none."""
 
     def result(self) -> OptimizationResult:
         result = self.outcome.result
@@ -88,6 +92,7 @@ class Solved:
             adopted=self.generation is not None,
             generation=self.generation,
             detail=self.decision.detail,
+            remedy=None if self.not_found is None else self.not_found.remedy,
         )
 
 
@@ -155,6 +160,9 @@ async def solve_and_adopt(
         decision = decide(replace(outcome, found=free), horizon, improvement)
     else:
         decision = decide(outcome, horizon, improvement)
+    missing = not_found(observation, outcome)
+    if missing is not None and outcome.found is None:
+        decision = Decision(False, f"infeasible: {missing.reason}")
     generation = None
     if decision.adopt and (request.validate_only or request.overrides != Overrides()):
         decision = Decision(False, f"validate_only; otherwise {decision.detail}")
@@ -174,7 +182,7 @@ async def solve_and_adopt(
                 COPIES_AVOIDED.inc(max(0, outcome.copies_avoided))
         except NotPublished as error:
             decision = replace(decision, detail=f"not adopted: {error}")
-    solved = Solved(outcome, decision, generation, built)
+    solved = Solved(outcome, decision, generation, built, missing)
     if generation is None and request == OptimizationRequest():
         # What stays in force, against what is known now; of what is adopted its evidence says.
         kept = solved.result().objective_before

@@ -5,7 +5,9 @@ from datetime import datetime
 
 from app.instance.fleet import UnknownExpert
 from app.migration_plans.schemas import PlannedMove
+from app.placements.schemas import Outlook
 from app.solving.execution import Execution, Source
+from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.planning import planning_limits, release_limits
 from app.solving.routing import RoutingTables, without
@@ -22,8 +24,8 @@ class Releasing:
     def __init__(self, withdrawal: Withdrawal, routing: RoutingTables) -> None:
         self._withdrawal = withdrawal
         self._routing = routing
-        self.waiting_for: str | None = None
-        """In words, what the plan waits for; None at the beginning of each look."""
+        self.waiting_for: Holdup | None = None
+        """What the plan waits for; None at the beginning of each look."""
 
     def release(
         self,
@@ -54,14 +56,18 @@ class Releasing:
             if move.destination not in reading:
                 reading[move.destination] = execution.reading_from(move.destination)
             if (move.model_id, move.layer, move.expert) in reading[move.destination]:
-                self.waiting_for = f"{move.destination} is being read before it drops"
+                self.waiting_for = Holdup(
+                    Outlook.WAITING, f"{move.destination} is being read before it drops"
+                )
                 return False
             if copy not in self._withdrawal.copies:
                 return False
             behind = self._withdrawal.behind(copy, in_use)
             if behind:
-                self.waiting_for = (
-                    f"{len(behind)} nodes, first {behind[0]}, still route to a copy that is to be dropped"
+                self.waiting_for = Holdup(
+                    Outlook.WAITING,
+                    f"{len(behind)} nodes, first {behind[0]}, still route to a copy that is to be dropped",
+                    f"should it last: look at the agent of {behind[0]}, which is to use the newest routes",
                 )
             return not behind
 
@@ -92,9 +98,10 @@ class Releasing:
                 continue
             if serving[row, column]:
                 if left[column] <= 1 and not origin:
-                    self.waiting_for = (
+                    self.waiting_for = Holdup(
+                        Outlook.WAITING,
                         f"{copy.node_id} alone serves {copy.model_id}/{copy.layer}/{copy.expert}, "
-                        "which it is to drop"
+                        "which it is to drop",
                     )
                     continue
                 left[column] -= 1

@@ -2,18 +2,22 @@
 
 import asyncio
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.optimizations.schemas import OptimizationRequest
+from app.placements.schemas import Outlook
 from app.solving.cancellation import end
+from app.solving.holdup import Holdup, in_words
 from app.solving.observation import Observation
 from app.solving.optimizer import Solved, solve_and_adopt
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
-from app.solving.triggers import URGENT, Reason, Triggers
+from app.solving.triggers import URGENT, Reason, Situation, Triggers
 from app.storage.lease import Lease
 from app.storage.optimistic import Contended
 from solvers.multipliers import Multipliers
@@ -46,16 +50,23 @@ class Solves:
         self._triggers = Triggers()
         self._task: asyncio.Task[Solved] | None = None
         self._reason: Reason | None = None
+        self._solving: Situation | None = None
         self._not_before = 0.0
         self._failures = 0
         self._multipliers: Multipliers | None = None  # of the last solve
-        self.trouble: str | None = None
-        """In words, why there is no newer placement."""
+        self._trouble: tuple[Situation, Holdup] | None = None
 
     @property
     def busy(self) -> bool:
         """A solve is under way."""
         return self._task is not None
+
+    def holdup(self, observation: Observation) -> Holdup | None:
+        """Why there is no newer placement; None where there is, or where the last solve was of another
+        situation."""
+        if self._trouble is None or self._trouble[0] != Situation.of(observation).without_drains:
+            return None
+        return self._trouble[1]
 
     @property
     def pressing(self) -> bool:
@@ -90,6 +101,7 @@ class Solves:
         if built is None:
             return
         self._triggers.solving(observation, until, now)
+        self._solving = Situation.of(observation).without_drains
         # An urgent one does not wait for what an operator asked for.
         solver = self._planner if self._solver.busy and reason in URGENT else self._solver
         self._reason = reason
@@ -112,7 +124,8 @@ class Solves:
             await end(self._task)
 
     def _learn(self, task: asyncio.Task[Solved], now: float) -> None:
-        if task.cancelled():
+        situation = self._solving
+        if task.cancelled() or situation is None:
             return
         try:
             solved = task.result()
@@ -123,15 +136,17 @@ class Solves:
             self._failures = min(self._failures + 1, 10)
             self._not_before = now + wait
             self._triggers.forget()
-            self.trouble = f"solving failed: {error}"
+            reason = f"solving failed: {error}"
+            again = f"it is tried again at {in_words(datetime.now(UTC) + timedelta(seconds=wait))}"
+            self._trouble = situation, Holdup(Outlook.WAITING, f"{reason}; {again}")
             log.error("solve failed", reason=str(error), again_in_seconds=wait)
             return
         self._failures = 0
         self._multipliers = solved.outcome.result.multipliers
-        self.trouble = None
+        self._trouble = None
         if solved.generation is not None:
             self._triggers.published(solved.generation)
         elif solved.decision.adopt:
             self._triggers.forget()  # something came in between
-        elif solved.outcome.found is None:
-            self.trouble = solved.decision.detail
+        elif solved.not_found is not None:
+            self._trouble = situation, replace(solved.not_found, reason=solved.decision.detail)

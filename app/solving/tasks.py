@@ -21,6 +21,7 @@ from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
 from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.result import SolveResult
+from solvers.shortage import Shortage, shortage
 from solvers.solve import solve
 from solvers.stopping import MaxRuntime
 from solvers.warm import warm
@@ -69,7 +70,7 @@ class SolveOutcome:
     `copies` and `migration_bytes`: what nodes would have to receive to hold it; `withheld_copies`: what more
     for the solver's. `rebalance_copies`: what they would have to receive for the one that balances load as
     EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `trial`: None where
-    none was made.
+    none was made. `shortage`: what the fleet lacks, where it has no feasible placement.
     """
 
     result: SolveResult
@@ -78,6 +79,7 @@ class SolveOutcome:
     copies: int
     migration_bytes: int
     holds: UInt8 | None = None
+    shortage: Shortage | None = None
     withheld_copies: int = 0
     rebalance_copies: int | None = None
     trial: Trial | None = None
@@ -135,7 +137,7 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
     feasible = in_force is not None and not in_force.shortfalls
     result = _solved(request, problem, request.in_force if feasible else None)
     if result.placement is None:
-        return SolveOutcome(result, None, in_force, 0, 0)
+        return SolveOutcome(result, None, in_force, 0, 0, shortage=shortage(problem))
     holds = _part(request, problem, result.placement.holds)
     found = _standing(problem, holds, request.names)
     copies = _copies(problem, holds)

@@ -1,7 +1,7 @@
 """When a cluster's placement is computed anew, and why."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.clusters.schemas import ClusterSettings
@@ -54,6 +54,11 @@ class Situation:
             models=tuple((model.model_id, model.digest) for model in fleet.models),
             settings=observation.cluster.settings.model_dump_json(),
         )
+
+    @property
+    def without_drains(self) -> "Situation":
+        """A node that is lost does not count as draining; whether it does is the same to a placement."""
+        return replace(self, draining=frozenset())
 
     def change_since(self, before: "Situation") -> Reason | None:
         """The most pressing difference."""

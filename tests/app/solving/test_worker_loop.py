@@ -533,7 +533,9 @@ async def test_what_if_changes_nothing(redis: Redis) -> None:
         await ask(cluster, "o1", request)
         await until(lambda: ended(cluster, "o1"), what="the answer")
         record = await answer(cluster, "o1")
-        assert record.state == "SUCCEEDED"
+        assert record.state == "FAILED"
+        assert record.error is not None
+        assert "not enough memory without a: 2 of 8 experts, 2000 bytes (2 kB), have no place" in record.error
         assert record.result is not None
         assert record.result.status == "INFEASIBLE", "6 slots cannot hold 8 experts without an origin"
         assert "infeasible" in record.result.detail
