@@ -31,6 +31,7 @@ class Registration(msgspec.Struct, frozen=True):
 class Directive(StrEnum):
     REPORT_FULL_STATE = "REPORT_FULL_STATE"
     FETCH_ASSIGNMENT = "FETCH_ASSIGNMENT"
+    DRAIN = "DRAIN"
 
 
 class StatusAnswer(msgspec.Struct, frozen=True):

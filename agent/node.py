@@ -124,6 +124,7 @@ class NodeAgent:
         self._generation: int | None = None
         self._failure: str | None = None
         self._engine_failures = 0
+        self._drained = False
         self._sequence = 0
         self._reported: frozenset[ExpertKey] | None = None
         self._versions: dict[str, str | None] = {"assignment": None, "moves": None}
@@ -276,8 +277,23 @@ class NodeAgent:
         elif Directive.REPORT_FULL_STATE in answer.directives:
             self._reported = None
             self._say_soon()
+        self._say_drained(Directive.DRAIN in answer.directives)
         if Directive.FETCH_ASSIGNMENT in answer.directives:
             self._refetch("assignment")
+
+    def _say_drained(self, drained: bool) -> None:
+        if drained == self._drained:
+            return
+        self._drained = drained
+        if drained:
+            logger.warning(
+                "an operator drained node %s: it is given no experts until one lets it in again "
+                "(POST .../nodes/%s:undrain); starting the agent again does not",
+                self.node_id,
+                self.node_id,
+            )
+        else:
+            logger.info("an operator let node %s in again: it may be given experts", self.node_id)
 
     # --- orders
     def _refetch(self, resource: str) -> None:

@@ -58,6 +58,7 @@ RULES: Mapping[str, Rule] = {
     f"GET {_CLUSTER}/nodes/{{node_id}}": Rule.READ_BY_NODE,
     f"PUT {_CLUSTER}/nodes/{{node_id}}": Rule.REPORT,
     f"DELETE {_CLUSTER}/nodes/{{node_id}}": Rule.OPERATE,
+    f"POST {_CLUSTER}/nodes/{{node_id}}:undrain": Rule.OPERATE,
     f"PUT {_CLUSTER}/nodes/{{node_id}}/status": Rule.REPORT,
     f"POST {_CLUSTER}/nodes/{{node_id}}/telemetry": Rule.REPORT,
     f"GET {_CLUSTER}/nodes/{{node_id}}/assignment": Rule.READ_BY_NODE,

@@ -136,7 +136,8 @@ async def put_node(
     "/{node_id}",
     status_code=202,
     summary="Drain a node",
-    description="The next placement leaves it empty; it goes once its experts live elsewhere.",
+    description="The next placement leaves it empty; it goes once its experts live elsewhere. Should its "
+    "agent register it again, it is DRAINED and gets nothing, until `:undrain` lets it in.",
     operation_id="drain_node",
     response_class=Response,
     responses={202: answer(NodeResource, "Draining."), **problems(404)},
@@ -144,6 +145,24 @@ async def put_node(
 async def drain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
     node = await service.drain_node(redis_of(request), settings_of(request), cluster_id, node_id)
     return json_answer(node, status=202)
+
+
+@router.post(
+    "/{node_id}:undrain",
+    summary="Let a drained node in again",
+    description="Ends a drain that is under way, or lets a node in that has been drained, now or when it "
+    "registers again: placements may give it experts.",
+    operation_id="undrain_node",
+    response_class=Response,
+    responses={
+        200: answer(NodeResource, "It may be given experts."),
+        204: {"description": "It may be given experts once it registers; it is not registered now."},
+        **problems(404),
+    },
+)
+async def undrain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
+    node = await service.undrain_node(redis_of(request), settings_of(request), cluster_id, node_id)
+    return Response(status_code=204) if node is None else json_answer(node)
 
 
 async def put_status(request: Request) -> Response:

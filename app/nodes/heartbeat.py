@@ -86,6 +86,8 @@ async def report_status(
     assignment = await read_version(redis, keys.assignment(node_id))
     if assignment is not None and assignment != report.assignment_version:
         directives.append(Directive.FETCH_ASSIGNMENT)
+    if before.record.draining:
+        directives.append(Directive.DRAIN)
     generation = cast("bytes | None", await redis.hget(keys.placement, "generation"))
     return NodeStatusAnswer(
         cluster_uid=cluster.uid,

@@ -32,7 +32,8 @@ async def put_node(
     """Register it; the node, and whether it is new. Its lease begins anew.
 
     A new `instance_uid` starts it anew: it holds nothing until it reports. With the one known only the
-    specification is replaced. A node that is draining stays so until it is gone.
+    specification is replaced. A node that is draining stays so until it is gone, and one that left, drained,
+    comes back as drained, until an operator lets it in (`undrain_node`).
 
     `NodeTaken` where another instance has the node and lives, unless `take_over`; `RateLimited` where the
     node registers too often.
@@ -47,7 +48,8 @@ async def put_node(
             if holder is not None:
                 await _say_conflict(redis, cluster_id, holder, spec, take_over=take_over)
                 outcome = "taken_over"
-        record = _record(before, node_id, spec)
+        kept_out = before is None and await store.is_kept_out(redis, cluster_id, node_id)
+        record = _record(before, node_id, spec, kept_out=kept_out)
         written, seconds = await store.write_registration(
             redis,
             cluster_id,
@@ -81,7 +83,7 @@ def _outcome(before: StoredNode | None, spec: NodeSpec) -> str:
     return "unchanged" if before.record.spec == spec else "changed"
 
 
-def _record(before: StoredNode | None, node_id: str, spec: NodeSpec) -> NodeRecord:
+def _record(before: StoredNode | None, node_id: str, spec: NodeSpec, *, kept_out: bool) -> NodeRecord:
     known = None if before is None else before.record
     if known is not None and known.spec == spec:
         return known
@@ -89,7 +91,15 @@ def _record(before: StoredNode | None, node_id: str, spec: NodeSpec) -> NodeReco
     if known is not None:
         return known.model_copy(update={"updated_at": now, "spec": spec})
     uid = secrets.token_hex(8)
-    return NodeRecord(node_id=node_id, uid=uid, created_at=now, updated_at=now, spec=spec)
+    return NodeRecord(
+        node_id=node_id,
+        uid=uid,
+        created_at=now,
+        updated_at=now,
+        draining=kept_out,
+        kept_out=kept_out,
+        spec=spec,
+    )
 
 
 def _read_by_workers(spec: NodeSpec) -> NodeSpec:

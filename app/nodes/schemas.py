@@ -73,6 +73,9 @@ class NodeRecord(Schema):
     created_at: Timestamp
     updated_at: Timestamp
     draining: bool = False
+    kept_out: Annotated[
+        bool, Field(description="It had left, drained, and came back: it stays, and gets nothing.")
+    ] = False
     spec: NodeSpec
 
 
@@ -164,6 +167,8 @@ class Directive(StrEnum):
     """Send `holds` in the next heartbeat: a heartbeat was missed, or the digests differ."""
     FETCH_ASSIGNMENT = "FETCH_ASSIGNMENT"
     """The assignment has changed since the version reported."""
+    DRAIN = "DRAIN"
+    """An operator drained the node: it is given no experts until one lets it in again (`:undrain`)."""
 
 
 class Intervals(Schema):
@@ -190,6 +195,9 @@ class NodeCondition(StrEnum):
     LIVE = "LIVE"
     LOST = "LOST"
     DRAINING = "DRAINING"
+    """It is being emptied, and goes once its experts live elsewhere."""
+    DRAINED = "DRAINED"
+    """It was emptied and came back: it is given no experts until an operator lets it in again."""
 
 
 class NodeResource(Schema):

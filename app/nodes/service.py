@@ -58,6 +58,30 @@ async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id:
     return await get_node(redis, settings, cluster_id, node_id)
 
 
+async def undrain_node(
+    redis: Redis, settings: Settings, cluster_id: str, node_id: str
+) -> NodeResource | None:
+    """The node may be given experts again, now or when it registers; None where it is not registered now.
+    Doing it again changes nothing. `NotFound` where it is neither registered nor kept out."""
+    await require_cluster(redis, cluster_id)
+    for _ in range(ATTEMPTS):
+        kept_out = await store.let_in(redis, cluster_id, node_id)
+        before = await store.read_node(redis, cluster_id, node_id)
+        if before is None:
+            if kept_out:
+                return None
+            raise NotFound(f"there is no node {node_id} in cluster {cluster_id}, and none was drained")
+        if not before.record.draining:
+            break
+        update = {"draining": False, "kept_out": False, "updated_at": datetime.now(UTC)}
+        record = before.record.model_copy(update=update)
+        if await store.revise_node(redis, cluster_id, before, record) is Written.OK:
+            break
+    else:
+        raise Unavailable("others keep registering the same node", retry_after_seconds=1)
+    return await get_node(redis, settings, cluster_id, node_id)
+
+
 async def require_node(redis: Redis, cluster_id: str, node_id: str) -> StoredNode:
     node = await store.read_node(redis, cluster_id, node_id)
     if node is None:
@@ -94,7 +118,8 @@ def _resource(settings: Settings, cluster: ClusterRecord, node: StoredNode) -> N
     if not node.alive:
         condition = NodeCondition.LOST
     else:
-        condition = NodeCondition.DRAINING if record.draining else NodeCondition.LIVE
+        condition = NodeCondition.DRAINED if record.kept_out else NodeCondition.DRAINING
+        condition = condition if record.draining else NodeCondition.LIVE
     status = None
     if node.status is not None:
         status = NodeStatus.model_construct(**dict(node.status), holds_count=node.holds_count)

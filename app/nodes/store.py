@@ -315,6 +315,16 @@ async def revise_node(redis: Redis, cluster_id: str, before: StoredNode, record:
     return Written(outcome)
 
 
+async def is_kept_out(redis: Redis, cluster_id: str, node_id: str) -> bool:
+    """It left, drained, and no operator has let it in again."""
+    return await redis.zscore(ClusterKeys(cluster_id).drained_nodes, node_id) is not None
+
+
+async def let_in(redis: Redis, cluster_id: str, node_id: str) -> bool:
+    """Whether it was kept out until now."""
+    return bool(await redis.zrem(ClusterKeys(cluster_id).drained_nodes, node_id))
+
+
 async def was_replaced(redis: Redis, cluster_id: str, node_id: str, instance_uid: str) -> bool:
     """Whether another instance has taken the node over from this one."""
     keys = ClusterKeys(cluster_id)

@@ -1,6 +1,7 @@
 """Draining nodes leave: registered until nothing of the cluster is theirs any more."""
 
-from typing import cast
+import time
+from typing import Final, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -14,16 +15,22 @@ from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from app.storage.records import read_record
 
+MAX_KEPT_OUT: Final = 4096
+"""Nodes that left, drained, and are remembered as such, the newest."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 
 def departing(observation: Observation) -> list[str]:
-    """Draining nodes that hold nothing (or are lost) and to which the generation in force gives nothing."""
+    """Draining nodes that hold nothing (or are lost) and to which the generation in force gives nothing; not
+    those that left before and came back, while they live."""
     fleet, in_force = observation.fleet, observation.in_force
     leaving = []
     for row, node in enumerate(fleet.nodes):
         if not node.draining or observation.held[row].any():
             continue
+        if node.kept_out and node.node_id in observation.live:
+            continue  # it would only register again
         if in_force is not None and in_force.holds[row].any():
             continue
         leaving.append(node.node_id)
@@ -31,7 +38,7 @@ def departing(observation: Observation) -> list[str]:
 
 
 async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: str) -> bool:
-    """Forget the node unless it has registered again meanwhile."""
+    """Forget the node unless it has registered again meanwhile, but for that it is to be kept out."""
     drains = False
 
     async def check(pipe: Pipeline) -> None:
@@ -52,6 +59,8 @@ async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: st
         ):
             pipe.hdel(name, node_id)
         pipe.zrem(keys.node_leases, node_id)
+        pipe.zadd(keys.drained_nodes, {node_id: time.time()})
+        pipe.zremrangebyrank(keys.drained_nodes, 0, -MAX_KEPT_OUT - 1)
         pipe.delete(
             keys.holdings(node_id),
             keys.telemetry_seen(node_id),

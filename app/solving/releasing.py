@@ -50,7 +50,9 @@ class Releasing:
 
         def may_drop(move: PlannedMove) -> bool:
             if hold_drops:
-                self.waiting_for = "a node has yet to say that it still holds what it did"
+                self.waiting_for = Holdup(
+                    Outlook.WAITING, "a node has yet to say that it still holds what it did"
+                )
                 return False
             copy = copy_of(move)
             if move.destination not in reading:

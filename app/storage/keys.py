@@ -97,6 +97,12 @@ class ClusterKeys:
         return self._key("registration_rates")
 
     @property
+    def drained_nodes(self) -> str:
+        """ZSET node_id -> when it left, drained, seconds since the epoch, bounded: should it register again
+        it is kept out until an operator lets it in."""
+        return self._key("drained_nodes")
+
+    @property
     def node_conflicts(self) -> str:
         """HASH node_id -> JSON `NodeConflict`, the last time that two agents wanted to be the node."""
         return self._key("node_conflicts")

@@ -89,6 +89,41 @@ async def test_draining_stays_until_gone(api: AsyncClient) -> None:
     assert (await api.delete(f"{BASE}/nobody")).status_code == 404
 
 
+async def test_a_drained_node_that_registers_again_stays_out(api: AsyncClient, redis: Redis) -> None:
+    """What left, drained, comes back as drained; its agent hears so with every heartbeat until an operator
+    lets it in."""
+    await api.put(f"{BASE}/n", json=spec())
+    await redis.hdel(KEYS.nodes, "n")
+    await redis.zadd(KEYS.drained_nodes, {"n": 1.0})
+    again = await api.put(f"{BASE}/n", json=spec(instance_uid="j"))
+    assert (again.status_code, again.json()["condition"]) == (201, "DRAINED")
+    beat = {"instance_uid": "j", "sequence_number": 1, "holds": []}
+    heard = await api.put(f"{BASE}/n/status", json=beat)
+    assert "DRAIN" in heard.json()["directives"]
+    let_in = await api.post(f"{BASE}/n:undrain")
+    assert (let_in.status_code, let_in.json()["condition"]) == (200, "LIVE")
+    heard = await api.put(f"{BASE}/n/status", json={**beat, "sequence_number": 2})
+    assert "DRAIN" not in heard.json()["directives"]
+    assert (await api.post(f"{BASE}/n:undrain")).status_code == 200
+
+
+async def test_a_drain_is_undone(api: AsyncClient) -> None:
+    """:undrain ends a drain that is under way."""
+    await api.put(f"{BASE}/n", json=spec())
+    await api.delete(f"{BASE}/n")
+    assert (await api.post(f"{BASE}/n:undrain")).json()["condition"] == "LIVE"
+    assert (await api.get(f"{BASE}/n")).json()["condition"] == "LIVE"
+
+
+async def test_a_node_that_is_away_is_let_in_before_it_comes(api: AsyncClient, redis: Redis) -> None:
+    """:undrain of a node that left gives 204, and it registers as any other; a node never heard of is 404."""
+    await api.put(f"{BASE}/m", json=spec())
+    await redis.zadd(KEYS.drained_nodes, {"n": 1.0})
+    assert (await api.post(f"{BASE}/n:undrain")).status_code == 204
+    assert (await api.put(f"{BASE}/n", json=spec())).json()["condition"] == "LIVE"
+    assert (await api.post(f"{BASE}/nobody:undrain")).status_code == 404
+
+
 async def test_many_at_once(api: AsyncClient, redis: Redis) -> None:
     """Nodes that register at the same moment do not get into each other's way, up to the limit."""
     answers = await asyncio.gather(*(api.put(f"{BASE}/n{index}", json=spec()) for index in range(100)))

@@ -240,6 +240,7 @@ async def test_drained_node_is_emptied_and_leaves(redis: Redis) -> None:
         assert await cluster.held("b") | await cluster.held("c") == ALL
         assert not await redis.exists(cluster.keys.assignment("a"))
         assert not await redis.hexists(cluster.keys.holdings_versions, "a")
+        assert await redis.zscore(cluster.keys.drained_nodes, "a") is not None
 
 
 async def test_drop_waits_for_every_node_to_switch(redis: Redis) -> None:
