@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,14 +24,46 @@ _OTHER_ROUTERS = frozenset(
     {
         "AfmoeTokenChoiceRouter",
         "DeepseekV4HashRouter",
+        "DogeCDMoE",
+        "Gemma4TextRouter",
         "HunYuanMoEV1Gate",
         "Llama4Router",
+        "ZayaRouter",
     }
 )
-"""Routers by other names. Each but Llama-4's returns what a TopKRouter does."""
+"""Routers by other names. Each but Llama-4's and Doge's returns what a TopKRouter does."""
 
-_WITH_ZERO_EXPERTS = frozenset({"LongcatFlashTopkRouter"})
-"""Routers whose ids beyond the experts name ones that compute nothing and have no weights: none to place."""
+
+def _without_zero_experts(router: Router, output: Any) -> Any:
+    """LongCat's ids beyond the experts name ones that compute nothing and have no weights: none to place."""
+    return output[2].masked_fill(output[2] >= router.shape.experts, -1)
+
+
+def _without_skips(router: Router, output: Any) -> Any:
+    """Where Zaya's router skips the experts it returns id 0 with weight 0."""
+    return output[2].masked_fill(output[1] == 0, -1)
+
+
+def _top_logits(router: Router, output: Any) -> Any:
+    """Llama-4's router returns (scores, logits), and its choice is the top of the logits."""
+    return torch.topk(output[1].detach(), router.shape.top_k, dim=-1).indices
+
+
+def _product_keys(router: Router, output: Any) -> Any:
+    """Doge's block returns (states, logits [2, tokens, keys]). An expert is a pair of keys, its score the sum
+    of theirs."""
+    rows, columns = output[1].detach()
+    scores = rows.unsqueeze(-1) + columns.unsqueeze(-2)
+    return torch.topk(scores.flatten(-2), router.shape.top_k, dim=-1).indices
+
+
+_IDS: Mapping[str, Callable[[Router, Any], Any]] = {
+    "DogeCDMoE": _product_keys,
+    "Llama4Router": _top_logits,
+    "LongcatFlashTopkRouter": _without_zero_experts,
+    "ZayaRouter": _without_skips,
+}
+"""How to read the ids of routers whose third output is not simply those."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +76,22 @@ class Router:
     shape: LayerShape
 
     def ids(self, output: Any) -> Any:
-        """Integer tensor [tokens, top_k] in what the router returned: (logits, weights, ids, ...), or
-        Llama-4's (scores, logits), whose choice is the top of the logits.
+        """Integer tensor [tokens, top_k] in what the router returned: (logits, weights, ids, ...), or what
+        `_IDS` makes of it. -1 names no expert.
 
         Ids are never computed from the logits of other routers: they may be chosen with a bias or by groups.
         Raises TypeError for an output of another kind.
         """
-        if isinstance(output, tuple) and len(output) >= 3 and not output[2].dtype.is_floating_point:
-            ids = output[2]
-            if type(self.module).__name__ in _WITH_ZERO_EXPERTS:
-                return ids.masked_fill(ids >= self.shape.experts, -1)
-            return ids
-        if type(self.module).__name__ == "Llama4Router":
-            return torch.topk(output[1].detach(), self.shape.top_k, dim=-1).indices
-        raise TypeError(f"{self.name}: {type(self.module).__name__} returned no ids, expected them third")
+        kind = type(self.module).__name__
+        ids = None
+        if isinstance(output, tuple) and len(output) >= 2:
+            if kind in _IDS:
+                ids = _IDS[kind](self, output)
+            elif len(output) >= 3:
+                ids = output[2]
+        if ids is None or ids.dtype.is_floating_point:
+            raise TypeError(f"{self.name}: {kind} returned no ids, expected them third")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -110,12 +144,17 @@ def _routers(model: Any, select: Callable[[str], bool]) -> Iterator[tuple[str, R
         place = _LAYER.match(name)
         if place is None:
             raise ValueError(f"{name}: {kind} is in no list of layers, expected a name as layers.3.mlp.gate")
-        shape = LayerShape(_size(name, module, "num_experts"), _size(name, module, "top_k"))
+        shape = LayerShape(
+            _size(name, module, "num_experts", "num_experts"), _size(name, module, "top_k", "top_k_experts")
+        )
         yield place["layers"], Router(name, int(place["number"]), module, shape)
 
 
-def _size(name: str, module: Any, attribute: str) -> int:
+def _size(name: str, module: Any, attribute: str, of_config: str) -> int:
+    """What the router says of itself, or else the configuration it keeps, under that name."""
     value = getattr(module, attribute, None)
+    if value is None:
+        value = getattr(getattr(module, "config", None), of_config, None)
     if not isinstance(value, int):
         raise ValueError(f"{name}: {type(module).__name__} has no {attribute}, expected a whole number")
     return value

@@ -40,8 +40,12 @@ def whole(key: str, values: Any, shape: str) -> Ids:
 
 
 def ids(key: str, values: Any, shape: str, *, padded: bool = False) -> Ids:
-    """Ids of experts, [..., k]: from 0, or from -1 where the format pads with -1."""
-    array = whole(key, values, shape)
+    """Ids of experts, [..., k]: from 0, or from -1 where the format pads. -1 in an unsigned type is the
+    largest number of the type; of uint8 that is an expert, too, and stays what it is."""
+    array = _numbers(key, values, shape, "iu")
+    if padded and array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = np.where(array == np.iinfo(array.dtype).max, -1, array.astype(np.int64))
+    array = array.astype(np.int64)
     low = -1 if padded else 0
     good = (array >= low) & (array < MAX_EXPERTS)
     _each(key, array, good, f"an expert in {low}..{MAX_EXPERTS - 1}")

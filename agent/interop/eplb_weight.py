@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agent.interop.arrays import counts
 from agent.interop.faults import InteropError
-from agent.interop.files import read_bytes, read_npy
+from agent.interop.files import read_csv, read_npy
 from agent.interop.observations import Observation, rows_of
 from agent.interop.tensors import read_pt
 
@@ -35,17 +33,10 @@ def read(path: Path) -> Iterator[Observation]:
 
 def _csv(path: Path) -> list[list[float]]:
     rows: list[list[float]] = []
-    try:
-        lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
-        for line in lines:
-            if line:
-                rows.append([_number(lines.line_num, at, text) for at, text in enumerate(line)])
-                if len(rows[-1]) != len(rows[0]):
-                    raise InteropError(
-                        f"line {lines.line_num}: has {len(rows[-1])} experts, expected {len(rows[0])}"
-                    )
-    except (csv.Error, UnicodeDecodeError):
-        raise InteropError("file: not CSV in UTF-8") from None
+    for line, row in read_csv(path):
+        rows.append([_number(line, at, text) for at, text in enumerate(row)])
+        if len(rows[-1]) != len(rows[0]):
+            raise InteropError(f"line {line}: has {len(rows[-1])} experts, expected {len(rows[0])}")
     return rows
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import os
 import tempfile
 import tokenize
@@ -23,6 +26,16 @@ MAX_TEXT_BYTES = 256 << 20
 MAX_ARRAY_BYTES = 8 << 30
 """Of the arrays of one file, inflated."""
 
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""That of UTF-32 begins with that of UTF-16."""
+_NO_TEXT = "file: is no text in UTF-8, and no byte order mark says another encoding"
+
 Array = npt.NDArray[Any]
 _Shape = TypeVar("_Shape")
 # what numpy and the standard library raise on archives with wrong bytes
@@ -38,47 +51,87 @@ _DAMAGE = (
 )
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file of text. `InteropError` where it is too large, `OSError` where it cannot be read."""
+def read_text(path: Path) -> str:
+    """A file of text in UTF-8, or in what its byte order mark says, without the mark; line ends of every
+    system become `\n`. `InteropError` where it is too large or no text, `OSError` where it cannot be read."""
     with path.open("rb") as stream:
         content = stream.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise InteropError(f"file: has more than {MAX_TEXT_BYTES} bytes")
-    return content
+    try:
+        text = content.decode(_encoding(content))
+    except UnicodeDecodeError:
+        raise InteropError(_NO_TEXT) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decode_json(content: bytes | msgspec.Raw, shape: type[_Shape] | Any, key: str = "JSON") -> _Shape | Any:
+def _encoding(head: bytes) -> str:
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def decode_json(
+    content: str | bytes | msgspec.Raw, shape: type[_Shape] | Any, key: str = "JSON"
+) -> _Shape | Any:
     """JSON of a known shape; `InteropError` with the place below `key` where it has another."""
     try:
         return msgspec.json.decode(content, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         words = str(error) or type(error).__name__
         raise InteropError(f"{key}: {words[0].lower()}{words[1:]}") from None
 
 
 def read_json(path: Path, shape: type[_Shape] | Any) -> _Shape | Any:
-    return decode_json(read_bytes(path), shape)
+    return decode_json(read_text(path), shape)
 
 
 def read_yaml(path: Path) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(read_bytes(path), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        return yaml.load(read_text(path), Loader=loader)
+    except (yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
+        if isinstance(error, InteropError):
+            raise
         mark = getattr(error, "problem_mark", None)
         raise InteropError(f"file: not YAML{'' if mark is None else f', line {mark.line + 1}'}") from None
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file with their numbers, from 1; blank ones are passed over."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, from 1, as `read_text` understands text; blank ones are
+    passed over."""
     with path.open("rb") as stream:
-        number = 0
-        while line := stream.readline(MAX_TEXT_BYTES + 1):
-            number += 1
-            if len(line) > MAX_TEXT_BYTES:
-                raise InteropError(f"line {number}: has more than {MAX_TEXT_BYTES} bytes")
-            if line.strip():
-                yield number, line
+        encoding = _encoding(stream.read(4))
+    number = 0
+    with path.open(encoding=encoding) as lines:
+        try:
+            while line := lines.readline(MAX_TEXT_BYTES + 1):
+                number += 1
+                if len(line) > MAX_TEXT_BYTES:
+                    raise InteropError(f"line {number}: has more than {MAX_TEXT_BYTES} characters")
+                if line.strip():
+                    yield number, line
+        except UnicodeDecodeError:
+            raise InteropError(_NO_TEXT) from None
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file with the numbers of their lines, from 1; blank lines are passed over. Fields are
+    apart by semicolons, tabs, commas or spaces: by the first of these that the first row has. Fields have no
+    space around them; a last field that is empty in every row is none."""
+    text = read_text(path)
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    delimiter = next((mark for mark in ";\t," if mark in first), " ")
+    spaced = delimiter == " "
+    try:
+        lines = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced
+        )
+        rows = [(lines.line_num, [field.strip() for field in row]) for row in lines]
+    except csv.Error:
+        raise InteropError("file: not CSV") from None
+    rows = [(number, row) for number, row in rows if any(row)]
+    while rows and all(len(row) > 1 and not row[-1] for _, row in rows):
+        rows = [(number, row[:-1]) for number, row in rows]
+    return rows
 
 
 def read_npy(path: Path) -> Array:

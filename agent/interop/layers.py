@@ -13,6 +13,11 @@ MAX_LAYERS = 10_000
 _SPAN = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
+def drop_advice(layer: int) -> str:
+    """What to do about a layer behind the model's."""
+    return f"a draft layer, of multi-token prediction, is left out by --drop-layers {layer}"
+
+
 class LayerIndex(StrEnum):
     """How a file numbers layers. MODEL: the layer's number in the model, dense layers counted too. MOE: its
     place among the MoE layers. Both from 0."""

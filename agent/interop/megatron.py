@@ -27,9 +27,9 @@ class _Line(msgspec.Struct):
 
 
 def read(path: Path) -> Iterator[Observation]:
-    """`{step, layer, rank, num_tokens, topk, top_indices [num_tokens][topk]}`; a directory stands for all its
-    `.jsonl` files. Lines of multi-token-prediction blocks are passed over: their layers are no layers of the
-    decoder, whose numbers they use again."""
+    """`{step, layer, rank, num_tokens, topk, top_indices [num_tokens][topk]}`, -1 for no expert; a directory
+    stands for all its `.jsonl` files. Lines of multi-token-prediction blocks are passed over: their layers
+    are no layers of the decoder, whose numbers they use again."""
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise InteropError("file: a directory without a .jsonl file")
@@ -42,7 +42,7 @@ def read(path: Path) -> Iterator[Observation]:
             raise InteropError(f"{prefix}{error}") from None
 
 
-def _observed(key: str, content: bytes) -> Iterator[Observation]:
+def _observed(key: str, content: str) -> Iterator[Observation]:
     try:
         line = decode_json(content, _Line)
     except InteropError as error:
@@ -55,7 +55,7 @@ def _observed(key: str, content: bytes) -> Iterator[Observation]:
         )
     if line.num_tokens == 0:
         return
-    routes = ids(f"{key}: top_indices", line.top_indices, "[num_tokens, topk]")
+    routes = ids(f"{key}: top_indices", line.top_indices, "[num_tokens, topk]", padded=True)
     if routes.shape[1] != line.topk:
         raise InteropError(
             f"{key}: top_indices has {routes.shape[1]} ids a token, expected topk, {line.topk}"

@@ -1,10 +1,13 @@
-"""OmniPlacement's pattern: which device holds which expert, as 0 and 1. Devices may hold unequal numbers."""
+"""OmniPlacement's pattern: which device holds which expert, as 0 and 1. The engine gives every device room
+for the mean, so devices hold equal numbers."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from shlex import quote
 
+import msgspec
 import numpy as np
 
 from agent.interop.arrays import whole
@@ -12,23 +15,33 @@ from agent.interop.faults import InteropError
 from agent.interop.files import read_npy, write_whole
 from agent.interop.layers import LayerIndex
 from agent.interop.placements import FleetPlacement, Held, HeldSets
-from agent.interop.slots import one_size
+from agent.interop.slots import one_size, slot_table
 
 
 def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[str, object]:
     """`.npy` int32 [devices, MoE layers, experts]; the experts of a node are dealt to its devices in turn."""
-    placement.require_everywhere("a pattern")
-    experts = one_size(placement)
-    devices = len(placement.nodes) * ranks_per_node
-    pattern = np.zeros((devices, len(placement.holds), experts), np.int32)
-    for layer, held in enumerate(placement.holds):
-        for n, of_node in enumerate(held):
-            chosen = np.flatnonzero(of_node)
-            pattern[n * ranks_per_node + np.arange(len(chosen)) % ranks_per_node, layer, chosen] = 1
+    table = slot_table(placement, ranks_per_node)
+    layers, slots = table.experts.shape
+    pattern = np.zeros((table.ranks, layers, one_size(placement)), np.int32)
+    device = np.arange(slots) // (slots // table.ranks)
+    for layer, row in enumerate(table.experts):
+        pattern[device, layer, row] = 1
     packed = io.BytesIO()
     np.save(packed, pattern)
     write_whole(path, packed.getvalue())
-    return {"devices": devices, "shape": list(pattern.shape)}
+    settings = {
+        "enable_omni_placement": True,
+        "omni_placement_config": {
+            "pattern_path": str(path.absolute()),
+            "max_moe_layer_num": layers,
+            "enable_dynamic": False,
+        },
+    }
+    return {
+        "devices": table.ranks,
+        "shape": list(pattern.shape),
+        "engine": f"OmniPlacement: --additional-config {quote(msgspec.json.encode(settings).decode())}",
+    }
 
 
 def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:

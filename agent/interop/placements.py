@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
+from agent.interop.layers import LayerIndex, MoeLayers, drop_advice
 
 Held = npt.NDArray[np.bool_]
 
@@ -28,6 +28,42 @@ class FleetPlacement:
                 f"MoE layers: are {self.moe}, {len(self.moe.numbers)} of them, "
                 f"but the placement has {len(self.holds)}"
             )
+
+    def without(self, layers: Collection[int]) -> FleetPlacement:
+        """Less these layers of the model; `InteropError` for one that is no MoE layer here."""
+        for layer in sorted(layers):
+            if layer not in self.moe.numbers:
+                raise InteropError(
+                    f"--drop-layers: {layer} is no MoE layer here, expected some of {self.moe}"
+                )
+        kept = [at for at, layer in enumerate(self.moe.numbers) if layer not in layers]
+        left = range(self.moe.model_layers)
+        while left and left[-1] in layers:
+            left = left[:-1]
+        numbers = [self.moe.numbers[at] for at in kept]
+        return FleetPlacement(
+            self.nodes, MoeLayers.of(numbers, len(left)), tuple(self.holds[at] for at in kept)
+        )
+
+    def with_drafts(self, layers: Collection[int]) -> FleetPlacement:
+        """With draft layers behind the model's. In each of them every node holds as many experts as the first
+        node does in the last layer, node n of N from expert n * experts // N on, so that each expert is held.
+        `InteropError` for a layer that is not behind the others."""
+        numbers = sorted(layers)
+        if numbers and numbers[0] < self.moe.model_layers:
+            raise InteropError(
+                f"--draft-layers: {numbers[0]} is no layer behind the model's, expected "
+                f"{self.moe.model_layers} or more"
+            )
+        experts = self.holds[-1].shape[1]
+        slots = int(self.holds[-1][0].sum())
+        held = np.zeros((len(self.nodes), experts), np.bool_)
+        for n in range(len(self.nodes)):
+            held[n, (n * experts // len(self.nodes) + np.arange(slots)) % experts] = True
+        moe = MoeLayers.of(
+            (*self.moe.numbers, *numbers), numbers[-1] + 1 if numbers else self.moe.model_layers
+        )
+        return FleetPlacement(self.nodes, moe, (*self.holds, *(held for _ in numbers)))
 
     def require_everywhere(self, target: str) -> None:
         """Refuses experts that no node holds, for targets that have no other place for them."""
@@ -48,14 +84,21 @@ class HeldSets:
     index: LayerIndex
     layers: Mapping[int, Held]
 
-    def holds(self, moe: MoeLayers, experts: Sequence[int]) -> tuple[Held, ...]:
-        """By MoE layer, with `experts[l]` columns. Layers that are no MoE layers are passed over."""
+    def holds(
+        self, moe: MoeLayers, experts: Sequence[int], dropped: Collection[int] = ()
+    ) -> tuple[Held, ...]:
+        """By MoE layer, with `experts[l]` columns. Dense layers of the model are passed over, and those
+        `dropped`, numbered as the file numbers them. `InteropError` where a MoE layer is missing, and where
+        there are more layers than the model has."""
         found: dict[int, Held] = {}
+        behind = []
         for layer, held in self.layers.items():
+            if layer in dropped:
+                continue
             ordinal = moe.ordinal(layer, self.index)
             if ordinal is None:
-                if self.index is LayerIndex.MOE:
-                    raise InteropError(f"layer {layer}: expected at most {len(moe.numbers)} MoE layers")
+                if self.index is LayerIndex.MOE or layer >= moe.model_layers:
+                    behind.append(layer)
                 continue
             if held.shape[1] > experts[ordinal]:
                 named = np.flatnonzero(held.any(axis=0))
@@ -71,6 +114,12 @@ class HeldSets:
             if ordinal not in found:
                 at = layer if self.index is LayerIndex.MODEL else ordinal
                 raise InteropError(f"layer {at}: missing, expected MoE layers {moe}")
+        if behind:
+            if self.index is LayerIndex.MODEL:
+                expected = f"the model's {moe.model_layers} layers (--model-layers may say otherwise; "
+            else:
+                expected = f"the {len(moe.numbers)} MoE layers (layers numbered as moe; "
+            raise InteropError(f"layer {behind[0]}: is behind {expected}{drop_advice(behind[0])})")
         return tuple(found[ordinal] for ordinal in range(len(moe.numbers)))
 
 

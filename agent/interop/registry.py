@@ -18,6 +18,7 @@ from agent.interop import (
     sglang_csv,
     sglang_detail,
     sglang_location,
+    sglang_models,
     sglang_stat,
     tensorrt_llm_placement,
     tensorrt_llm_stat,
@@ -27,24 +28,36 @@ from agent.interop import (
 from agent.interop.layers import LayerIndex
 from agent.interop.observations import Observation
 from agent.interop.placements import FleetPlacement, HeldSets
+from agent.interop.sglang_models import Unread
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingFormat:
-    """What an engine recorded. `ranks`: whether the file says which rank saw what."""
+    """What an engine recorded. `ranks`: whether the file says which rank saw what. `index`: how files number
+    layers; with `either_index` some do otherwise, and the known MoE layers decide."""
 
     name: str
     summary: str
     index: LayerIndex
     read: Callable[[Path], Iterator[Observation]]
     ranks: bool = False
+    either_index: bool = False
+
+    @property
+    def numbering(self) -> str:
+        """`model`, `moe` or `either`."""
+        return "either" if self.either_index else self.index.value
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementFormat:
     """A placement as an engine reads it. `write` takes the path, the placement and the ranks per node, and
-    says in a few words what it wrote; `read` takes the path, the nodes and the ranks per node. `index` is not
-    a choice: the engine reads it so. Both raise `InteropError`."""
+    says in a few words what it wrote and, as `engine`, how the engine is started with it; `read` takes the
+    path, the nodes and the ranks per node. `index` is not a choice: the engine reads it so. Both raise
+    `InteropError`.
+
+    `drafts`: whether the engine reads rows for draft layers behind the model's. `unread`: why the engine does
+    not read the file, or may not, for a model class; None where it does."""
 
     name: str
     summary: str
@@ -52,6 +65,8 @@ class PlacementFormat:
     index: LayerIndex
     write: Callable[[Path, FleetPlacement, int], dict[str, object]]
     read: Callable[[Path, int, int], HeldSets]
+    drafts: bool = True
+    unread: Callable[[str | None], Unread | None] = lambda _: None
 
 
 RECORDINGS: Mapping[str, RecordingFormat] = MappingProxyType(
@@ -83,8 +98,9 @@ RECORDINGS: Mapping[str, RecordingFormat] = MappingProxyType(
             RecordingFormat(
                 "vllm-routed-experts",
                 "vLLM --enable-return-routed-experts (.npy per request, or .npz)",
-                LayerIndex.MOE,
+                LayerIndex.MODEL,
                 vllm_routed_experts.read,
+                either_index=True,
             ),
             RecordingFormat(
                 "tensorrt-llm-stat",
@@ -107,9 +123,19 @@ RECORDINGS: Mapping[str, RecordingFormat] = MappingProxyType(
                 megatron.read,
                 ranks=True,
             ),
-            RecordingFormat("moe-infinity", "MoE-Infinity trace (.npy)", LayerIndex.MOE, moe_infinity.read),
             RecordingFormat(
-                "eplb-weight", "EPLB weights (.npy, .csv or .pt)", LayerIndex.MOE, eplb_weight.read
+                "moe-infinity",
+                "MoE-Infinity trace (.npy)",
+                LayerIndex.MODEL,
+                moe_infinity.read,
+                either_index=True,
+            ),
+            RecordingFormat(
+                "eplb-weight",
+                "EPLB weights (.npy, .csv or .pt)",
+                LayerIndex.MOE,
+                eplb_weight.read,
+                either_index=True,
             ),
         )
     }
@@ -134,10 +160,12 @@ PLACEMENTS: Mapping[str, PlacementFormat] = MappingProxyType(
                 LayerIndex.MODEL,
                 sglang_location.write,
                 sglang_location.read_map,
+                drafts=False,
+                unread=sglang_models.unread,
             ),
             PlacementFormat(
                 "tensorrt-llm",
-                "TensorRT-LLM moe_load_balancer",
+                "TensorRT-LLM moe_config.load_balancer",
                 ".yaml",
                 LayerIndex.MODEL,
                 tensorrt_llm_placement.write,
@@ -156,11 +184,12 @@ PLACEMENTS: Mapping[str, PlacementFormat] = MappingProxyType(
             ),
             PlacementFormat(
                 "ktransformers",
-                "KTransformers GPU masks, one file per node",
+                "KTransformers GPU experts, a .pt per node",
                 "",
                 LayerIndex.MODEL,
                 ktransformers.write,
                 ktransformers.read_map,
+                drafts=False,
             ),
         )
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,26 +9,23 @@ import numpy as np
 
 from agent.interop.arrays import MAX_EXPERTS
 from agent.interop.faults import InteropError
-from agent.interop.files import read_bytes
+from agent.interop.files import read_csv
 from agent.interop.layers import MAX_LAYERS
 from agent.interop.observations import Observation
 
-_HEADER = ["layer_id", "expert_id", "count"]
-_LIMITS = (MAX_LAYERS, MAX_EXPERTS, 2**53)
+_LIMITS = {"layer_id": MAX_LAYERS, "expert_id": MAX_EXPERTS, "count": 2**53}
+_EXPECTED = f"the header {','.join(_LIMITS)}"
 
 
 def read(path: Path) -> Iterator[Observation]:
-    """Repeated lines of one expert add up."""
-    try:
-        lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(lines.line_num, row) for row in lines if row]
-    except (csv.Error, UnicodeDecodeError):
-        raise InteropError("file: not CSV in UTF-8") from None
-    if not rows or [name.strip() for name in rows[0][1]] != _HEADER:
-        raise InteropError(f"line 1: expected the header {','.join(_HEADER)}")
+    """The columns come in any order. Repeated lines of one expert add up."""
+    rows = read_csv(path)
+    if not rows:
+        raise InteropError(f"line 1: expected {_EXPECTED}")
+    columns = _columns(*rows[0])
     seen: dict[int, dict[int, int]] = {}
     for line, row in rows[1:]:
-        layer, expert, count = _numbers(line, row)
+        layer, expert, count = _numbers(line, row, columns)
         of_layer = seen.setdefault(layer, {})
         of_layer[expert] = of_layer.get(expert, 0) + count
     experts = 1 + max((expert for of_layer in seen.values() for expert in of_layer), default=-1)
@@ -40,13 +35,22 @@ def read(path: Path) -> Iterator[Observation]:
         yield Observation(f"layer_id {layer}", layer, counts=counts)
 
 
-def _numbers(line: int, row: list[str]) -> tuple[int, int, int]:
-    if len(row) != len(_HEADER):
-        raise InteropError(f"line {line}: has {len(row)} fields, expected {','.join(_HEADER)}")
-    numbers = []
-    for name, text, limit in zip(_HEADER, row, _LIMITS, strict=True):
-        text = text.strip()
+def _columns(line: int, header: list[str]) -> list[str]:
+    """The names of the columns; one without a name, as of a table's index, is passed over."""
+    if sorted(name for name in header if name) != sorted(_LIMITS):
+        raise InteropError(f"line {line}: expected {_EXPECTED}, found {','.join(header)!r:.60}")
+    return header
+
+
+def _numbers(line: int, row: list[str], columns: list[str]) -> tuple[int, int, int]:
+    if len(row) != len(columns):
+        raise InteropError(f"line {line}: has {len(row)} fields, expected {','.join(columns)}")
+    found = {}
+    for name, text in zip(columns, row, strict=True):
+        if not name:
+            continue
+        limit = _LIMITS[name]
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < limit):
             raise InteropError(f"line {line}: {name} is {text!r:.60}, expected a number in 0..{limit - 1}")
-        numbers.append(int(text))
-    return numbers[0], numbers[1], numbers[2]
+        found[name] = int(text)
+    return found["layer_id"], found["expert_id"], found["count"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.interop.arrays import Ids, below, counts, field, ids
+from agent.interop.arrays import Ids, counts, field, ids
 from agent.interop.faults import InteropError
 from agent.interop.observations import Observation
 from agent.interop.tensors import read_pt
@@ -19,8 +19,9 @@ def read(path: Path) -> Iterator[Observation]:
     topk_ids_of_layer [layers, tokens, k]}], last_physical_to_logical_map [layers, physical]}`.
 
     A record with `topk_ids_of_layer`, -1 where a token or a slot is not used, gives routes, one without gives
-    counts. Physical experts become logical ones by the map; it is the last one, so a recording during which
-    SGLang rebalanced is not exact.
+    counts. Ids beyond the physical experts, of shared experts fused into the routed ones, become ids beyond
+    the logical ones. Physical experts become logical ones by the map; it is the last one, so a recording
+    during which SGLang rebalanced is not exact.
     """
     content = read_pt(path)
     to_logical = ids(
@@ -43,14 +44,16 @@ def _record(key: str, record: dict[Any, Any], to_logical: Ids) -> Iterator[Obser
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
         raise InteropError(f"{key}.rank: is {rank!r:.60}, expected a whole number")
     layers, physical = to_logical.shape
+    experts = int(to_logical.max(initial=-1)) + 1
     if record.get("topk_ids_of_layer") is not None:
         name = f"{key}.topk_ids_of_layer"
         chosen = ids(name, record["topk_ids_of_layer"], "[layers, tokens, k]", padded=True)
         _as_many_layers(name, len(chosen), layers)
-        below(name, chosen, physical)
         for layer in range(layers):
-            logical = np.where(chosen[layer] < 0, -1, to_logical[layer][chosen[layer]])
-            yield Observation(f"{name}[{layer}]", layer, rank, routes=logical)
+            routes = np.where(chosen[layer] < physical, chosen[layer], experts - physical + chosen[layer])
+            routed = (chosen[layer] >= 0) & (chosen[layer] < physical)
+            routes[routed] = to_logical[layer][chosen[layer][routed]]
+            yield Observation(f"{name}[{layer}]", layer, rank, routes=routes, layers=layers, experts=experts)
         return
     name = f"{key}.global_physical_count"
     seen = counts(name, record.get("global_physical_count"), "[layers, physical]")
@@ -58,8 +61,10 @@ def _record(key: str, record: dict[Any, Any], to_logical: Ids) -> Iterator[Obser
     if seen.shape[1] != physical:
         raise InteropError(f"{name}: has shape {seen.shape}, expected {to_logical.shape} as the map has")
     for layer in range(layers):
-        logical_counts = np.bincount(to_logical[layer], seen[layer]).astype(np.float64)
-        yield Observation(f"{name}[{layer}]", layer, rank, counts=logical_counts)
+        logical_counts = np.bincount(to_logical[layer], seen[layer], minlength=experts).astype(np.float64)
+        yield Observation(
+            f"{name}[{layer}]", layer, rank, counts=logical_counts, layers=layers, experts=experts
+        )
 
 
 def _as_many_layers(key: str, found: int, layers: int) -> None:

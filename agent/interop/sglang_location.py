@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ from agent.interop.files import decode_json, read_json, write_whole
 from agent.interop.layers import LayerIndex
 from agent.interop.observations import Observation, rows_of
 from agent.interop.placements import FleetPlacement, HeldSets
+from agent.interop.sglang_models import SGLANG
 from agent.interop.slots import SlotTable, held_by_ranks, one_size, slot_table
 
 _ROWS = list[list[float]]
@@ -30,9 +33,10 @@ class _Map(msgspec.Struct):
 def read_counts(path: Path) -> Iterator[Observation]:
     """`{"logical_count": [layers][experts]}`, or with a list of those, by step."""
     raw = read_json(path, _Counts).logical_count
-    deep = bytes(raw).replace(b" ", b"").replace(b"\n", b"").startswith(b"[[[")
-    values = decode_json(raw, list[_ROWS] if deep else _ROWS, "logical_count")
-    if deep:
+    cells = [cell for row in decode_json(raw, list[list[Any]], "logical_count") for cell in row[:1]]
+    by_step = bool(cells) and isinstance(cells[0], list)
+    values = decode_json(raw, list[_ROWS] if by_step else _ROWS, "logical_count")
+    if by_step:
         table = counts("logical_count", values, "[steps, layers, experts]").sum(axis=0)
     else:
         table = counts("logical_count", values, "[layers, experts]")
@@ -49,7 +53,13 @@ def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[st
     rows = np.tile(np.arange(slots, dtype=np.int64) % experts, (placement.moe.model_layers, 1))
     rows[list(placement.moe.numbers)] = table.experts
     write_whole(path, msgspec.json.encode({"physical_to_logical_map": rows.tolist()}))
-    return table.summary | {"ep_num_redundant_experts": slots - experts, "ep_size": table.ranks}
+    told = {"ep_num_redundant_experts": slots - experts, "ep_size": table.ranks}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items())
+    command = (
+        f"python -m sglang.launch_server --model-path MODEL --tp-size {table.ranks} {options} "
+        f"--init-expert-location {quote(str(path.absolute()))}"
+    )
+    return table.summary | told | {"engine": f"{SGLANG} checks none of these: {command}"}
 
 
 def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:

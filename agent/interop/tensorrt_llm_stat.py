@@ -64,4 +64,4 @@ def _read_rank(rank: int, file: Path, experts: int) -> Iterator[Observation]:
                 raise InteropError(
                     f"{key}: has {len(seen)} experts, expected {experts} as meta_info.json says"
                 )
-            yield Observation(key, int(parts[2]), rank, counts=seen)
+            yield Observation(key, int(parts[2]), rank, counts=seen, experts=experts)

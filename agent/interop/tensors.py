@@ -1,13 +1,15 @@
-"""`.pt` files: read by torch as data only, nothing in them is run."""
+"""`.pt` files: read and written by torch, as data only; nothing in them is run."""
 
 from __future__ import annotations
 
+import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.interop.faults import InteropError
-from agent.interop.files import MAX_ARRAY_BYTES, Array, check_archive
+from agent.interop.files import MAX_ARRAY_BYTES, Array, check_archive, write_whole
 
 
 def read_pt(path: Path) -> Any:
@@ -16,17 +18,31 @@ def read_pt(path: Path) -> Any:
     `InteropError` where torch is absent, or the file holds anything but data or is too large.
     """
     check_archive(path)
-    try:
-        import torch
-    except ImportError:
-        raise InteropError(
-            "file: reading .pt needs torch, which is not installed: pip install 'moeplace[torch]'"
-        ) from None
+    torch = _torch("reading")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, EOFError, KeyError, OSError):
         raise InteropError("file: not a readable .pt file of tensors and plain values") from None
     return _plain(loaded, torch, "file")
+
+
+def write_pt(path: Path, arrays: Mapping[str, Array]) -> None:
+    """A dict of tensors as `torch.save` writes it; the file whole, or as it was before. `InteropError` where
+    torch is absent."""
+    torch = _torch("writing")
+    packed = io.BytesIO()
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, packed)
+    write_whole(path, packed.getvalue())
+
+
+def _torch(doing: str) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise InteropError(
+            f"file: {doing} .pt needs torch, which is not installed: pip install 'moeplace[torch]'"
+        ) from None
+    return torch
 
 
 def _plain(value: Any, torch: Any, key: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 
@@ -43,7 +44,14 @@ def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[st
         for ordinal, row in enumerate(table.experts)
     ]
     write_whole(path, msgspec.json.encode(_Map(len(layers), layers)))
-    return table.summary | {"devices": table.ranks}
+    settings = msgspec.json.encode({"eplb_config": {"expert_map_path": str(path.absolute())}}).decode()
+    return table.summary | {
+        "devices": table.ranks,
+        "engine": (
+            f"vllm-ascend: --enable-expert-parallel --additional-config {quote(settings)} "
+            "(older versions have expert_map_path without eplb_config)"
+        ),
+    }
 
 
 def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.interop.arrays import Counts
+from agent.interop.beyond import advice
 from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
+from agent.interop.layers import LayerIndex, MoeLayers, drop_advice
 from agent.interop.observations import Activations
 from agent.telemetry import LayerShape, LayerWindow, Recorder, Window
 
@@ -50,7 +51,9 @@ def window_of(
     for layer in source.active_layers:
         ordinal = moe.ordinal(layer, index)
         if ordinal is None:
-            raise InteropError(f"layer {layer}: is no MoE layer of {model_id}, expected {moe}")
+            raise InteropError(
+                f"layer {layer}: is no MoE layer of {model_id}, expected {moe} ({drop_advice(layer)})"
+            )
         number = moe.numbers[ordinal]
         shape = shapes[number]
         counted[number] = _counts(number, shape.experts, source.counts[layer])
@@ -78,7 +81,9 @@ def window_of(
 def _counts(number: int, experts: int, seen: Counts) -> npt.NDArray[np.uint32]:
     active = np.flatnonzero(seen)
     if active[-1] >= experts:
-        raise InteropError(f"layer {number}: names expert {active[-1]}, expected 0..{experts - 1}")
+        raise InteropError(
+            f"layer {number}: names expert {active[-1]}, expected 0..{experts - 1} ({advice(experts)})"
+        )
     if seen.max() > _MAX_COUNT:
         raise InteropError(
             f"layer {number}: counts {seen.max():.0f} of one expert, expected at most {_MAX_COUNT}"

@@ -67,7 +67,7 @@ def assembled(layout: Layout, layers: dict[int, Any]) -> Any:
         none = nothing(first)
         for layer in layout.layers:
             arrays.setdefault(layer, none)
-    return side_by_side([arrays[layer] for layer in layout.layers], layout.top_k)
+    return side_by_side([arrays[layer] for layer in layout.layers], layout.top_k + layout.fused)
 
 
 def _checked(layer: int, experts: Any, layout: Layout, other: Any) -> Any:
@@ -76,8 +76,9 @@ def _checked(layer: int, experts: Any, layout: Layout, other: Any) -> Any:
         ids = here(experts)
     except TypeError as error:
         raise ValueError(f"layer {layer}: {error}") from None
-    shape, top_k = ids.shape, layout.top_k_of[layer]
+    shape, top_k = ids.shape, layout.ids_of(layer)
     if len(shape) != 2 or shape[1] != top_k or (other is not None and shape[0] != other.shape[0]):
         tokens = "tokens" if other is None else other.shape[0]
-        raise ValueError(f"layer {layer}: ids have shape {tuple(shape)}, expected ({tokens}, {top_k})")
+        hint = layout.hint() if len(shape) == 2 and shape[1] > top_k else ""
+        raise ValueError(f"layer {layer}: ids have shape {tuple(shape)}, expected ({tokens}, {top_k}){hint}")
     return ids

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -85,22 +86,29 @@ class Recorder:
         routes_per_layer: int = 512,
         posted: Collection[Phase] = tuple(Phase),
         repeat_share: float | None = 0.05,
+        fused_shared_experts: int = 0,
         seed: int | None = None,
         now: datetime | None = None,
     ) -> None:
         """`layers`: true layer number to shape. `posted`: the phases that the service is told of, all by
-        default; the others are in `Window.phases` only. `now`: when the first window starts."""
+        default; the others are in `Window.phases` only. `fused_shared_experts`: how many ids of shared
+        experts the engine hands in with a token's `top_k` in every layer, as numbers from `experts` on: they
+        are left out, and counted in `Window.beyond_experts`. `now`: when the first window starts."""
         if not layers:
             raise ValueError("layers: is empty, expected at least one")
         if routes_per_layer < 0:
             raise ValueError(f"routes_per_layer: is {routes_per_layer}, expected at least 0")
         if repeat_share is not None and not 0 < repeat_share <= 1:
             raise ValueError(f"repeat_share: is {repeat_share}, expected more than 0 and at most 1")
+        if fused_shared_experts < 0:
+            raise ValueError(f"fused_shared_experts: is {fused_shared_experts}, expected at least 0")
         self.model_id = model_id
         self.layers = dict(sorted(layers.items()))
-        self._whole = Layout(self.layers)
+        self._whole = Layout(self.layers, fused_shared_experts)
         self._layouts: dict[int | None, Layout] = {None: self._whole}
-        self._layouts |= {layer: Layout({layer: shape}) for layer, shape in self.layers.items()}
+        self._layouts |= {
+            layer: Layout({layer: shape}, fused_shared_experts) for layer, shape in self.layers.items()
+        }
         self._samples = routes_per_layer
         self._posted = frozenset(posted)
         self._share = repeat_share if tells_tokens_apart(list(self.layers.values())) else None
@@ -120,6 +128,7 @@ class Recorder:
         self._tallies: dict[_Share, Tally] = {}
         self._tokens = dict.fromkeys(Phase, 0)
         self._rejection_logged = False
+        self._beyond_experts = 0
 
     @property
     def tokens(self) -> int:
@@ -156,10 +165,11 @@ class Recorder:
         """
         if not hasattr(experts, "shape"):
             experts = np.asarray(experts)
-        expected = (len(self.layers), self._whole.top_k)
+        expected = (len(self.layers), self._whole.top_k + self._whole.fused)
         if len(experts.shape) != 3 or tuple(experts.shape[1:]) != expected:
             raise ValueError(
                 f"experts: have shape {tuple(experts.shape)}, expected (tokens, {expected[0]}, {expected[1]})"
+                f"{self._whole.hint() if len(experts.shape) == 3 and experts.shape[2] > expected[1] else ''}"
             )
         if not self._pauses:
             self._take_whole(experts, phase, keep)
@@ -233,9 +243,11 @@ class Recorder:
             return
         if not hasattr(experts, "shape"):
             experts = np.asarray(experts)
-        if len(experts.shape) != 2 or experts.shape[1] != shape.top_k:
+        expected = self._whole.ids_of(layer)
+        if len(experts.shape) != 2 or experts.shape[1] != expected:
+            hint = self._whole.hint() if len(experts.shape) == 2 and experts.shape[1] > expected else ""
             raise ValueError(
-                f"layer {layer}: ids have shape {tuple(experts.shape)}, expected (tokens, {shape.top_k})"
+                f"layer {layer}: ids have shape {tuple(experts.shape)}, expected (tokens, {expected}){hint}"
             )
         self._take(_Share(phase, layer), experts[:, None, :])
 
@@ -261,20 +273,23 @@ class Recorder:
                 self._on_their_way.append((share, arrived))
                 self._land_arrived()
             return
-        complete = self._layouts[share.layer].check(arrived)
+        ids, beyond = self._layouts[share.layer].without_fused(arrived)
+        complete = self._layouts[share.layer].check(ids)
         with self._lock:
-            self._put(share, arrived, complete)
+            self._beyond_experts += beyond
+            self._put(share, ids, complete)
 
     def _land_arrived(self) -> None:
         waiting = self._on_their_way
         while waiting and (waiting[0][1].arrived or len(waiting) > _MAX_ON_THEIR_WAY):
             share, copy = waiting.popleft()
-            ids = copy.wait()
             try:
+                ids, beyond = self._layouts[share.layer].without_fused(copy.wait())
                 complete = self._layouts[share.layer].check(ids)
             except ValueError as error:
                 self._reject(error)
             else:
+                self._beyond_experts += beyond
                 self._put(share, ids, complete)
 
     def _put(self, share: _Share, ids: Any, complete: bool) -> None:
@@ -307,9 +322,9 @@ class Recorder:
             for tally in self._tallies.values():
                 tally.close()
             start, self._started = self._started, end
-            tallies, tokens = self._tallies, self._tokens
+            tallies, tokens, beyond_experts = self._tallies, self._tokens, self._beyond_experts
             self._begin()
-        return self._window(start, end, tallies, tokens)
+        return replace(self._window(start, end, tallies, tokens), beyond_experts=beyond_experts)
 
     def _window(
         self, start: datetime, end: datetime, tallies: dict[_Share, Tally], tokens: dict[Phase, int]

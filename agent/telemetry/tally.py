@@ -26,13 +26,14 @@ class LayerTally(NamedTuple):
 
 class Layout:
     """How a token's ids lie side by side: `width` columns, those of a layer next to each other and as many
-    in each layer (`top_k`, the largest there is)."""
+    in each layer (`top_k`, the largest there is). Engines hand in `fused` ids more, of shared experts."""
 
-    def __init__(self, layers: Mapping[int, LayerShape]) -> None:
+    def __init__(self, layers: Mapping[int, LayerShape], fused: int = 0) -> None:
         self.layers = tuple(layers)
         self.shapes = tuple(layers.values())
         self.top_k_of = {layer: shape.top_k for layer, shape in layers.items()}
         self.top_k = max(shape.top_k for shape in self.shapes)
+        self.fused = fused
         self.width = len(self.shapes) * self.top_k
         self.fewest = min(shape.experts for shape in self.shapes)
         most = max(shape.experts for shape in self.shapes)
@@ -45,6 +46,34 @@ class Layout:
         self.slots = int(slots.sum())
         self.column_first = np.repeat(self.first + 1, self.top_k)
 
+    def ids_of(self, layer: int) -> int:
+        """How many ids of a token the engine hands in for a layer."""
+        return self.top_k_of[layer] + self.fused
+
+    def hint(self) -> str:
+        """What to do where there are ids beyond the experts."""
+        return "" if self.fused else " (ids of shared experts: see Recorder's fused_shared_experts)"
+
+    def without_fused(self, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
+        """Ids [tokens, layers, top_k] out of those with shared experts' beside them, at any place of a row,
+        and how many ids beyond the experts that leaves out. Raises ValueError that names the layer where a
+        token then has more than `top_k`."""
+        if not self.fused:
+            return ids, 0
+        experts = np.array([shape.experts for shape in self.shapes])
+        beyond = ids >= experts[:, None]
+        routed = np.where(beyond, -1, ids.astype(np.int64))
+        order = np.argsort(routed < 0, axis=2, kind="stable")
+        routed = np.take_along_axis(routed, order, axis=2)
+        for at, (layer, shape) in enumerate(zip(self.layers, self.shapes, strict=True)):
+            most = int((routed[:, at] >= 0).sum(axis=1).max(initial=0))
+            if most > shape.top_k:
+                raise ValueError(
+                    f"layer {layer}: a token has {most} experts, expected at most {shape.top_k}, and ids "
+                    f"from {shape.experts} on for shared experts"
+                )
+        return routed[:, :, : self.top_k], int(beyond.sum())
+
     def check(self, ids: npt.NDArray[Any]) -> bool:
         """Whether ids [tokens, layers, k] are all there, none -1. Raises ValueError that names layer, ids
         found and what was expected."""
@@ -56,6 +85,7 @@ class Layout:
                     raise ValueError(
                         f"layer {layer}: ids are in {int(found.min())}..{int(found.max())}, "
                         f"expected 0..{shape.experts - 1}, or -1 for none"
+                        f"{self.hint() if int(found.max()) >= shape.experts else ''}"
                     )
         return lowest >= 0
 

@@ -58,7 +58,8 @@ class Activity:
 @dataclass(frozen=True, slots=True)
 class Window:
     """What one model's tokens activated between two moments: `tokens` and `layers` of what is to be posted,
-    and each phase apart. `repeated`: tokens that were left out as repetitions, of all phases."""
+    and each phase apart. `repeated`: tokens that were left out as repetitions, `beyond_experts`: ids that
+    were left out as those of shared experts, of all phases."""
 
     model_id: str
     start_at: datetime
@@ -67,3 +68,4 @@ class Window:
     layers: tuple[LayerWindow, ...]
     phases: Mapping[Phase, Activity] = field(default_factory=dict)
     repeated: int = 0
+    beyond_experts: int = 0

@@ -11,10 +11,12 @@ import typer
 from agent.interop.faults import InteropError
 from agent.interop.layers import LayerIndex, MoeLayers
 from agent.interop.placements import FleetPlacement
-from agent.interop.registry import PLACEMENTS
+from agent.interop.registry import PLACEMENTS, PlacementFormat
 from app.cli.export_service import placement_of_service
 from app.cli.interop_options import (
     NEEDS_NUMBERS,
+    DraftLayersOption,
+    DropLayersOption,
     FormatsOption,
     ModelConfigOption,
     ModelLayersOption,
@@ -23,7 +25,8 @@ from app.cli.interop_options import (
     PresetOption,
     RanksPerNodeOption,
     TokenOption,
-    known_moe_layers,
+    known_model,
+    layer_numbers,
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import read_instance, refuse
@@ -50,15 +53,18 @@ def export_command(
     model_layers: ModelLayersOption = None,
     model_config: ModelConfigOption = None,
     preset: PresetOption = None,
+    drop_layers: DropLayersOption = None,
+    draft_layers: DraftLayersOption = None,
     ranks_per_node: RanksPerNodeOption = 1,
     _formats: FormatsOption = False,
 ) -> None:
-    """Write a placement for an engine and print what the engine must be told with it as JSON.
+    """Write a placement for an engine and print as JSON what the engine must be started with.
 
     Nodes keep their order; node n is the engine's ranks n * ranks-per-node and following, over which its
     experts are dealt in turn. A placement that the format cannot say is refused, never bent: most formats
     need as many experts of every layer on every node (moeplace solve --equal-slots) and each expert on some
-    node. Formats that number layers as the model does need --moe-layers, --model-config or --preset.
+    node. Formats that number layers as the model does need --moe-layers, --model-config or --preset. What the
+    engine must be started with is said on stderr, too.
 
     Exit status: 0; 1 the service refused; 2 a malformed file, a wrong option or a placement that the format
     cannot say.
@@ -68,7 +74,15 @@ def export_command(
     target = PLACEMENTS[form]
     if out.suffix != target.suffix:
         refuse(f"--out: is {str(out)!r:.100}, expected a name that ends in {target.suffix or 'no suffix'}")
-    known = known_moe_layers(moe_layers, model_layers, model_config, preset)
+    model_known = known_model(moe_layers, model_layers, model_config, preset)
+    warning = _warning(target, None if model_known is None else model_known.model_class)
+    dropped, drafts = (
+        layer_numbers("--drop-layers", drop_layers),
+        layer_numbers("--draft-layers", draft_layers),
+    )
+    if drafts and not target.drafts:
+        refuse(f"--draft-layers: {form} has no rows for draft layers, its engine deals their experts itself")
+    known = None if model_known is None else _with_dropped(model_known.moe, dropped)
     if service is not None:
         if placement is not None or instance is not None:
             refuse("--from: expected without --placement and --instance")
@@ -81,6 +95,7 @@ def export_command(
             refuse(f"{form}: {NEEDS_NUMBERS}")
         exported = _placement_of_files(placement, instance, known)
     try:
+        exported = exported.without(dropped).with_drafts(drafts)
         written = target.write(out, exported, ranks_per_node)
     except InteropError as error:
         refuse(f"{form}: {error}")
@@ -95,12 +110,34 @@ def export_command(
                 "model_layers": exported.moe.model_layers,
                 "nodes": list(exported.nodes),
                 "ranks_per_node": ranks_per_node,
+                "dropped_layers": sorted(dropped),
+                "draft_layers": sorted(drafts),
                 **written,
+                "warning": warning,
                 "out": str(out),
             },
             indent=2,
         )
     )
+    for words in (written.get("engine"), warning):
+        if words is not None:
+            typer.echo(words, err=True)
+
+
+def _warning(target: PlacementFormat, model_class: str | None) -> str | None:
+    """What is to be said where the engine may not read the file; ends the process where it does not."""
+    unread = target.unread(model_class)
+    if unread is None:
+        return None
+    if unread.certain:
+        refuse(f"{target.name}: {unread.words}")
+    return f"{target.name}: {unread.words}"
+
+
+def _with_dropped(moe: MoeLayers, dropped: frozenset[int]) -> MoeLayers:
+    """The MoE layers that the placement has: the model's, and those that are left out of the file."""
+    numbers = sorted(dropped.union(moe.numbers))
+    return MoeLayers.of(numbers, max(moe.model_layers, numbers[-1] + 1))
 
 
 def _placement_of_files(path: Path, instance: Path, known: MoeLayers | None) -> FleetPlacement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from agent.interop.sources import (
     DEFAULT_SOURCE,
     InputFile,
     accumulate,
+    layer_index_of,
     moe_layers_of,
     recordings,
     source_name,
@@ -28,7 +29,9 @@ from agent.interop.windows import MAX_WINDOW_SECONDS
 from app.cli.import_placement import import_placement
 from app.cli.import_windows import post_windows
 from app.cli.interop_options import (
+    DropLayersOption,
     FormatsOption,
+    KnownModel,
     ModelConfigOption,
     ModelLayersOption,
     ModelOption,
@@ -36,7 +39,8 @@ from app.cli.interop_options import (
     PresetOption,
     RanksPerNodeOption,
     TokenOption,
-    known_moe_layers,
+    known_model,
+    layer_numbers,
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import refuse
@@ -80,6 +84,16 @@ def import_command(
     model_layers: ModelLayersOption = None,
     model_config: ModelConfigOption = None,
     preset: PresetOption = None,
+    drop_layers: DropLayersOption = None,
+    experts: Annotated[
+        int | None,
+        typer.Option(
+            "--experts",
+            min=1,
+            help="Experts of a layer: ids from this on are left out, such as those of shared experts that "
+            "the engine fused into the routed ones.",
+        ),
+    ] = None,
     counts: Annotated[
         bool, typer.Option("--counts", help="Import counts only, also where the files know single tokens.")
     ] = False,
@@ -103,13 +117,16 @@ def import_command(
 
     Exit status: 0; 1 the service refused; 2 a malformed file or a wrong option.
     """
+    dropped = layer_numbers("--drop-layers", drop_layers)
+    known = known_model(moe_layers, model_layers, model_config, preset)
+    known_moe = None if known is None else known.moe
     if form in PLACEMENTS:
-        if to is not None or rank or counts or first_layer or layer_index is not None or len(files) != 1:
+        of_recordings = (to, layer_index, experts, rank or None, counts or None, first_layer or None)
+        if any(option is not None for option in of_recordings) or len(files) != 1:
             refuse(f"{form}: is a placement, expected one FILE with --instance and --out")
         if instance is None or out is None:
             refuse(f"{form}: is a placement, expected --instance and --out")
-        known = known_moe_layers(moe_layers, model_layers, model_config, preset)
-        import_placement(PLACEMENTS[form], Path(files[0]), instance, known, ranks_per_node, out)
+        import_placement(PLACEMENTS[form], Path(files[0]), instance, known_moe, ranks_per_node, dropped, out)
         return
     if form not in RECORDINGS:
         refuse(f"FORMAT: is {form!r:.60}, expected one of {', '.join((*RECORDINGS, *PLACEMENTS))}")
@@ -118,7 +135,6 @@ def import_command(
     if instance is not None:
         refuse(f"--instance: {form} is a recording, expected --out or --to")
     chosen = RECORDINGS[form]
-    index = layer_index or chosen.index
     try:
         sources = _sources_of_ranks(rank or [])
         found = accumulate(
@@ -127,12 +143,15 @@ def import_command(
             sources,
             only_counts=counts,
             first_layer=first_layer,
+            dropped_layers=dropped,
+            experts=experts,
+            known_experts=None if known is None else known.experts,
         )
         if to is not None:
-            _post(to, found, index, model, seconds, token)
+            _post(to, found, chosen, layer_index, model, seconds, token)
             return
-        known = known_moe_layers(moe_layers, model_layers, model_config, preset)
-        moe = moe_layers_of(found, index, known)
+        index = layer_index or layer_index_of(chosen, found, known_moe)
+        moe = moe_layers_of(found, index, known_moe)
         arrays = recordings(found, index, moe)
     except InteropError as error:
         refuse(str(error))
@@ -143,7 +162,7 @@ def import_command(
         write_recordings(out, arrays)
     except OSError as error:
         refuse(f"{out}: {error.strerror or error}")
-    typer.echo(json.dumps(_summary(chosen, index, moe, known is not None, found, arrays, out), indent=2))
+    typer.echo(json.dumps(_summary(chosen, index, moe, known, found, arrays, dropped, out), indent=2))
 
 
 def _sources_of_ranks(options: list[str]) -> dict[int, str]:
@@ -161,7 +180,8 @@ def _sources_of_ranks(options: list[str]) -> dict[int, str]:
 def _post(
     to: str,
     found: Mapping[str, Activations],
-    index: LayerIndex,
+    form: RecordingFormat,
+    index: LayerIndex | None,
     model: str | None,
     seconds: float | None,
     token: str | None,
@@ -178,29 +198,41 @@ def _post(
     elif DEFAULT_SOURCE in found:
         refuse("--to: names no node, expected .../nodes/NODE, or files as NODE=PATH, or --rank RANKS=NODE")
     end_at = datetime.now(UTC) - timedelta(seconds=1)
-    posted = post_windows(base, cluster, token, model, found, index, seconds, end_at)
+    posted = post_windows(base, cluster, token, model, found, form, index, seconds, end_at)
+    for name, said in posted.items():
+        said["left_out"] = _left_out(found[name])
     typer.echo(json.dumps({"cluster": cluster, "model": model, "nodes": posted}, indent=2))
+
+
+def _left_out(source: Activations) -> dict[str, float]:
+    return {
+        "activations_beyond_experts": source.beyond_experts,
+        "tokens_without_experts": source.unused_rows,
+    }
 
 
 def _summary(
     form: RecordingFormat,
     index: LayerIndex,
     moe: MoeLayers,
-    given: bool,
+    known: KnownModel | None,
     found: Mapping[str, Activations],
     arrays: Mapping[str, npt.NDArray[np.integer]],
+    dropped: Collection[int],
     out: Path,
 ) -> dict[str, Any]:
     return {
         "format": form.name,
         "layer_index": index.value,
         "moe_layers": str(moe),
-        "moe_layers_from": "options" if given else "the layers with activations",
+        "moe_layers_from": "options" if known is not None else "the layers with activations",
+        "dropped_layers": sorted(dropped),
         "sources": {
             name: {
                 "kind": "tokens" if array.ndim == 3 else "counts",
                 "shape": list(array.shape),
                 "activations": float(sum(counts.sum() for counts in found[name].counts.values())),
+                "left_out": _left_out(found[name]),
             }
             for name, array in arrays.items()
         },

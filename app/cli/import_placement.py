@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def import_placement(
     instance: Path,
     known: MoeLayers | None,
     ranks_per_node: int,
+    dropped: Collection[int],
     out: Path,
 ) -> None:
     """Reads the placement, evaluates it on the instance, writes the file and prints a summary. A placement
@@ -42,7 +44,7 @@ def import_placement(
         refuse(f"{form.name}: {NEEDS_NUMBERS}")
     try:
         held = form.read(path, problem.nodes, ranks_per_node)
-        by_layer = held.holds(moe, problem.experts_per_block.tolist())
+        by_layer = held.holds(moe, problem.experts_per_block.tolist(), dropped)
     except InteropError as error:
         refuse(f"{path}: {error}")
     except OSError as error:
@@ -63,6 +65,7 @@ def import_placement(
                 "format": form.name,
                 "layer_index": form.index.value,
                 "moe_layers": str(moe),
+                "dropped_layers": sorted(dropped),
                 "replicas": int(holds.sum()),
                 "objective": number(objective),
                 "feasible": not broken,

@@ -11,8 +11,10 @@ import msgspec
 
 from agent.client import ServiceClient
 from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex
+from agent.interop.layers import LayerIndex, MoeLayers
 from agent.interop.observations import Activations
+from agent.interop.registry import RecordingFormat
+from agent.interop.sources import layer_index_of, moe_layers_of
 from agent.interop.windows import window_of
 from agent.telemetry import LayerShape, compress, encode_window
 from app.cli.service_access import ask_service, converted, get_model, quoted
@@ -33,16 +35,21 @@ def post_windows(
     token: str | None,
     model_id: str,
     found: Mapping[str, Activations],
-    index: LayerIndex,
+    form: RecordingFormat,
+    layer_index: LayerIndex | None,
     seconds: float,
     end_at: datetime,
 ) -> dict[str, Any]:
-    """One window for each node, in the name of its registered instance; what was accepted, by node. Nothing
+    """One window for each node, in the name of its registered instance; what was accepted, by node. Layers
+    are numbered as `layer_index` says, or else as the format and the registered model's layers do. Nothing
     is posted before all windows are made, so a fault in one leaves the service as it was."""
 
     async def post(client: ServiceClient) -> dict[str, Any]:
         model = await get_model(client, model_id)
         shapes = {block.layer: LayerShape(block.experts, block.top_k) for block in model.blocks}
+        moe = MoeLayers.of(sorted(shapes))
+        index = layer_index or layer_index_of(form, found, moe)
+        moe_layers_of(found, index, moe)
         ready = []
         for node_id, source in found.items():
             node = converted(await client.get(f"/nodes/{quoted(node_id)}"), _Node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from agent.architecture.faults import ConfigFault
 from agent.interop.faults import InteropError
 from agent.interop.layers import MoeLayers, read_numbers
 from agent.interop.registry import PLACEMENTS, RECORDINGS
+from app.cli.preset_classes import preset_class
 from app.cli.solve import refuse
 from app.models.presets import PRESETS
 
@@ -35,6 +37,24 @@ ModelConfigOption = Annotated[
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="A known architecture, instead of --moe-layers.")
 ]
+DropLayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--drop-layers",
+        metavar="LAYERS",
+        help="Leave these layers out, such as draft (multi-token prediction) layers behind the model's: 61. "
+        "Numbers as the format has them.",
+    ),
+]
+DraftLayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-layers",
+        metavar="LAYERS",
+        help="Draft (multi-token prediction) layers behind the model's that the engine runs, too: 61. Their "
+        "experts are dealt evenly.",
+    ),
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Id of the model in the service.")]
 TokenOption = Annotated[
     str | None, typer.Option("--token", help="Bearer token for the service. Variable: MOEPLACE_TOKEN.")
@@ -49,7 +69,7 @@ def _show_formats(asked: bool) -> None:
         return
     table = Table("format", "file", "layers", "direction", title="Formats", title_justify="left")
     for recording in RECORDINGS.values():
-        table.add_row(recording.name, recording.summary, recording.index.value, "import")
+        table.add_row(recording.name, recording.summary, recording.numbering, "import")
     for placement in PLACEMENTS.values():
         what = f"{placement.summary} ({placement.suffix or 'directory'})"
         table.add_row(placement.name, what, placement.index.value, "import, export")
@@ -63,10 +83,28 @@ FormatsOption = Annotated[
 ]
 
 
-def known_moe_layers(
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What the options say of the model: its MoE layers, and where they name an architecture the experts of
+    a layer and the class that engines run it by."""
+
+    moe: MoeLayers
+    experts: int | None = None
+    model_class: str | None = None
+
+
+def layer_numbers(option: str, text: str | None) -> frozenset[int]:
+    """The numbers that an option gives, none where it is absent; ends the process where they are wrong."""
+    try:
+        return frozenset() if text is None else frozenset(read_numbers(text))
+    except InteropError as error:
+        refuse(f"{option}: {error}")
+
+
+def known_model(
     moe_layers: str | None, model_layers: int | None, model_config: Path | None, preset: str | None
-) -> MoeLayers | None:
-    """The MoE layers that the options give, None where they give none; ends the process where they are
+) -> KnownModel | None:
+    """What the options say of the model, None where they say nothing; ends the process where they are
     wrong."""
     given = [
         name
@@ -85,22 +123,28 @@ def known_moe_layers(
         return None
     try:
         if moe_layers is not None:
-            return MoeLayers.of(read_numbers(moe_layers), model_layers)
+            return KnownModel(MoeLayers.of(read_numbers(moe_layers), model_layers))
         if preset is not None:
             if preset not in PRESETS:
                 refuse(f"--preset: is {preset!r:.60}, expected one of {', '.join(PRESETS)}")
-            return MoeLayers.of(PRESETS[preset].layers, model_layers)
+            chosen = PRESETS[preset]
+            moe = MoeLayers.of(chosen.layers, model_layers)
+            return KnownModel(moe, chosen.experts, preset_class(preset))
     except InteropError as error:
         refuse(f"{given[0]}: {error}")
     assert model_config is not None
     return _of_config(model_config, model_layers)
 
 
-def _of_config(path: Path, model_layers: int | None) -> MoeLayers:
+def _of_config(path: Path, model_layers: int | None) -> KnownModel:
     try:
-        configuration = Configuration(read_document(path))
-        count = model_layers or configuration.layer_count()
-        return MoeLayers.of(configuration.moe_layers(), count)
+        config = read_document(path)
+        configuration = Configuration(config)
+        moe = MoeLayers.of(configuration.moe_layers(), model_layers or configuration.layer_count())
+        sizes = {size for given in configuration.expert_counts().values() for size in given}
+        classes = config.get("architectures")
+        named = isinstance(classes, list) and classes and isinstance(classes[0], str)
+        return KnownModel(moe, sizes.pop() if len(sizes) == 1 else None, classes[0] if named else None)
     except (InteropError, ConfigFault) as error:
         refuse(f"{path}: {error}")
     except OSError as error:

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -315,6 +316,55 @@ def test_padding_is_kept_out() -> None:
     assert window.tokens == 8
     for at, layer in enumerate(window.layers):
         assert layer.counts.tolist() == (2 * np.bincount(ids[keep, at].reshape(-1), minlength=64)).tolist()
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("way", ["whole", "pass", "owned", "layer"])
+def test_ids_of_fused_shared_experts_are_left_out_and_counted(way: str, place: int) -> None:
+    """With `fused_shared_experts` a token's id beyond the experts, at any place of its row, changes neither
+    counts nor routes, and the window says how many there were."""
+    layers, chosen = model(3, 16, 2), random_tokens(200, 3, 16, 2)
+    fused = np.insert(chosen, place, 16, axis=2)
+    plain = Recorder("m", layers, routes_per_layer=1000, now=START)
+    recorder = Recorder("m", layers, routes_per_layer=1000, fused_shared_experts=1, now=START)
+    for target, ids in ((plain, chosen), (recorder, fused)):
+        if way == "whole":
+            target.record_tokens(ids)
+        elif way == "layer":
+            for layer in layers:
+                target.record(layer, ids[:, layer])
+            target.add_tokens(len(ids))
+        else:
+            with target.forward_pass(owned=way == "owned") as step:
+                for layer in layers:
+                    step.record(layer, ids[:, layer])
+    expected, found = cut(plain), cut(recorder)
+    assert (found.tokens, found.beyond_experts, expected.beyond_experts) == (200, 600, 0)
+    for one, other in zip(expected.layers, found.layers, strict=True):
+        assert one.counts.tolist() == other.counts.tolist()
+        assert one.routes.tolist() == other.routes.tolist()
+
+
+def test_fused_shared_experts_are_named_where_nobody_expects_them() -> None:
+    """A row that is too long, or an id beyond the experts, says which option is meant for it."""
+    recorder = Recorder("m", model(1, 8, 2), now=START)
+    ways: list[Callable[[Any], object]] = [
+        lambda ids: recorder.record(0, ids),
+        lambda ids: recorder.record_tokens(np.array(ids)[:, None]),
+        lambda ids: recorder.forward_pass().record(0, ids),
+    ]
+    for record in ways:
+        with pytest.raises(ValueError, match=r"expected .*see Recorder's fused_shared_experts"):
+            record([[0, 3, 8]])
+    with pytest.raises(ValueError, match=r"expected 0\.\.7.*see Recorder's fused_shared_experts"):
+        recorder.record(0, [[3, 8]])
+    with pytest.raises(ValueError, match="fused_shared_experts: is -1, expected at least 0"):
+        Recorder("m", model(1, 8, 2), fused_shared_experts=-1)
+    fused = Recorder("m", model(1, 8, 2), fused_shared_experts=1, now=START)
+    with pytest.raises(ValueError, match="layer 0: a token has 3 experts, expected at most 2"):
+        fused.record(0, [[1, 2, 3]])
+    assert recorder.cut(END) is None
+    assert fused.cut(END) is None
 
 
 def test_passes_that_break_off_are_not_recorded() -> None:

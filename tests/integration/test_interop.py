@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from app.cli import command_line
@@ -89,11 +90,12 @@ def test_telemetry_in_and_placement_out(serve: Callable[..., Service], tmp_path:
 
         # the same generation by its number, in a format that numbers layers as the model does
         alone = ("--from", cluster, "--generation", placement["metadata"]["generation"])
-        status, _, errors = moeplace("export", "ktransformers", *alone, "--out", tmp_path / "masks")
+        out = tmp_path / "balancer.yaml"
+        status, _, errors = moeplace("export", "tensorrt-llm", *alone, "--out", out)
         assert status == 0, errors
-        masks = [np.load(tmp_path / "masks" / f"{node}.npy") for node in ("east", "west")]
-        assert [mask.shape for mask in masks] == [(4, EXPERTS)] * 2
-        assert sum(int(mask[list(LAYERS)].sum()) for mask in masks) == pattern.sum()
+        rows = yaml.safe_load(out.read_text())["initial_global_assignments"]
+        assert list(rows) == list(LAYERS)
+        assert sum(len(row) for row in rows.values()) == pattern.sum()
 
         for words, exit_status, expected in (
             (("--to", f"{cluster}/nodes/north", *post), 1, "404: "),

@@ -15,8 +15,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "interop.md").read_text(e
 
 def test_every_format_has_its_row() -> None:
     """Name and layer convention of each format, in the order of the registry, and no others."""
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (model|moe) \| (.+) \|$", PAGE, re.MULTILINE)
-    known = [(name, recording.index.value) for name, recording in RECORDINGS.items()]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (model|moe|either) \| (.+) \|$", PAGE, re.MULTILINE)
+    known = [(name, recording.numbering) for name, recording in RECORDINGS.items()]
     known += [(name, placement.index.value) for name, placement in PLACEMENTS.items()]
     assert [(name, index) for name, _, index, _ in rows] == known
     said = {name: note for name, _, _, note in rows}

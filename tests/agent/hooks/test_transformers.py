@@ -59,6 +59,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {},
     "exaone_moe": {},
     "flex_olmo": {},
+    "gemma4_text": {"enable_moe_block": True, "top_k_experts": 2, "layer_types": ["full_attention"] * 3},
     "glm4_moe_lite": {},
     "glm_moe_dsa": {},
     "granitemoe_swa": {},
@@ -171,6 +172,45 @@ def test_recorded_is_what_the_experts_are_called_with(model_type: str) -> None:
     assert attachment.failures == recorder.rejected == 0
     assert len(called) == len(recorder.layers) >= 1
     holds(cut(recorder).phases[Phase.PREFILL], called)
+
+
+def test_zaya_skips_are_no_calls_of_expert_0() -> None:
+    """Where Zaya's router skips the experts it returns id 0 without weight; that is recorded as no expert."""
+    model = tiny("zaya", num_experts_per_tok=1)
+    recorder = recorder_of(model)
+    called: dict[int, Any] = {}
+    for router in find_routers(model).routers:
+        block = model.get_submodule(router.name.rpartition(".")[0])
+
+        def take(module: Any, args: Any, layer: int = router.layer) -> None:
+            ids, weights = args[1].numpy().copy(), args[2].numpy()
+            ids[weights == 0] = EXPERTS
+            called[layer] = ids
+
+        block.experts.register_forward_pre_hook(take)
+    with torch.no_grad(), attach(model, recorder) as attachment:
+        model(input_ids=text(2, 7))
+    assert attachment.failures == recorder.rejected == 0
+    assert any((ids == EXPERTS).any() for ids in called.values())
+    holds(cut(recorder).phases[Phase.PREFILL], called)
+
+
+def test_doges_experts_are_those_whose_embeddings_are_looked_up() -> None:
+    """Doge chooses pairs of keys; what is recorded are the rows of its experts' embeddings."""
+    model = tiny("doge", is_moe=True, num_experts=16)
+    recorder = recorder_of(model)
+    looked_up: dict[int, Any] = {}
+    for router in find_routers(model).routers:
+        router.module.down_embed.register_forward_pre_hook(
+            lambda module, args, layer=router.layer: looked_up.update({layer: args[0].numpy()})
+        )
+    with torch.no_grad(), attach(model, recorder) as attachment:
+        model(input_ids=text(2, 7))
+    assert attachment.failures == recorder.rejected == 0
+    activity = cut(recorder).phases[Phase.PREFILL]
+    assert {layer.layer: layer.counts.tolist() for layer in activity.layers} == {
+        layer: np.bincount(ids.ravel(), minlength=16).tolist() for layer, ids in looked_up.items()
+    }
 
 
 def test_ended_sequences_of_a_batch_are_left_out() -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from agent.interop.layers import LayerIndex, MoeLayers
 from agent.interop.registry import RECORDINGS
-from agent.interop.sources import InputFile, accumulate, moe_layers_of, recordings
+from agent.interop.sources import InputFile, accumulate, layer_index_of, moe_layers_of, recordings
 
 MODEL_LAYERS = 4
 MOE = MoeLayers.of((1, 3), MODEL_LAYERS)
@@ -44,6 +44,9 @@ def imported(
     only_counts: bool = False,
     index: LayerIndex | None = None,
     first_layer: int = 0,
+    dropped_layers: frozenset[int] = frozenset(),
+    experts: int | None = None,
+    known_experts: int | None = None,
 ) -> dict[str, npt.NDArray[np.integer]]:
     """What `moeplace instance` would be given of the files."""
     chosen = RECORDINGS[form]
@@ -53,6 +56,9 @@ def imported(
         ranks or {},
         only_counts=only_counts,
         first_layer=first_layer,
+        dropped_layers=dropped_layers,
+        experts=experts,
+        known_experts=known_experts,
     )
-    convention = index or chosen.index
+    convention = index or layer_index_of(chosen, found, known)
     return recordings(found, convention, moe_layers_of(found, convention, known))

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from solvers.files import load_placement, load_problem, load_result
 from solvers.objective import total_cost
 from solvers.traces import read_recordings
 
+NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is an optional extra")
 LAYERS = (1, 2, 3)
 EXPERTS, K = 8, 2
 
@@ -76,7 +78,12 @@ def test_a_recording_feeds_an_instance(tmp_path: Path) -> None:
     status, said, _ = run("import", "vllm-routed-experts", *files, "--moe-layers", "1-3", "--out", out)
     assert status == 0
     assert said["moe_layers"] == "1-3"
-    assert said["sources"]["east"] == {"kind": "tokens", "shape": [60, 3, 2], "activations": 360.0}
+    assert said["sources"]["east"] == {
+        "kind": "tokens",
+        "shape": [60, 3, 2],
+        "activations": 360.0,
+        "left_out": {"activations_beyond_experts": 0.0, "tokens_without_experts": 0},
+    }
     found = read_recordings(out)
     for name in ("east", "west"):
         assert found[name].activations.tolist() == np.load(tmp_path / f"{name}.npy").tolist()
@@ -117,7 +124,7 @@ def test_the_model_says_which_layers_count(tmp_path: Path, known: tuple[str, str
         ("tensorrt-llm", "out.yaml"),
         ("vllm-ascend", "out.json"),
         ("omni", "out.npy"),
-        ("ktransformers", "masks"),
+        pytest.param("ktransformers", "masks", marks=NEEDS_TORCH),
     ],
 )
 def test_exported_and_imported_again(solved: Path, form: str, out: str) -> None:
@@ -146,7 +153,9 @@ def test_a_placement_of_unequal_slots_is_refused(solved: Path) -> None:
     assert (status, said) == (2, "")
     assert re.match(r"sglang: node [01], layer [123]: holds \d experts, \d too (many|few)", errors)
     assert not (solved / "out.json").exists()
-    assert run("export", "omni", *files, "--out", solved / "out.npy")[0] == 0
+    status, said, errors = run("export", "omni", *files, "--out", solved / "out.npy")
+    assert (status, said) == (2, "")
+    assert errors.startswith("omni: node ")
 
 
 def test_equal_slots_auto_takes_what_fits(solved: Path) -> None:
