@@ -143,8 +143,8 @@ def _of_config(path: Path, model_layers: int | None) -> KnownModel:
         moe = MoeLayers.of(configuration.moe_layers(), model_layers or configuration.layer_count())
         sizes = {size for given in configuration.expert_counts().values() for size in given}
         classes = config.get("architectures")
-        named = isinstance(classes, list) and classes and isinstance(classes[0], str)
-        return KnownModel(moe, sizes.pop() if len(sizes) == 1 else None, classes[0] if named else None)
+        model_class = classes[0] if isinstance(classes, list) and classes else None
+        return KnownModel(moe, sizes.pop() if len(sizes) == 1 else None, model_class)
     except (InteropError, ConfigFault) as error:
         refuse(f"{path}: {error}")
     except OSError as error:
