@@ -92,7 +92,6 @@ class ScriptedNode:
             "tokens": 100,
             "layers": [{"layer": 0, "counts": counts}],
             "routes": [{"layer": 0, "experts": [experts], "weights": None}],
-            "step_time_seconds": None,
         }
         answer = self.client.post(f"nodes/{self.node_id}/telemetry", json=body)
         assert answer.status_code == 200, answer.text

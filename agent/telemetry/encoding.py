@@ -34,7 +34,6 @@ def encode_window(window: Window, instance_uid: str, sequence_number: int) -> by
                 for layer in window.layers
                 if layer.routes.size
             ],
-            "step_time_seconds": None,
         }
     )
 

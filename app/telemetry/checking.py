@@ -4,7 +4,6 @@ The sums of a layer's counts are not held against `tokens * top_k`: engines drop
 pad batches and replay, and would be refused for what they rightly saw.
 """
 
-import math
 import re
 from datetime import datetime
 
@@ -15,7 +14,6 @@ from app.telemetry.decoding import Decoded
 from app.telemetry.faults import Faults
 from app.telemetry.packed import MAX_COUNT, VERSION, PackedWindow, narrow
 from app.telemetry.registry import Registered
-from app.telemetry.schemas import StepTime
 
 MAX_WINDOW_SECONDS = 3600.0
 MAX_AGE_SECONDS = 600.0
@@ -61,7 +59,8 @@ def check(
         *narrow(counts.counts),
         counts.experts,
         routes,
-        *_step_time(window.step_time_seconds, faults),
+        None,
+        None,
     )
 
 
@@ -100,15 +99,3 @@ def _check_envelope(decoded: Decoded, now: datetime, faults: Faults) -> bool:
             "CLOCK_SKEW",
         )
     return faults.count == before
-
-
-def _step_time(given: StepTime | None, faults: Faults) -> tuple[float | None, float | None]:
-    if given is None:
-        return None, None
-    for name, value in (("p50", given.p50), ("p99", given.p99)):
-        if not (math.isfinite(value) and value >= 0):
-            faults.add(
-                f"/step_time_seconds/{name}", f"is {value}, expected a finite number >= 0", "OUT_OF_RANGE"
-            )
-            return None, None
-    return given.p50, given.p99

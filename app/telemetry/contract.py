@@ -64,17 +64,8 @@ COMPONENTS = {
             "layers": {"type": "array", "items": {"$ref": "#/components/schemas/TelemetryLayer"}},
             "routes": {"type": "array", "items": {"$ref": "#/components/schemas/TelemetryRoutes"}},
             "step_time_seconds": {
-                "anyOf": [
-                    _object(
-                        ["p50", "p99"],
-                        {
-                            "p50": {"type": "number", "minimum": 0},
-                            "p99": {"type": "number", "minimum": 0},
-                        },
-                        "Of the engine's steps in the window.",
-                    ),
-                    {"type": "null"},
-                ]
+                "deprecated": True,
+                "description": "Accepted and ignored: earlier versions stored it and nothing used it.",
             },
         },
         "What one model's tokens activated at one node in one window of time.",
@@ -143,7 +134,6 @@ EXAMPLE = {
     "tokens": 4,
     "layers": [{"layer": 0, "expert_ids": [3, 7, 12], "counts": [4, 3, 1]}],
     "routes": [{"layer": 0, "experts": [[3, 7], [3, 12]], "weights": [3, 1]}],
-    "step_time_seconds": {"p50": 0.021, "p99": 0.034},
 }
 
 _WINDOW = {"$ref": "#/components/schemas/TelemetryWindow"}

@@ -27,7 +27,6 @@ from app.telemetry.schemas import (
     ListedWindow,
     PackedWindow,
     RowsWindow,
-    StepTime,
     Window,
     WindowParts,
 )
@@ -74,11 +73,9 @@ _DECODERS: dict[tuple[Format, type], Any] = {
         WindowParts,
         LayerCounts,
         LayerRoutes,
-        StepTime,
         msgspec.Raw,
     )
 }
-_NULL = {b"", b"null", b"\xc0"}
 
 
 def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
@@ -153,9 +150,6 @@ def _take_apart(body: bytes, form: Format, faults: Faults) -> Decoded | None:
     if parts.layers is None:
         faults.add("", "object missing required field `layers`", "MISSING")
         return None
-    step_time = None
-    if bytes(parts.step_time_seconds) not in _NULL:
-        step_time = _part(_DECODERS[form, StepTime], parts.step_time_seconds, "/step_time_seconds", faults)
     window = Window(
         parts.model_id,
         parts.instance_uid,
@@ -164,7 +158,6 @@ def _take_apart(body: bytes, form: Format, faults: Faults) -> Decoded | None:
         parts.tokens,
         [],
         [],
-        step_time,
     )
     layer_places, layers = _each(_DECODERS[form, LayerCounts], parts.layers, "/layers", faults)
     route_places, routes = _each(_DECODERS[form, LayerRoutes], parts.routes, "/routes", faults)

@@ -4,7 +4,7 @@ MessagePack, arrays instead of maps (fields in the order given here), numbers pa
 
     [version, node_id, model_id, model_digest, sequence_number, start_us, end_us, tokens,
      layers [layer, ..] | nil, count_bytes, counts, experts uint32[n] | nil, routes,
-     step_time_p50_seconds | nil, step_time_p99_seconds | nil]
+     nil, nil]
     layers: those that have counts, in the model's order; nil: all of them
     counts: n numbers of count_bytes (1, 2 or 4) each, whatever the largest needs
     experts: whose counts they are, numbered over the whole model, layer after layer; nil: one count for each
@@ -84,6 +84,7 @@ class PackedWindow(msgspec.Struct, array_like=True, frozen=True):
     experts: bytes | None
     routes: list[PackedRoutes]
     step_time_p50_seconds: float | None
+    """Of earlier versions, which never used it and cannot read a window without it; likewise the next."""
     step_time_p99_seconds: float | None
 
     def counted(self) -> npt.NDArray[np.unsignedinteger]:

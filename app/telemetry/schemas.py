@@ -46,12 +46,9 @@ class PackedLayerRoutes(LayerRoutes, forbid_unknown_fields=True, frozen=True):
     weights: bytes | None = None
 
 
-class StepTime(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    p50: float
-    p99: float
-
-
 class Window(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """step_time_seconds: what agents of earlier versions may send, whatever it holds; nothing uses it."""
+
     model_id: str
     instance_uid: str
     sequence_number: int
@@ -59,7 +56,7 @@ class Window(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tokens: int
     layers: list[LayerCounts]
     routes: list[LayerRoutes] = []
-    step_time_seconds: StepTime | None = None
+    step_time_seconds: msgspec.Raw = msgspec.Raw(b"")
 
 
 class PackedWindow(Window, forbid_unknown_fields=True, frozen=True):

@@ -163,7 +163,6 @@ def test_bytes_are_what_the_contract_says() -> None:
                 "weights": np.array([2, 1], "<f4").tobytes(),
             }
         ],
-        "step_time_seconds": None,
     }
 
 

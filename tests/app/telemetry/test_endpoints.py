@@ -332,13 +332,18 @@ async def test_windows_of_no_length_or_too_long(client: httpx.AsyncClient) -> No
         assert [e["code"] for e in answer.json()["errors"]] == [code]
 
 
-async def test_step_times_that_are_no_numbers_are_left_out(client: httpx.AsyncClient, redis: Redis) -> None:
-    """They cost themselves, not the window."""
-    body = encoded(msgpack_window(step_time_seconds={"p50": float("nan"), "p99": 1.0}))
-    answer = (await client.post(PATH, content=body, headers=MSGPACK)).json()
-    assert answer["accepted_count"] == 1
-    assert answer["partial_success"]["errors"][0]["pointer"] == "/step_time_seconds/p50"
-    assert (await stored(redis))[0].step_time_p50_seconds is None
+@pytest.mark.parametrize("told", [{"p50": 0.02, "p99": 0.03}, {"p50": "soon"}, None, [1, 2]])
+async def test_step_times_of_older_agents_are_ignored(
+    client: httpx.AsyncClient, redis: Redis, told: Any
+) -> None:
+    """A window with step times, whatever they hold, is the same window without them, in JSON and packed."""
+    for body, headers in (
+        (json.dumps(window(step_time_seconds=told)).encode(), {"Content-Type": "application/json"}),
+        (encoded(msgpack_window(step_time_seconds=told, sequence_number=2)), MSGPACK),
+    ):
+        answer = (await client.post(PATH, content=body, headers=headers)).json()
+        assert (answer["accepted_count"], answer["partial_success"]) == (1, None)
+    assert [it.step_time_p50_seconds for it in await stored(redis)] == [None, None]
 
 
 async def test_an_idle_window_is_taken(client: httpx.AsyncClient, redis: Redis) -> None:
