@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,6 +20,7 @@ from agent.experts.fetching import ORIGIN, ExpertFetcher, FetchLimits, Source
 from agent.experts.signing import Verifier
 from agent.experts.storage import ExpertStorage
 from agent.holdings import ExpertKey, Holdings
+from agent.journal import Journal
 from agent.latency import LatencyMeter
 from agent.local import local_application
 from agent.messages import MoveKind, RouteTarget, TargetKind
@@ -32,6 +34,8 @@ from agent.serving.application import experts_application
 from agent.serving.embedded import serving
 from agent.serving.sending import Sends
 from agent.telemetry import Recorder
+
+logger = logging.getLogger(__name__)
 
 
 class Node:
@@ -58,6 +62,7 @@ class Node:
         certificates that cannot be read, `DirectoryInUse` and OSError for the directory."""
         self._listeners = experts_listener, local_listener
         token = read_token(file.experts.token_file)
+        self._journal = Journal(logger)
         self.metrics = AgentMetrics()
         self.latency = LatencyMeter(file.node_id, expert_seconds=file.latency.expert_seconds)
         self._remote: RemoteEngine | None = None
@@ -75,8 +80,11 @@ class Node:
             secret=token,
             use_environment=use_environment,
             counted=self.metrics.fetched,
+            fetched=self._fetched,
         )
-        self._storage = ExpertStorage(self._directory, self._fetcher, engine, others=self._others)
+        self._storage = ExpertStorage(
+            self._directory, self._fetcher, engine, others=self._others, evicted=self._evicted
+        )
         self._client = ServiceClient(
             file.service.url,
             file.service.cluster,
@@ -100,6 +108,7 @@ class Node:
             file.experts.max_sends,
             file.experts.send_limit,
             counted=self.metrics.sent_bytes.inc,
+            sent=self._sent,
             refused=self.metrics.sends_refused.inc,
         )
         # An embedded application is served at `experts_url`; a proxy may be in front, at `experts.url`.
@@ -141,6 +150,7 @@ class Node:
             stack.push_async_callback(self._client.aclose)
             if self._remote is not None:
                 stack.push_async_callback(self._remote.aclose)
+            stack.callback(self._journal.end)
             await self._storage.recover(self.agent.holdings)
             experts, local = self._listeners
             if experts is not None:
@@ -189,6 +199,15 @@ class Node:
         self.metrics.moves.labels(kind.lower(), "succeeded" if succeeded else "failed").inc()
         if succeeded and kind is MoveKind.COPY:
             self.metrics.fetch_seconds.observe(seconds)
+
+    def _fetched(self, key: ExpertKey, size: int, seconds: float, sources: Sequence[str]) -> None:
+        self._journal.note("fetched", key, bytes=size, seconds=seconds, places=sources)
+
+    def _sent(self, key: ExpertKey, size: int, seconds: float, client: str) -> None:
+        self._journal.note("sent", key, bytes=size, seconds=seconds, places=[client], preposition="to")
+
+    def _evicted(self, key: ExpertKey) -> None:
+        self._journal.note("evicted", key)
 
     def _watch(self) -> None:
         agent = self.agent

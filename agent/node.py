@@ -34,6 +34,8 @@ _Polled = TypeVar("_Polled", Assignment, Orders)
 
 _STALE_POLL_SECONDS = 2.0
 _UNKNOWN_INSTANCE = "UNKNOWN_INSTANCE"
+_NODE_ID_TAKEN = "NODE_ID_TAKEN"
+_SAME_FAULT_SECONDS = 60.0
 
 
 class ApplyState(StrEnum):
@@ -160,12 +162,13 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Register, then do everything at once until cancelled. Raises `ServiceError` when the first
-        registration is refused, or the service cannot be reached until somebody changes something; a service
-        that may come is tried for ever, and so are later refusals."""
+        registration is refused, or the service cannot be reached until somebody changes something. A service
+        that may come is tried for ever, and so are a `node_id` that another agent has and later refusals."""
         try:
             await self._register()
         except ServiceError as error:
-            if isinstance(error, ServiceProblem) and error.status not in RETRIED_STATUSES:
+            final = isinstance(error, ServiceProblem) and error.status not in RETRIED_STATUSES
+            if final and not _is_taken(error):
                 raise
             if isinstance(error, ServiceUnreachable) and error.lasting:
                 raise
@@ -188,6 +191,8 @@ class NodeAgent:
         self._intervals = answer.intervals
         self._reported = None
         self._versions = dict.fromkeys(self._versions)
+        if self.registrations == 1:
+            logger.info("node %s is registered; it holds %d experts", self.node_id, len(self.holdings))
         for poll in self._polls.values():
             poll.cancel()
         self._say_soon()
@@ -199,15 +204,23 @@ class NodeAgent:
             if self.registrations != before:
                 return
             logger.warning("registering again: %s", why)
-            failures = 0
+            failures, said, said_at = 0, "", 0.0
             while True:
                 try:
                     await self._register()
-                    return
                 except ServiceError as error:
                     failures += 1
-                    logger.warning("registration failed: %s", error)
-                await asyncio.sleep(self._retry.wait_seconds(failures))
+                    # The same for long is one line a minute.
+                    kind = "taken" if _is_taken(error) else str(error)
+                    if kind != said or time.monotonic() - said_at >= _SAME_FAULT_SECONDS:
+                        said, said_at = kind, time.monotonic()
+                        logger.warning("registration failed, trying on: %s", error)
+                    asked = error.retry_after_seconds if isinstance(error, ServiceProblem) else None
+                    await asyncio.sleep(self._retry.wait_seconds(failures, asked))
+                else:
+                    if self.registrations > 1:
+                        logger.info("node %s is registered again", self.node_id)
+                    return
 
     async def _recover(self, error: ServiceError, failures: int) -> None:
         """What every loop does after a failure: register anew where that is the matter, and wait."""
@@ -365,6 +378,14 @@ class NodeAgent:
             self._engine_failures += 1
             await asyncio.sleep(self._retry.wait_seconds(self._engine_failures))
         else:
+            if self.routes is None or self.routes.generation != table.generation:
+                logger.info(
+                    "serves by generation %d: %d experts held, %d of %d bytes",
+                    table.generation,
+                    len(self.holdings),
+                    self.holdings.used_bytes,
+                    self.holdings.capacity_bytes,
+                )
             self.routes = table
             self._failure, self._engine_failures = None, 0
             self._executor.routes_switched()
@@ -462,6 +483,13 @@ class NodeAgent:
                     if answer.partial_success is not None:
                         logger.warning("window %d: %s", parcel.sequence_number, answer.partial_success)
                     break
+
+
+def _is_taken(error: ServiceError) -> bool:
+    """Another agent runs under this node_id."""
+    return isinstance(error, ServiceProblem) and any(
+        fault.code == _NODE_ID_TAKEN for fault in error.problem.errors
+    )
 
 
 def _final(problem: ServiceProblem) -> bool:

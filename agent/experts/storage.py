@@ -28,12 +28,15 @@ class ExpertStorage:
         engine: Engine,
         *,
         others: Callable[[ExpertKey], Sequence[Source]] = lambda _: (),
+        evicted: Callable[[ExpertKey], None] = lambda _: None,
     ) -> None:
-        """`others`: who else serves an expert, tried after the source an order names."""
+        """`others`: who else serves an expert, tried after the source an order names. `evicted`: called with
+        every expert that is gone."""
         self._directory = directory
         self._fetcher = fetcher
         self._engine = engine
         self._others = others
+        self._evicted = evicted
         self._loaded: set[ExpertKey] = set()
 
     # --- at the start
@@ -89,6 +92,7 @@ class ExpertStorage:
             self._loaded.add(key)
             raise EvictFailed(f"{key}: the engine does not let go of it: {_words(error)}") from error
         await asyncio.to_thread(self._directory.remove, key)
+        self._evicted(key)
 
     async def _on_disk(self, key: ExpertKey, digest: str | None) -> StoredExpert | None:
         stored = self._directory.find(key)

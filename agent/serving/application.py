@@ -55,7 +55,7 @@ def experts_routes(shelf: Shelf, sends: Sends, *, verifier: Verifier | None = No
         served = await shelf.find(key)
         if served is None:
             return PlainTextResponse(f"{key} is not here\n", 404)
-        return ExpertResponse(served, sends)
+        return ExpertResponse(key, served, sends)
 
     def _refused(request: Request, path: str) -> Response | None:
         if verifier is None:

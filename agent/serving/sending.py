@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agent.experts.content import ContentReader, Served
+from agent.holdings import ExpertKey
 from agent.serving.ranges import Unsatisfiable, requested_range
 from agent.throttle import Throttle
 
@@ -31,14 +33,17 @@ class Sends:
         *,
         counted: Callable[[int], None] = lambda _: None,
         refused: Callable[[], None] = lambda: None,
+        sent: Callable[[ExpertKey, int, float, str], None] = lambda *_: None,
     ) -> None:
         """`counted`: told the bytes sent, as they are sent. `refused`: called for every request answered 503
-        because too many were running."""
+        because too many were running. `sent`: called once an answer is out, with the expert, its bytes, the
+        seconds it took and the client's address."""
         if at_once < 1:
             raise ValueError(f"at_once: is {at_once}, expected at least 1")
         self._at_once = at_once
         self.throttle = Throttle(bytes_per_second)
         self.counted = counted
+        self.sent = sent
         self._refused = refused
         self.running = 0
 
@@ -57,7 +62,8 @@ class Sends:
 class ExpertResponse:
     """An ASGI application that answers one request with an expert, or the part of it that was asked for."""
 
-    def __init__(self, served: Served, sends: Sends) -> None:
+    def __init__(self, key: ExpertKey, served: Served, sends: Sends) -> None:
+        self._key = key
         self._served = served
         self._sends = sends
 
@@ -99,14 +105,19 @@ class ExpertResponse:
             )
             await busy(scope, receive, send)
             return
+        begun = time.monotonic()
         try:
-            await self._send(status, headers, start, end, receive, send)
+            whole = await self._send(status, headers, start, end, receive, send)
         finally:
             self._sends.end()
+        if whole:
+            client = "somebody" if request.client is None else request.client.host
+            self._sends.sent(self._key, end - start, time.monotonic() - begun, client)
 
     async def _send(
         self, status: int, headers: dict[str, str], start: int, end: int, receive: Receive, send: Send
-    ) -> None:
+    ) -> bool:
+        """Whether all of it was taken."""
         try:
             reader = await asyncio.to_thread(ContentReader, self._served.content)
         except OSError as error:
@@ -122,16 +133,18 @@ class ExpertResponse:
                 await self._sends.throttle.take(count)
                 body = await asyncio.to_thread(reader.read, at, count)
                 if gone.done():
-                    return
+                    return False
                 # A client that takes nothing must not keep its place for ever.
                 async with asyncio.timeout(_CLIENT_TAKES_NOTHING_SECONDS):
                     await send({"type": "http.response.body", "body": body, "more_body": at + count < end})
                 self._sends.counted(count)
         except TimeoutError:
             logger.info("a client took nothing for %.0f s: given up", _CLIENT_TAKES_NOTHING_SECONDS)
+            return False
         finally:
             gone.cancel()
             reader.close()
+        return True
 
 
 async def _disconnected(receive: Receive) -> None:

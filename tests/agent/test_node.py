@@ -263,6 +263,41 @@ async def test_a_refused_registration_ends_the_agent_in_words(scene: Scene) -> N
         await agent.run()
 
 
+async def test_an_agent_whose_node_id_another_has_says_so_and_waits(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two agents under one node_id: the second names the first by its URL, does not take the node over, and
+    has it once the first is gone for long enough."""
+    one = NodeConfig("n1", {"gpu-0": 1000}, base_url="http://10.0.0.4:9000")
+    two = NodeConfig("n1", {"gpu-0": 1000}, base_url="http://10.0.0.5:9000")
+    first = NodeAgent(one, scene.client, Memory(), retry=QUICK)
+    second = NodeAgent(two, scene.client, Memory(), retry=QUICK)
+    async with running(first):
+        await scene.until(lambda: first.heartbeats)
+        async with running(second):
+            await scene.until(lambda: "http://10.0.0.4:9000" in caplog.text)
+            beats = first.heartbeats
+            await scene.until(lambda: first.heartbeats >= beats + 3)
+            assert (first.registrations, second.registrations) == (1, 0)
+    assert caplog.text.count("registration failed") == 1
+
+
+async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(scene: Scene) -> None:
+    """The lease of the node ran out meanwhile: its next heartbeat brings it back with all it holds."""
+    scene.hold(4)
+    async with running(scene.agent):
+        await scene.until(scene.held)
+        scene.proxy.losing, scene.proxy.lose = "/nodes/n1", 10
+        await scene.redis.zadd(scene.keys.node_leases, {"n1": (time.time() - 60.0) * 1000})
+        await scene.until(lambda: scene.proxy.lost == 10)
+        beats = scene.agent.heartbeats
+        await scene.until(lambda: scene.agent.heartbeats >= beats + 2)
+        record = await scene.client.get("/nodes/n1")
+        assert record["condition"] == "LIVE"
+        assert await scene.held() == {"m/0/4"}
+    assert scene.agent.registrations == 1
+
+
 async def _equals(found: Any, expected: object) -> bool:
     return bool(await found == expected)
 

@@ -1,5 +1,7 @@
 """Nodes that come and go."""
 
+import structlog
+
 from app.solving.flapping import LOSSES, WINDOW_SECONDS, Flapping
 
 BOTH = frozenset("ab")
@@ -37,3 +39,18 @@ def test_nodes_that_were_removed_are_not_lost() -> None:
     assert flapping.count(6.0) == 1
     flapping.look(frozenset("b"), frozenset("b"), 7.0)
     assert flapping.count(7.0) == 0
+
+
+def test_lost_and_returned_nodes_are_named_in_the_log() -> None:
+    """A line for the lost ones, a line for those that came, each with how many live; none where nothing
+    changed."""
+    flapping = Flapping()
+    with structlog.testing.capture_logs() as lines:
+        flapping.look(BOTH, BOTH, 0.0)
+        flapping.look(BOTH, frozenset("b"), 1.0)
+        flapping.look(BOTH, frozenset("b"), 2.0)
+        flapping.look(BOTH, BOTH, 3.0)
+    assert [(line["log_level"], line["nodes"], line["live"]) for line in lines] == [
+        ("warning", "a", 1),
+        ("info", "a", 2),
+    ]
