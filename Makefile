@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
 	$(BIN)/python -c 'from solvers.warm import warm; warm()'
 	$(BIN)/python -c 'from migrations.warm import warm; warm()'
-	$(BIN)/python -c 'from app.instance.counting import warm; warm()'
+	$(BIN)/python -c 'from app.instance.warm import warm; warm()'
 	touch $(STAMP)
 
 # Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is

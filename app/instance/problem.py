@@ -10,23 +10,17 @@ import numpy.typing as npt
 from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.instance.latency import origin_latency, peer_latency
-from app.instance.reservoir import uniforms
+from app.instance.routes import Routes, Split, fleet_routes
 from app.instance.samples import SampleSizes, sample_sizes
-from app.instance.statistics import Statistics, Traffic
+from app.instance.statistics import Statistics
 from app.nodes.schemas import NodeStatusRecord
 from solvers.problem import PlacementProblem
 
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 
-MAX_ROUTES = 200_000
-"""Routes of a problem, about; beyond, each (node, block) is sampled down to its share."""
-
 MIN_HALF_SHARE = 0.2
 """Of all activations: with less in one half of the time there is nothing to try a placement on."""
-
-_MIN_ROUTES_PER_BLOCK = 16
-_MAX_ROUTES_PER_BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +28,9 @@ class BuiltProblem:
     """A problem in the order of `fleet`, and what was known when it was built.
 
     node_tokens_per_second float64[N]; usable bool[N]: live and not draining, may hold experts
-    halves: the same with the traffic of time buckets of even number alone, and of the others; each activates
-    as much as all of it at every node and in every block. None while either half says too little.
+    halves: the same with the traffic of time buckets of even number alone, and of the others, by the counts
+    and the routes of these buckets; each activates as much as all of it at every node and in every block.
+    None while either half says too little.
     samples: how many tokens the routes were sampled from; None without traffic
     """
 
@@ -68,9 +63,8 @@ def build_problem(
     holds uint8[N, E]: what nodes are observed to hold; rows of nodes not in `live` are taken for empty.
     live: ids of nodes whose lease has not run out. Others may not hold anything and their traffic is gone;
     a draining node may not hold anything either, and its traffic is still served.
-    Routes of a block are scaled so that they activate experts at the rate counted; a block without routes
-    gets routes of one expert. A node's local latency is the measured one, or the specified one where the
-    node reports 0.
+    Routes call each expert at the rate counted (`matched`). A node's local latency is the measured one, or
+    the specified one where the node reports 0.
     """
     if not fleet.nodes:
         raise ValueError("fleet: no node is registered, expected at least one")
@@ -78,7 +72,7 @@ def build_problem(
     draining = np.asarray([node.draining for node in fleet.nodes], np.bool_)
     usable = alive & ~draining
     current = np.where(alive[:, None], holds, 0).astype(np.uint8)
-    nodes, blocks, experts, rates, even, tokens = _traffic(fleet, statistics, alive)
+    split = fleet_routes(fleet, statistics, alive)
     specs = [node.spec for node in fleet.nodes]
     devices = [(row, device.memory_bytes) for row, spec in enumerate(specs) for device in spec.devices]
     origin = settings.origin
@@ -90,10 +84,10 @@ def build_problem(
         ),
         latency_seconds=peer_latency(fleet, settings, statuses).seconds,
         origin_latency_seconds=origin_latency(fleet, settings, statuses),
-        route_node=nodes,
-        route_block=blocks,
-        route_experts=experts,
-        route_rate=rates,
+        route_node=split.whole.node,
+        route_block=split.whole.block,
+        route_experts=split.whole.experts,
+        route_rate=split.whole.rate,
         coupling=settings.coupling,
         min_replicas=settings.min_replicas if origin is not None else max(1, settings.min_replicas),
         current=current,
@@ -107,126 +101,49 @@ def build_problem(
         device_capacity_bytes=np.asarray([size for _, size in devices], np.int64),
     )
     samples = sample_sizes(fleet, statistics, alive)
-    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, even), samples)
+    tokens = _tokens(fleet, statistics, alive)
+    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, split), samples)
 
 
-def _halves(problem: PlacementProblem, even: Float64) -> tuple[PlacementProblem, PlacementProblem] | None:
-    """even float64[R]: the part of each route's rate from time buckets of even number."""
-    calls = (problem.route_experts >= 0).sum(axis=1)
-    rates = (even, problem.route_rate - even)
-    total = float(problem.route_rate @ calls)
-    if min(float(rate @ calls) for rate in rates) < MIN_HALF_SHARE * total or total == 0.0:
+def _halves(problem: PlacementProblem, split: Split) -> tuple[PlacementProblem, PlacementProblem] | None:
+    whole, *parts = (_calls(routes, problem) for routes in split)
+    if whole.sum() == 0.0 or min(part.sum() for part in parts) < MIN_HALF_SHARE * whole.sum():
         return None
-    cell = problem.route_node.astype(np.int64) * problem.blocks + problem.route_block
-    whole = np.bincount(cell, problem.route_rate * calls)
     halves = []
-    for rate in rates:
-        part = np.bincount(cell, rate * calls)
+    for routes, part in zip(split[1:], parts, strict=True):
         factor = np.divide(whole, part, out=np.zeros_like(whole), where=part > 0)
-        some = rate > 0
-        halves.append(
-            problem.replace(
-                route_node=problem.route_node[some],
-                route_block=problem.route_block[some],
-                route_experts=problem.route_experts[some],
-                route_rate=(rate * factor[cell])[some],
-            )
-        )
+        rate = routes.rate * factor[_cells(routes, problem)]
+        halves.append(_with_routes(problem, routes._replace(rate=rate)))
     return halves[0], halves[1]
 
 
-def _traffic(
-    fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64, Float64]:
-    """route_node, route_block, route_experts, route_rate, the part of it from even time buckets, and
-    float64[N] tokens per second."""
+def _cells(routes: Routes, problem: PlacementProblem) -> npt.NDArray[np.int64]:
+    """int64[R]: (node, block) of each route, as one number."""
+    return routes.node.astype(np.int64) * problem.blocks + routes.block
+
+
+def _calls(routes: Routes, problem: PlacementProblem) -> Float64:
+    """float64[N B]: expert calls per second of each (node, block)."""
+    calls = np.zeros(problem.nodes * problem.blocks)
+    np.add.at(calls, _cells(routes, problem), routes.rate * (routes.experts >= 0).sum(axis=1))
+    return calls
+
+
+def _with_routes(problem: PlacementProblem, routes: Routes) -> PlacementProblem:
+    return problem.replace(
+        route_node=routes.node,
+        route_block=routes.block,
+        route_experts=routes.experts,
+        route_rate=routes.rate,
+    )
+
+
+def _tokens(fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]) -> Float64:
+    """float64[N]: tokens per second of the nodes that are alive, over all models."""
     tokens = np.zeros(len(fleet.nodes))
-    share = MAX_ROUTES // max(1, int(alive.sum()) * len(fleet.blocks))
-    capacity = min(_MAX_ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, share))
-    parts: list[tuple[int, npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64]] = []
-    for row, node_id in enumerate(fleet.node_ids):
-        if not alive[row]:
-            continue
-        for index, model in enumerate(fleet.models):
-            traffic = statistics.traffic.get((node_id, model.model_id))
-            if traffic is None or traffic.digest != model.digest:
-                continue
-            tokens[row] += traffic.tokens_per_second
-            start, end = fleet.model_block_offset[index : index + 2].tolist()
-            offset = fleet.block_offset[start : end + 1] - fleet.block_offset[start]
-            block, experts, rate, even = _routes(traffic, offset, capacity)
-            parts.append((row, block + np.int32(start), experts, rate, even))
-    width = max((experts.shape[1] for _, _, experts, _, _ in parts), default=1)
-    total = sum(len(rate) for *_, rate in parts)
-    route_experts = np.full((total, width), -1, np.int32)
-    route_node = np.zeros(total, np.int32)
-    route_block = np.zeros(total, np.int32)
-    route_rate = np.zeros(total)
-    route_even = np.zeros(total)
-    at = 0
-    for row, block, experts, rate, even in parts:
-        to = at + len(rate)
-        route_node[at:to] = row
-        route_block[at:to] = block
-        route_experts[at:to, : experts.shape[1]] = experts
-        route_rate[at:to] = rate
-        route_even[at:to] = even
-        at = to
-    return route_node, route_block, route_experts, route_rate, route_even, tokens
-
-
-def _routes(
-    traffic: Traffic, offset: npt.NDArray[np.int64], capacity: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float64, Float64]:
-    """Routes of one model at one node with their rates, and the parts of these from even time buckets;
-    `offset` is that of the model's own columns.
-
-    The rates of a block satisfy: sum over its routes of rate * experts of the route = activations counted.
-    """
-    blocks = len(offset) - 1
-    column_block = np.repeat(np.arange(blocks, dtype=np.int32), np.diff(offset))
-    activations = np.bincount(column_block, traffic.activations_per_second, minlength=blocks)
-    kept, weight = _sampled(traffic.route_block, traffic.route_weight, capacity)
-    block, experts = traffic.route_block[kept], traffic.route_experts[kept]
-    share = _share(traffic.even_route_weight[kept], traffic.route_weight[kept])
-    sampled = np.bincount(block, weight * (experts >= 0).sum(axis=1), minlength=blocks)
-    factor = np.divide(activations, sampled, out=np.zeros(blocks), where=sampled > 0)
-    rate = weight * factor[block]
-    some = rate > 0
-    block, experts, rate, share = block[some], experts[some], rate[some], share[some]
-
-    lone = np.flatnonzero((sampled[column_block] == 0) & (traffic.activations_per_second > 0))
-    if len(lone):
-        single = np.full((len(lone), experts.shape[1]), -1, np.int32)
-        single[:, 0] = lone - offset[column_block[lone]]
-        block = np.concatenate([block, column_block[lone]])
-        experts = np.concatenate([experts, single])
-        rate = np.concatenate([rate, traffic.activations_per_second[lone]])
-        lone_share = _share(traffic.even_activations_per_second[lone], traffic.activations_per_second[lone])
-        share = np.concatenate([share, lone_share])
-        order = np.argsort(block, kind="stable")
-        block, experts, rate, share = block[order], experts[order], rate[order], share[order]
-    return block, experts, rate, rate * share
-
-
-def _share(part: Float64, whole: Float64) -> Float64:
-    share: Float64 = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
-    return np.clip(share, 0.0, 1.0)
-
-
-def _sampled(
-    block: npt.NDArray[np.int32], weight: Float64, capacity: int
-) -> tuple[npt.NDArray[np.int64], Float64]:
-    """At most `capacity` routes of each block, by priority sampling as in `reservoir`: which, in order, and
-    what each then weighs."""
-    if not len(block) or int(np.bincount(block).max()) <= capacity:
-        return np.arange(len(block)), weight
-    priority = weight / uniforms(len(block), len(block))
-    order = np.lexsort((-priority, block))
-    ordered = block[order]
-    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    threshold = np.zeros(int(ordered[-1]) + 1)
-    beyond = order[rank == capacity]
-    threshold[block[beyond]] = priority[beyond]
-    kept = np.sort(order[rank < capacity])
-    return kept, np.maximum(weight[kept], threshold[block[kept]])
+    for row in np.flatnonzero(alive).tolist():
+        for model in fleet.models:
+            traffic = statistics.traffic.get((fleet.node_ids[row], model.model_id))
+            if traffic is not None and traffic.digest == model.digest:
+                tokens[row] += traffic.tokens_per_second
+    return tokens

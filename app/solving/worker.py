@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.instance.counting import warm as warm_counting
+from app.instance.warm import warm as warm_instance
 from app.metrics import (
     CLUSTER_COUNT,
     LEASE_CHANGES,
@@ -109,7 +109,7 @@ class Worker:
             await self._close()
 
     async def _start(self) -> None:
-        await asyncio.gather(self._solver.start(), self._planner.start(), asyncio.to_thread(warm_counting))
+        await asyncio.gather(self._solver.start(), self._planner.start(), asyncio.to_thread(warm_instance))
 
     # --- leases
     async def _share(self, alive: Sequence[str]) -> None:

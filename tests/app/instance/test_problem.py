@@ -178,7 +178,7 @@ def test_devices_and_links() -> None:
 
 def test_many_routes_are_sampled_without_changing_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a block keeps its share of routes, heavy ones for sure, and the rate counted."""
-    monkeypatch.setattr("app.instance.problem.MAX_ROUTES", 0)
+    monkeypatch.setattr("app.instance.routes.MAX_ROUTES", 0)
     rng = np.random.default_rng(1)
     routes = [(0, [0, 1], 1000.0)] + [(0, [0, 2], float(w)) for w in rng.random(100)]
     built = build(stats={("n1", "a"): traffic([10, 8, 2, 0, 0], routes)})
@@ -223,8 +223,13 @@ def test_a_fleet_without_models_has_a_problem() -> None:
 
 
 def test_halves_are_the_traffic_of_either_time_at_the_rate_of_all_of_it() -> None:
-    """Each half activates every block of every node as often as the whole does, by its own routes only."""
-    parts = traffic([2.0, 2.0, 4.0, 0.0, 0.0], [(0, [0, 1], 4.0), (0, [0, 2], 4.0)], even=[4.0, 1.0])
+    """Each half activates every block of every node as often as the whole, by its own counts and routes."""
+    parts = traffic(
+        [4.0, 2.5, 1.5, 0.0, 0.0],
+        [(0, [0, 1], 5.0), (0, [0, 2], 3.0)],
+        even=[4.0, 0.0],
+        even_rates=[2.0, 2.0, 0.0, 0.0, 0.0],
+    )
     built = build(stats={("n1", "a"): parts})
     assert built.halves is not None
     whole = (built.problem.route_rate * (built.problem.route_experts >= 0).sum(axis=1)).sum()
@@ -232,13 +237,16 @@ def test_halves_are_the_traffic_of_either_time_at_the_rate_of_all_of_it() -> Non
         calls = (half.route_experts >= 0).sum(axis=1)
         assert (half.route_rate * calls).sum() == pytest.approx(whole)
     even, odd = built.halves
-    assert len(even.route_rate) == 2
-    assert even.route_rate[0] == pytest.approx(4 * even.route_rate[1])
-    assert odd.route_experts[:, :2].tolist() == [[0, 2]]
+    assert even.route_experts[:, :2].tolist() == [[0, 1]]
+    assert odd.route_rate[1] == pytest.approx(3 * odd.route_rate[0])
+    assert odd.route_experts[:, :2].tolist() == [[0, 1], [0, 2]]
 
 
 def test_there_are_no_halves_while_one_says_too_little() -> None:
     """With all traffic from one half of the time, or hardly any from the other, nothing can be held out."""
     for share in (0.0, 0.1, 0.9, 1.0):
-        parts = traffic([2.0, 2.0, 0.0, 0.0, 0.0], [(0, [0, 1], 4.0)], even=[4.0 * share])
+        calls = [2.0, 2.0, 0.0, 0.0, 0.0]
+        parts = traffic(
+            calls, [(0, [0, 1], 4.0)], even=[4.0 * share], even_rates=[share * rate for rate in calls]
+        )
         assert build(stats={("n1", "a"): parts}).halves is None
