@@ -48,6 +48,7 @@ RULES: Mapping[str, Rule] = {
     "GET /v1/algorithms": Rule.LISTING,
     f"GET {_CLUSTER}": Rule.READ_BY_NODES,
     f"PUT {_CLUSTER}": Rule.OPERATE,
+    f"PATCH {_CLUSTER}": Rule.OPERATE,
     f"DELETE {_CLUSTER}": Rule.OPERATE,
     f"GET {_CLUSTER}/models": Rule.READ_BY_NODES,
     f"GET {_CLUSTER}/models/{{model_id}}": Rule.READ_BY_NODES,

@@ -1,5 +1,6 @@
 """Records what operators change: before the answer leaves, so that nothing that was answered is missing."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -14,17 +15,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.guard import principal_of_scope
 from app.access.rules import Rule, rule_of
 from app.audit import store
-from app.audit.schemas import AuditRecord
+from app.audit.schemas import MAX_CHANGES, AuditRecord
 from app.http.durable import WRITES
+from app.http.noted import Change, noted_changes
 from app.http.trace import trace_id
 from app.placements.store import generation_in_force
 from app.storage.keys import EVERYWHERE
 
-_ABOUT_CLUSTERS = frozenset({"put_cluster", "delete_cluster"})
+_ABOUT_CLUSTERS = frozenset({"put_cluster", "patch_cluster", "delete_cluster"})
 """Recorded with what concerns all clusters: the record of a cluster goes with it."""
 
 _BEGUN = "moeplace.audited"
 """Key of the request's scope."""
+
+_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -107,6 +111,7 @@ async def _record(scope: Scope, begun: _Begun, status: int) -> None:
         trace_id=trace_id(),
         generation_before=begun.generation,
         generation_after=after,
+        changes=[_without_secrets(change) for change in noted_changes(scope)[:MAX_CHANGES]],
     )
     log.info("operator action", **record.model_dump(mode="json", exclude={"at", "trace_id"}))
     everywhere = begun.cluster_id is None or begun.operation in _ABOUT_CLUSTERS
@@ -114,6 +119,14 @@ async def _record(scope: Scope, begun: _Begun, status: int) -> None:
         await store.append(redis, EVERYWHERE if everywhere else str(begun.cluster_id), record)
     except (RedisError, OSError) as error:
         log.error("an operator's action could not be recorded", operation=begun.operation, error=str(error))
+
+
+def _without_secrets(change: Change) -> Change:
+    """A URL may have a user's name and password in it."""
+    old, new = (
+        _USER_IN_URL.sub("", value) if isinstance(value, str) else value for value in (change.old, change.new)
+    )
+    return Change(pointer=change.pointer, old=old, new=new)
 
 
 async def _generation(redis: Redis, cluster_id: str | None) -> int | None:

@@ -5,10 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from app.access.roles import Role
+from app.http.noted import Change
 from app.schema import Identifier, Schema, Timestamp
 
 AUDIT_ID_PATTERN = r"^[0-9]{1,20}-[0-9]{1,20}$"
 AuditId = Annotated[str, Field(pattern=AUDIT_ID_PATTERN, description="In order of time.")]
+
+
+MAX_CHANGES = 64
 
 
 class AuditRecord(Schema):
@@ -28,6 +32,13 @@ class AuditRecord(Schema):
     trace_id: str | None
     generation_before: Annotated[int | None, Field(description="In force when it was asked.")]
     generation_after: Annotated[int | None, Field(description="In force when it was answered.")]
+    changes: Annotated[
+        list[Change],
+        Field(
+            description=f"Old and new values, the first {MAX_CHANGES}, of a cluster's settings, of the "
+            "condition of a node that was drained or let in, and of whether recomputation is paused."
+        ),
+    ] = []
 
 
 class AuditEntry(AuditRecord):

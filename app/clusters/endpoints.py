@@ -2,18 +2,49 @@
 
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access.guard import principal_of
 from app.clusters import service
+from app.clusters.changes import changes, merged
 from app.clusters.schemas import ClusterList, ClusterResource, ClusterSettings
+from app.http import conditional
 from app.http.answers import json_answer
-from app.http.json_body import json_body
+from app.http.json_body import MERGE_PATCH, json_body, judged, read_merge_patch
+from app.http.noted import note_changes
 from app.http.openapi import answer, body, problems
 from app.http.parameters import ClusterId
 from app.http.state import redis_of, settings_of
+
+SETTINGS_TAG = {
+    "ETag": {
+        "description": "Of the settings: another where these are, whatever nodes and models do.",
+        "schema": {"type": "string"},
+    }
+}
+MATCHING = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of the settings that are to be changed.",
+    "schema": {"type": "string"},
+}
+PATCH_BODY = {
+    "required": True,
+    "content": {
+        MERGE_PATCH: {
+            "schema": {"type": "object"},
+            "examples": {
+                "slower": {"value": {"optimization_interval_seconds": 600.0}},
+                "the origin stays, faster": {"value": {"origin": {"egress_bytes_per_second": 2.5e8}}},
+                "no limit any more": {"value": {"max_moves_per_interval": None}},
+            },
+        }
+    },
+}
 
 router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
@@ -34,16 +65,22 @@ async def list_clusters(request: Request) -> Response:
     summary="Read a cluster",
     operation_id="get_cluster",
     response_class=Response,
-    responses={200: answer(ClusterResource, "Its settings and members."), **problems(404)},
+    responses={
+        200: answer(ClusterResource, "Its settings and members.", headers=SETTINGS_TAG),
+        **problems(404),
+    },
 )
 async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
-    return json_answer(await service.get_cluster(redis_of(request), cluster_id))
+    cluster = await service.get_cluster(redis_of(request), cluster_id)
+    return json_answer(cluster, headers=_tagged(cluster))
 
 
 @router.put(
     "/{cluster_id}",
     summary="Create a cluster or replace its settings",
-    description="Registering a model or a node creates the cluster too, with default settings.",
+    description="Settings that are left out go back to their defaults, and `reset` in the answer names those "
+    "that were another; PATCH changes some and leaves the rest. Registering a model or a node creates the "
+    "cluster too, with default settings. With `If-Match` only while the settings are those you have seen.",
     operation_id="put_cluster",
     response_class=Response,
     openapi_extra=body(
@@ -56,7 +93,6 @@ async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
                     "egress_bytes_per_second": 1.25e8,
                     "latency_seconds": 0.08,
                 },
-                "min_replicas": 0,
                 "optimization_interval_seconds": 60.0,
             },
             "gentle migrations": {
@@ -65,11 +101,12 @@ async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
                 "max_node_migration_bytes_per_second": 1e7,
             },
         },
-    ),
+    )
+    | {"parameters": [MATCHING]},
     responses={
-        200: answer(ClusterResource, "Replaced, or as it was."),
-        201: answer(ClusterResource, "Created."),
-        **problems(409, reads_body=True),
+        200: answer(ClusterResource, "Replaced, or as it was.", headers=SETTINGS_TAG),
+        201: answer(ClusterResource, "Created.", headers=SETTINGS_TAG),
+        **problems(409, 412, reads_body=True),
     },
 )
 async def put_cluster(
@@ -77,11 +114,56 @@ async def put_cluster(
     cluster_id: ClusterId,
     settings: Annotated[ClusterSettings, Depends(json_body(ClusterSettings))],
 ) -> Response:
-    cluster, created = await service.put_cluster(
-        redis_of(request), cluster_id, settings, limit=settings_of(request).max_clusters
+    written = await service.put_cluster(
+        redis_of(request), cluster_id, settings, _check(request), limit=settings_of(request).max_clusters
     )
-    headers = {"Location": f"/v1/clusters/{cluster_id}"} if created else None
-    return json_answer(cluster, status=201 if created else 200, headers=headers)
+    created = written.before is None
+    headers = {"Location": f"/v1/clusters/{cluster_id}"} if created else {}
+    return _answer(request, written, status=201 if created else 200, headers=headers)
+
+
+@router.patch(
+    "/{cluster_id}",
+    summary="Change some of a cluster's settings",
+    description="A JSON merge patch (RFC 7396): settings that are named change, the others stay, and null "
+    "sets one back to its default (which is not null for `statistics_half_life_seconds`: PUT can say null). "
+    "With `If-Match` only while the settings are those you have seen.",
+    operation_id="patch_cluster",
+    response_class=Response,
+    openapi_extra={"requestBody": PATCH_BODY, "parameters": [MATCHING]},
+    responses={
+        200: answer(ClusterResource, "Changed, or as it was.", headers=SETTINGS_TAG),
+        **problems(404, 409, 412, reads_body=True),
+    },
+)
+async def patch_cluster(request: Request, cluster_id: ClusterId) -> Response:
+    patch = await read_merge_patch(request)
+
+    def patched(before: ClusterSettings) -> ClusterSettings:
+        return judged(ClusterSettings, orjson.dumps(merged(before.model_dump(mode="json"), patch)))
+
+    written = await service.patch_cluster(
+        redis_of(request), cluster_id, patched, _check(request), limit=settings_of(request).max_clusters
+    )
+    return _answer(request, written, status=200, headers={})
+
+
+def _check(request: Request) -> service.Check:
+    def check(version: str | None) -> None:
+        if "if-match" in request.headers or "if-none-match" in request.headers:
+            conditional.require_match(request, version)
+
+    return check
+
+
+def _answer(request: Request, written: service.Written, *, status: int, headers: dict[str, str]) -> Response:
+    after = written.cluster.settings
+    note_changes(request.scope, changes(written.before, after))
+    return json_answer(written.cluster, status=status, headers={**headers, **_tagged(written.cluster)})
+
+
+def _tagged(cluster: ClusterResource) -> dict[str, str]:
+    return {"ETag": conditional.entity_tag(service.version_of(cluster))}
 
 
 @router.delete(

@@ -24,7 +24,16 @@ class ClusterSettings(Schema):
         Coupling, Field(description="How the latencies of a token's experts combine in one layer.")
     ] = Coupling.SLOWEST
     origin: OriginSpec | None = None
-    min_replicas: Annotated[int, Field(ge=0, le=64, description="Nodes that must hold each expert.")] = 1
+    min_replicas: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=64,
+            description="Nodes that must hold each expert. Left out it is 0 where there is an origin, which "
+            "then serves what no node has room for, and 1 where there is none.",
+            json_schema_extra=lambda schema: schema.pop("default", None),
+        ),
+    ] = 1
     default_latency_seconds: Annotated[
         Seconds, Field(description="Between two nodes that have neither configured nor measured it.")
     ] = 0.01
@@ -82,6 +91,7 @@ class ClusterRecord(Schema):
     created_at: Timestamp
     updated_at: Timestamp
     settings: ClusterSettings
+    reset: list[str] = []
 
 
 class ClusterResource(Schema):
@@ -90,6 +100,17 @@ class ClusterResource(Schema):
     created_at: Timestamp
     updated_at: Timestamp
     settings: ClusterSettings
+    reset: Annotated[
+        list[str],
+        Field(
+            description="JSON pointers of settings that the last change set back to their defaults by "
+            "leaving them out."
+        ),
+    ]
+    drained_nodes: Annotated[
+        list[Identifier],
+        Field(description="Left, drained; kept out, should they register again, until `:undrain`."),
+    ]
     models: list[Identifier]
     nodes: list[Identifier]
     generation: Annotated[int | None, Field(description="Of the placement in force.")]

@@ -1,6 +1,8 @@
 """Clusters in Redis."""
 
 import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
@@ -49,14 +51,27 @@ async def ensure_cluster(redis: Redis, cluster_id: str, *, limit: int) -> Cluste
     record = await read_cluster(redis, cluster_id)
     if record is not None:
         return record
-    record, _ = await write_settings(redis, cluster_id, None, limit=limit)
-    return record
+    written = await write_settings(redis, cluster_id, None, limit=limit)
+    return written.record
+
+
+@dataclass(frozen=True)
+class WrittenSettings:
+    """before: None where the cluster is new."""
+
+    record: ClusterRecord
+    before: ClusterRecord | None
+
+
+Change = Callable[[ClusterRecord | None], tuple[ClusterSettings, list[str]]]
+"""From the cluster as it is to its settings, and the pointers of those set back to their defaults."""
 
 
 async def write_settings(
-    redis: Redis, cluster_id: str, settings: ClusterSettings | None, *, limit: int
-) -> tuple[ClusterRecord, bool]:
-    """Create the cluster, or replace its settings (None: leave them); the record, and whether it is new.
+    redis: Redis, cluster_id: str, change: Change | None, *, limit: int
+) -> WrittenSettings:
+    """Create the cluster, or change its settings (None: leave them); `change` may raise, and may be called
+    several times.
 
     `limit` bounds the number of clusters, but for what several processes create at the same instant: the
     count is not in the cluster's slot.
@@ -68,45 +83,63 @@ async def write_settings(
         # First: a worker that finds no record waits for it, but a cluster nobody lists is never worked on.
         await redis.sadd(CLUSTERS, cluster_id)
 
-    async def decide(pipe: Pipeline) -> tuple[tuple[ClusterRecord, bool], Queue]:
+    async def decide(pipe: Pipeline) -> tuple[WrittenSettings, Queue]:
         stored = cast("bytes | None", await pipe.get(keys.cluster))
+        before = None if stored is None else read_record(ClusterRecord, stored, keys.cluster)
+        settings, reset = (change or _as_it_is)(before)
         now = datetime.now(UTC)
-        if stored is None:
+        if before is None:
             record = ClusterRecord(
                 cluster_id=cluster_id,
                 uid=secrets.token_hex(8),
                 created_at=now,
                 updated_at=now,
-                settings=settings or ClusterSettings(),
+                settings=settings,
+                reset=reset,
             )
+        elif settings.model_dump() == before.settings.model_dump():
+            return WrittenSettings(before, before), lambda: None
         else:
-            record = read_record(ClusterRecord, stored, keys.cluster)
-            if settings is None or settings == record.settings:
-                return (record, False), lambda: None
-            record = record.model_copy(update={"settings": settings, "updated_at": now})
+            update = {"settings": settings, "reset": reset, "updated_at": now}
+            record = before.model_copy(update=update)
 
         def queue() -> None:
             pipe.set(keys.cluster, record_json(record))
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)
 
-        return (record, stored is None), queue
+        return WrittenSettings(record, before), queue
 
     return await optimistic(redis, (keys.cluster,), decide)
 
 
-async def read_members(redis: Redis, cluster_id: str) -> tuple[list[str], list[str], int | None]:
-    """Ids of models, ids of nodes, generation in force."""
+def _as_it_is(before: ClusterRecord | None) -> tuple[ClusterSettings, list[str]]:
+    return (ClusterSettings(), []) if before is None else (before.settings, before.reset)
+
+
+@dataclass(frozen=True)
+class Members:
+    """Ids, in order; generation: in force. drained_nodes: those that left and are kept out."""
+
+    models: list[str]
+    nodes: list[str]
+    drained_nodes: list[str]
+    generation: int | None
+
+
+async def read_members(redis: Redis, cluster_id: str) -> Members:
     keys = ClusterKeys(cluster_id)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hkeys(keys.models)
         pipe.hkeys(keys.nodes)
+        pipe.zrange(keys.drained_nodes, 0, -1)
         pipe.hget(keys.placement, "generation")
-        models, nodes, generation = await pipe.execute()
-    return (
-        sorted(name.decode() for name in models),
-        sorted(name.decode() for name in nodes),
-        None if generation is None else int(generation),
+        models, nodes, drained, generation = await pipe.execute()
+    return Members(
+        models=sorted(name.decode() for name in models),
+        nodes=sorted(name.decode() for name in nodes),
+        drained_nodes=sorted(name.decode() for name in drained),
+        generation=None if generation is None else int(generation),
     )
 
 

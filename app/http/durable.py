@@ -10,7 +10,7 @@ from app.http.problem import respond
 from app.storage.durable import DiskSync, NotOnDisk
 from app.storage.keys import EVERYWHERE, INDEX_DISK_MARK, ClusterKeys
 
-WRITES = frozenset({"PUT", "POST", "DELETE"})
+WRITES = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 
 
 class DurableMiddleware:

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.errors import UnsupportedMediaType
+from app.errors import FieldError, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from app.http.body import read_body
 from app.http.problem import from_validation
 from app.http.state import settings_of
 
 M = TypeVar("M", bound=BaseModel)
+
+MERGE_PATCH = "application/merge-patch+json"
 
 LARGE_BYTES = 64 << 10
 """Bodies larger than this are parsed off the event loop."""
@@ -23,27 +26,46 @@ async def read_json(request: Request, model: type[M], *, required: bool = True) 
 
     Where it is not `required`, no body is as `{}`.
     """
-    content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
     body = await read_body(request, settings_of(request))
     if not body and not required:
         body = b"{}"
-    elif media_type != "application/json":
-        raise UnsupportedMediaType(
-            f"Content-Type: expected application/json, got {media_type[:100] or 'none'}",
-            headers={"Accept": "application/json"},
-        )
+    else:
+        _expect(request, "application/json")
     return await parse(model, body)
+
+
+async def read_merge_patch(request: Request) -> dict[str, Any]:
+    """The body, an object (RFC 7396); `MalformedRequest` or `InvalidRequest` otherwise."""
+    body = await read_body(request, settings_of(request))
+    _expect(request, MERGE_PATCH, "application/json")
+    try:
+        patch = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(patch, dict):
+        detail = "expected an object with what is to be changed"
+        raise InvalidRequest(f"the body: {detail}", errors=[FieldError("", detail, "NO_OBJECT")])
+    return patch
+
+
+def _expect(request: Request, *media_types: str) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in media_types:
+        raise UnsupportedMediaType(
+            f"Content-Type: expected {media_types[0]}, got {media_type[:100] or 'none'}",
+            headers={"Accept": media_types[0]},
+        )
 
 
 async def parse(model: type[M], body: bytes) -> M:
     """`body` as `model`, judged strictly; `MalformedRequest` or `InvalidRequest` otherwise."""
     if len(body) > LARGE_BYTES:
-        return await asyncio.to_thread(_parse, model, body)
-    return _parse(model, body)
+        return await asyncio.to_thread(judged, model, body)
+    return judged(model, body)
 
 
-def _parse(model: type[M], body: bytes) -> M:
+def judged(model: type[M], body: bytes) -> M:
+    """`parse`, at once."""
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from app.http.answers import json_answer, large_json_answer
 from app.http.json_body import json_body, read_json
+from app.http.noted import Change, note_changes
 from app.http.openapi import (
     CLUSTER_ID,
     NODE_ID,
@@ -143,7 +144,10 @@ async def put_node(
     responses={202: answer(NodeResource, "Draining."), **problems(404)},
 )
 async def drain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
-    node = await service.drain_node(redis_of(request), settings_of(request), cluster_id, node_id)
+    redis, settings = redis_of(request), settings_of(request)
+    before = await service.get_node(redis, settings, cluster_id, node_id)
+    node = await service.drain_node(redis, settings, cluster_id, node_id)
+    note_changes(request.scope, [Change(pointer="/condition", old=before.condition, new=node.condition)])
     return json_answer(node, status=202)
 
 
@@ -161,7 +165,9 @@ async def drain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -
     },
 )
 async def undrain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> Response:
-    node = await service.undrain_node(redis_of(request), settings_of(request), cluster_id, node_id)
+    before, node = await service.undrain_node(redis_of(request), settings_of(request), cluster_id, node_id)
+    after = None if node is None else node.condition
+    note_changes(request.scope, [Change(pointer="/condition", old=before, new=after)])
     return Response(status_code=204) if node is None else json_answer(node)
 
 

@@ -60,26 +60,26 @@ async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id:
 
 async def undrain_node(
     redis: Redis, settings: Settings, cluster_id: str, node_id: str
-) -> NodeResource | None:
-    """The node may be given experts again, now or when it registers; None where it is not registered now.
-    Doing it again changes nothing. `NotFound` where it is neither registered nor kept out."""
-    await require_cluster(redis, cluster_id)
+) -> tuple[NodeCondition, NodeResource | None]:
+    """The node may be given experts again, now or when it registers: its condition before, and the node, None
+    where it is not registered now. Doing it again changes nothing. `NotFound` where it is neither registered
+    nor kept out."""
+    cluster = await require_cluster(redis, cluster_id)
+    condition: NodeCondition | None = None
     for _ in range(ATTEMPTS):
         kept_out = await store.let_in(redis, cluster_id, node_id)
         before = await store.read_node(redis, cluster_id, node_id)
         if before is None:
             if kept_out:
-                return None
+                return NodeCondition.DRAINED, None
             raise NotFound(f"there is no node {node_id} in cluster {cluster_id}, and none was drained")
+        condition = condition or _resource(settings, cluster, before).condition
         if not before.record.draining:
-            break
+            return condition, _resource(settings, cluster, before)
         update = {"draining": False, "kept_out": False, "updated_at": datetime.now(UTC)}
         record = before.record.model_copy(update=update)
-        if await store.revise_node(redis, cluster_id, before, record) is Written.OK:
-            break
-    else:
-        raise Unavailable("others keep registering the same node", retry_after_seconds=1)
-    return await get_node(redis, settings, cluster_id, node_id)
+        await store.revise_node(redis, cluster_id, before, record)
+    raise Unavailable("others keep registering the same node", retry_after_seconds=1)
 
 
 async def require_node(redis: Redis, cluster_id: str, node_id: str) -> StoredNode:

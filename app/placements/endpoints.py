@@ -13,6 +13,7 @@ from app.http import conditional
 from app.http.answers import json_answer, large_json_answer
 from app.http.document import serve_document, unchanged
 from app.http.json_body import json_body, read_json
+from app.http.noted import Change, note_changes
 from app.http.openapi import (
     CLUSTER_ID,
     CONDITIONAL,
@@ -232,7 +233,7 @@ async def rollback_placement(
     responses={200: answer(AutomationState, "Paused."), **problems(404)},
 )
 async def pause_placement(request: Request, cluster_id: ClusterId) -> Response:
-    return json_answer(await service.set_paused(redis_of(request), cluster_id, True))
+    return await _set_paused(request, cluster_id, paused=True)
 
 
 @router.post(
@@ -243,7 +244,13 @@ async def pause_placement(request: Request, cluster_id: ClusterId) -> Response:
     responses={200: answer(AutomationState, "Not paused."), **problems(404)},
 )
 async def resume_placement(request: Request, cluster_id: ClusterId) -> Response:
-    return json_answer(await service.set_paused(redis_of(request), cluster_id, False))
+    return await _set_paused(request, cluster_id, paused=False)
+
+
+async def _set_paused(request: Request, cluster_id: str, *, paused: bool) -> Response:
+    before = await service.set_paused(redis_of(request), cluster_id, paused)
+    note_changes(request.scope, [Change(pointer="/paused", old=before, new=paused)])
+    return json_answer(AutomationState(paused=paused))
 
 
 @router.get(

@@ -16,7 +16,6 @@ from app.placements.publish import GenerationChanged, placement_digest, publish
 from app.placements.schemas import (
     OPERATOR,
     ROLLBACK,
-    AutomationState,
     Evidence,
     NodeHoldings,
     OperatorPlacement,
@@ -120,8 +119,8 @@ async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> Placem
     return unmeasured(generation, placement.evidence)
 
 
-async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:
-    """Whether the worker leaves the placement alone, but for what it is asked to do."""
+async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> bool:
+    """Whether the worker leaves the placement alone, but for what it is asked to do; how it was before."""
     await require_cluster(redis, cluster_id)
     return await store.set_paused(redis, cluster_id, paused)
 

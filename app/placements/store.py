@@ -5,7 +5,6 @@ from typing import cast
 from redis.asyncio import Redis
 
 from app.placements.schemas import (
-    AutomationState,
     PlacementDocument,
     PlacementEntry,
     PlacementOutcome,
@@ -69,13 +68,15 @@ async def read_outcome(redis: Redis, cluster_id: str, generation: int) -> Placem
     return None if stored is None else read_record(PlacementOutcome, stored, key)
 
 
-async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> AutomationState:
+async def set_paused(redis: Redis, cluster_id: str, paused: bool) -> bool:
+    """Whether it was paused before."""
     keys = ClusterKeys(cluster_id)
     async with redis.pipeline(transaction=True) as pipe:
+        pipe.hget(keys.control, "paused")
         pipe.hset(keys.control, "paused", "1" if paused else "0")
         topics.announce(pipe, keys, topics.WORK, topics.STATUS)
-        await pipe.execute()
-    return AutomationState(paused=paused)
+        before, *_ = await pipe.execute()
+    return bool(before == b"1")
 
 
 def _entry(summary: bytes, outcome: bytes | None, key: str) -> PlacementEntry:

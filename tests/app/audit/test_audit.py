@@ -104,3 +104,33 @@ async def test_actions_without_tokens_are_on_record_too(api: AsyncClient) -> Non
     await api.put("/v1/clusters/east", json={})
     [entry] = (await api.get("/v1/audit")).json()["entries"]
     assert (entry["token_id"], entry["operation"]) == ("anonymous", "put_cluster")
+
+
+async def _changes(api: AsyncClient, path: str) -> list[tuple[str, object, object]]:
+    entry = (await api.get(path)).json()["entries"][0]
+    return [(change["pointer"], change["old"], change["new"]) for change in entry["changes"]]
+
+
+async def test_settings_are_on_record_with_old_and_new_values(api: AsyncClient) -> None:
+    """What a PATCH or a PUT changed of the settings, also what it reset; a password in a URL is not kept."""
+    origin = {"base_url": "https://user:secret@o.example/x"}
+    await api.put("/v1/clusters/east", json={"horizon_seconds": 60.0})
+    await api.patch("/v1/clusters/east", json={"horizon_seconds": 70.0, "origin": origin})
+    changed = await _changes(api, "/v1/audit")
+    assert ("/horizon_seconds", 60.0, 70.0) in changed
+    assert ("/origin/base_url", None, "https://o.example/x") in changed
+    await api.put("/v1/clusters/east", json={"origin": origin, "min_replicas": 1})
+    assert await _changes(api, "/v1/audit") == [("/horizon_seconds", 70.0, 600.0)]
+    assert "secret" not in (await api.get("/v1/audit")).text
+
+
+async def test_drains_and_pauses_are_on_record_with_old_and_new_values(api: AsyncClient) -> None:
+    """The condition of the node, and whether recomputation is paused."""
+    await api.put("/v1/clusters/east/nodes/a", json=SPEC)
+    path = "/v1/clusters/east/audit"
+    await api.delete("/v1/clusters/east/nodes/a")
+    assert await _changes(api, path) == [("/condition", "LIVE", "DRAINING")]
+    await api.post("/v1/clusters/east/nodes/a:undrain")
+    assert await _changes(api, path) == [("/condition", "DRAINING", "LIVE")]
+    await api.post("/v1/clusters/east/placement:pause")
+    assert await _changes(api, path) == [("/paused", False, True)]

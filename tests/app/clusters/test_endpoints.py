@@ -1,7 +1,9 @@
 """Clusters over HTTP."""
 
+import json
+
 import pytest
-from httpx import ASGITransport, AsyncClient
+from httpx import ASGITransport, AsyncClient, Response
 from redis.asyncio import Redis
 
 from app.config import Settings
@@ -25,6 +27,111 @@ async def test_settings_are_replaced(api: AsyncClient) -> None:
     assert second.json()["uid"] == first.json()["uid"]
     assert (await api.get("/v1/clusters/alpha")).json() == second.json()
     assert (await api.get("/v1/clusters")).json() == {"clusters": ["alpha"]}
+
+
+ORIGIN = {"base_url": "https://o.example", "latency_seconds": 0.2}
+
+
+async def test_put_names_what_it_reset(api: AsyncClient) -> None:
+    """Settings that a PUT leaves out and that were another than their default are named by pointer; what it
+    gives, and what was as by default, is not."""
+    given = {"horizon_seconds": 60.0, "origin": ORIGIN, "min_replicas": 2, "time_limit_seconds": 9.0}
+    assert (await api.put("/v1/clusters/alpha", json=given)).json()["reset"] == []
+    kept = {"time_limit_seconds": 8.0, "origin": {"base_url": "https://o.example"}}
+    second = await api.put("/v1/clusters/alpha", json=kept)
+    assert second.json()["reset"] == ["/horizon_seconds", "/min_replicas", "/origin/latency_seconds"]
+    assert (await api.get("/v1/clusters/alpha")).json()["reset"] == second.json()["reset"]
+
+
+@pytest.mark.parametrize(
+    ("given", "replicas"),
+    [({}, 1), ({"origin": ORIGIN}, 0), ({"origin": ORIGIN, "min_replicas": 1}, 1), ({"min_replicas": 2}, 2)],
+)
+async def test_with_an_origin_no_replica_is_required_by_default(
+    api: AsyncClient, given: dict[str, object], replicas: int
+) -> None:
+    """min_replicas left out is 0 with an origin and 1 without one; what is given stands."""
+    answer = await api.put("/v1/clusters/alpha", json=given)
+    assert answer.json()["settings"]["min_replicas"] == replicas
+
+
+async def test_stored_clusters_keep_their_replicas(api: AsyncClient, redis: Redis) -> None:
+    """A cluster stored with an origin and min_replicas 1 keeps the 1 when another setting is patched."""
+    await api.put("/v1/clusters/alpha", json={"origin": ORIGIN, "min_replicas": 1})
+    patched = await patch(api, {"horizon_seconds": 60.0})
+    assert patched.json()["settings"]["min_replicas"] == 1
+
+
+async def patch(api: AsyncClient, body: object, **headers: str) -> Response:
+    return await api.patch(
+        "/v1/clusters/alpha",
+        content=json.dumps(body),
+        headers={"Content-Type": "application/merge-patch+json", **headers},
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        ({"horizon_seconds": 60.0}, {"horizon_seconds": 60.0}),
+        ({}, {}),
+        ({"origin": {"latency_seconds": 0.5}}, {"origin": {**ORIGIN, "latency_seconds": 0.5}}),
+        ({"origin": {"base_url": None}}, {"origin": {**ORIGIN, "base_url": None}}),
+        ({"origin": None, "min_replicas": None}, {"origin": None, "min_replicas": 1}),
+        ({"min_replicas": None}, {"min_replicas": 0}),
+        ({"time_limit_seconds": None}, {"time_limit_seconds": 30.0}),
+        ({"max_moves_per_interval": 7}, {"max_moves_per_interval": 7}),
+    ],
+)
+async def test_a_merge_patch_changes_what_it_names(
+    api: AsyncClient, body: dict[str, object], changed: dict[str, object]
+) -> None:
+    """RFC 7396: members replace, objects merge, null goes back to the default, the rest stays."""
+    given = {"origin": ORIGIN, "min_replicas": 2, "time_limit_seconds": 9.0}
+    before = (await api.put("/v1/clusters/alpha", json=given)).json()["settings"]
+    answer = await patch(api, body)
+    assert answer.status_code == 200, answer.text
+    expected = {**before, **changed}
+    if expected["origin"]:
+        expected["origin"] = {**before["origin"], **expected["origin"]}
+    assert answer.json()["settings"] == expected
+    assert answer.json()["reset"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"horizon_seconds": "60"}, "/horizon_seconds"),
+        ({"nonsense": 1}, "/nonsense"),
+        ({"origin": {"latency_seconds": -1}}, "/origin/latency_seconds"),
+        ({"algorithm": "magic"}, "/algorithm"),
+        ({"min_replicas": 0}, "/min_replicas"),
+        ([1], ""),
+    ],
+)
+async def test_a_patch_that_is_wrong_changes_nothing(api: AsyncClient, body: object, pointer: str) -> None:
+    """422 with the pointer, and the settings are as they were."""
+    before = (await api.put("/v1/clusters/alpha", json={"horizon_seconds": 60.0})).json()
+    answer = await patch(api, body)
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    assert (await api.get("/v1/clusters/alpha")).json() == before
+
+
+async def test_settings_change_only_while_they_are_as_seen(api: AsyncClient) -> None:
+    """If-Match with the ETag of the settings: 412 once another changed them, for PATCH and for PUT; a node
+    that registers changes no tag; without a cluster PATCH is 404."""
+    assert (await patch(api, {})).status_code == 404
+    tag = (await api.put("/v1/clusters/alpha", json={})).headers["etag"]
+    await api.put("/v1/clusters/alpha/nodes/n", json=NODE)
+    assert (await api.get("/v1/clusters/alpha")).headers["etag"] == tag
+    first = await patch(api, {"horizon_seconds": 60.0}, **{"If-Match": tag})
+    assert first.status_code == 200
+    assert first.headers["etag"] != tag
+    assert (await patch(api, {"horizon_seconds": 70.0}, **{"If-Match": tag})).status_code == 412
+    put = await api.put("/v1/clusters/alpha", json={}, headers={"If-Match": tag})
+    assert put.status_code == 412
+    assert (await patch(api, {}, **{"Content-Type": "text/plain"})).status_code == 415
 
 
 @pytest.mark.parametrize(
