@@ -49,7 +49,7 @@ TORCH ?= torch==2.13.*
 test-transformers: install
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[transformers]'
-	$(BIN)/python -m pytest tests/agent/hooks
+	$(BIN)/python -m pytest tests/agent/hooks tests/agent/architectures
 
 lint: install
 	$(BIN)/ruff check .

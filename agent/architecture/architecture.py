@@ -13,8 +13,8 @@ from agent.architecture.quantization import MatrixBytes, mxfp4, plain, read_quan
 from agent.architecture.section import EXPERTS, HIDDEN, TOP_K, Section, find_section
 
 OTHERWISE = (
-    "moeplace origin --service registers any model whose experts lie in a checkpoint, and blocks with layer, "
-    "experts, expert_bytes and top_k describe any model"
+    "moeplace origin --service registers any model whose experts lie in a checkpoint, and blocks describe "
+    "any model by layer, experts, expert_bytes and top_k"
 )
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
@@ -76,6 +76,12 @@ class Configuration:
         widths = self._section.get("moe_intermediate_size")
         count = self.layer_count() or 0
         return len(widths) if isinstance(widths, list) and 1 < len(widths) < count else 1
+
+    def zero_experts(self) -> int:
+        """Experts that give back what they get: LongCat counts them behind the others. They hold nothing,
+        but transformers saves some of their matrices."""
+        name = "zero_expert_num"
+        return 0 if self._section.get(name) is None else self._section.number(name, low=0, high=MAX_EXPERTS)
 
     def top_k(self) -> tuple[str, list[int]] | None:
         """The key and its number, or one for each layer; None where it is not given."""
@@ -234,7 +240,7 @@ class Configuration:
 
     def _unknown(self) -> ConfigFault:
         known = ", ".join(sorted(FAMILIES, key=str.lower))
-        detail = f"is {self.model_type!r:.60}, expected one of {known}. For others: {OTHERWISE}"
+        detail = f"is {self.model_type!r:.60}, which is not known. {OTHERWISE}. Known are {known}"
         return ConfigFault("model_type", detail, "UNKNOWN_MODEL_TYPE")
 
 

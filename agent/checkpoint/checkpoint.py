@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,19 @@ def _open(
             f"{directory / CONFIG}: has none of {', '.join(LAYERS)}; --layers gives the number of layers"
         )
     counts = configuration.expert_counts()
-    single = {numbers[0] for numbers in counts.values() if len(numbers) == 1}
+    single = sorted({numbers[0] for numbers in counts.values() if len(numbers) == 1})
     layout = find_experts(
         {name: found.tensor.shape for name, found in stored.items()},
         layers=count,
-        experts=single.pop() if len(single) == 1 else None,
+        experts=single[0] if len(single) == 1 else None,
         below=below,
     )
+    zero = configuration.zero_experts()
     found = {
-        layer: tuple(_expert(directory, stored, layer, expert, parts) for expert, parts in enumerate(experts))
+        layer: tuple(
+            _expert(directory, stored, layer, expert, parts)
+            for expert, parts in enumerate(_without_zero(experts, zero, single))
+        )
         for layer, experts in layout.layers.items()
     }
     _check_layers(directory, configuration, layout, given=layers is None and below is None)
@@ -137,6 +141,13 @@ def _expert(
     return CheckpointExpert(
         layer, expert, Content(pieces), sum(tensor.bytes for tensor in ordered), tuple(ordered)
     )
+
+
+def _without_zero(
+    experts: tuple[tuple[Part, ...], ...], zero: int, counts: Sequence[int]
+) -> tuple[tuple[Part, ...], ...]:
+    """`counts`: how many experts there are without the `zero` behind them."""
+    return experts[:-zero] if zero and len(experts) - zero in counts else experts
 
 
 def _check_layers(directory: Path, configuration: Configuration, layout: Layout, *, given: bool) -> None:
