@@ -36,7 +36,7 @@ PATCH_BODY = {
     "required": True,
     "content": {
         MERGE_PATCH: {
-            "schema": {"type": "object"},
+            "schema": {"type": "object", "maxProperties": 100, "propertyNames": {"maxLength": 64}},
             "examples": {
                 "slower": {"value": {"optimization_interval_seconds": 600.0}},
                 "the origin stays, faster": {"value": {"origin": {"egress_bytes_per_second": 2.5e8}}},

@@ -4,9 +4,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.schema import MAX_EXACT, BytesPerSecond, HttpUrl, Identifier, Schema, Seconds, Timestamp
+from app.schema import (
+    MAX_EXACT,
+    BytesPerSecond,
+    HttpUrl,
+    Identifier,
+    InRequests,
+    Latency,
+    Schema,
+    Timestamp,
+)
 from solvers.params import DEFAULT_ALGORITHM
 from solvers.problem import Coupling
+
+HORIZON = InRequests(ge=1, le=1e7)
+HALF_LIFE = InRequests(ge=0.1, le=1e7)
+"""Seconds, both."""
 
 
 class OriginSpec(Schema):
@@ -14,7 +27,7 @@ class OriginSpec(Schema):
 
     base_url: HttpUrl | None = None
     egress_bytes_per_second: BytesPerSecond = 1.25e8
-    latency_seconds: Annotated[Seconds, Field(description="For nodes that do not give their own.")] = 0.1
+    latency_seconds: Annotated[Latency, Field(description="For nodes that do not give their own.")] = 0.1
 
 
 class ClusterSettings(Schema):
@@ -35,7 +48,7 @@ class ClusterSettings(Schema):
         ),
     ] = 1
     default_latency_seconds: Annotated[
-        Seconds, Field(description="Between two nodes that have neither configured nor measured it.")
+        Latency, Field(description="Between two nodes that have neither configured nor measured it.")
     ] = 0.01
     automatic: Annotated[bool, Field(description="Recompute on the interval and on events.")] = True
     algorithm: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_ALGORITHM
@@ -46,7 +59,7 @@ class ClusterSettings(Schema):
         Field(ge=0, le=1, description="A placement proven to be this close to the optimum is good enough."),
     ] = 0.01
     horizon_seconds: Annotated[
-        float, Field(gt=0, le=1e7, description="How long statistics are expected to hold.")
+        float, Field(gt=0, le=1e7, description="How long statistics are expected to hold."), HORIZON
     ] = 600.0
     min_improvement: Annotated[
         float, Field(ge=0, lt=1, description="Relative gain below which nothing moves.")
@@ -55,7 +68,9 @@ class ClusterSettings(Schema):
         float, Field(ge=1, le=604_800, description="Telemetry older than this is forgotten.")
     ] = 1800.0
     statistics_half_life_seconds: Annotated[
-        float | None, Field(gt=0, le=1e7, description="Age at which telemetry counts half; null: no decay.")
+        float | None,
+        Field(gt=0, le=1e7, description="Age at which telemetry counts half; null: no decay."),
+        HALF_LIFE,
     ] = 600.0
     max_moves_per_interval: Annotated[
         int | None,

@@ -13,6 +13,9 @@ from app.storage.documents import EncodedDocument, encode_document
 
 LARGE_BYTES = 64 << 10
 
+PAGE_BYTES = 2 << 20
+"""A page of a list ends with the entry that fills it, however many were asked for: entries may be large."""
+
 
 def json_answer(body: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Not to be kept by anybody: it tells how things are now."""

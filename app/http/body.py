@@ -213,24 +213,26 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes")
 
 
-async def read_body(request: Request, settings: Settings, *, inflated_limit: int | None = None) -> bytes:
-    """The whole body, inflated; to no more than `inflated_limit` where that is less than the settings allow.
+async def read_body(request: Request, settings: Settings, *, limit: int | None = None) -> bytes:
+    """The whole body, inflated; neither as sent nor inflated larger than `limit`, where that is less than the
+    settings allow.
 
     Raises `BodyTooLarge`, `RequestTimedOut`, `MalformedRequest` (broken coding, closed connection) or
     `UnsupportedMediaType` (unknown coding).
     """
     inflater = _inflater(request)
-    sent = _arrived(request, settings.max_body_bytes)
+    longest = min(settings.max_body_bytes, limit or settings.max_body_bytes)
+    sent = _arrived(request, longest)
     if sent is None:
-        sent = await _received(request, settings.max_body_bytes)
+        sent = await _received(request, longest)
     if isinstance(inflater, _Identity):
         return sent
-    largest = min(settings.max_inflated_body_bytes, inflated_limit or settings.max_inflated_body_bytes)
+    largest = min(settings.max_inflated_body_bytes, limit or settings.max_inflated_body_bytes)
     out = _Whole(inflater, sent, largest)
     if len(sent) > _INLINE_SENT_BYTES or not out.take(_INLINE_INFLATED_BYTES):
         await asyncio.to_thread(out.take, largest + 1)
     body = out.body()
-    _hold(request, len(body))
+    hold(request, len(body))
     return body
 
 
@@ -243,7 +245,7 @@ def _arrived(request: Request, limit: int) -> bytes | None:
     if len(body) > limit:
         raise _too_large(limit)
     request.scope[RECEIVED_BYTES] = len(body)
-    _hold(request, len(body))
+    hold(request, len(body))
     return body
 
 
@@ -265,7 +267,9 @@ async def _received(request: Request, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _hold(request: Request, number: int) -> None:
+def hold(request: Request, number: int) -> None:
+    """Account for bytes that are kept until the request is answered; raises `Unavailable` where all requests
+    together keep too many."""
     admission = admission_of(request)
     if admission:
         admission.hold(request.scope, number)

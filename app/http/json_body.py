@@ -2,16 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.errors import FieldError, InvalidRequest, MalformedRequest, UnsupportedMediaType
-from app.http.body import read_body
+from app.errors import (
+    BodyTooLarge,
+    FieldError,
+    InvalidRequest,
+    MalformedRequest,
+    UnsupportedMediaType,
+)
+from app.http.body import hold, read_body
 from app.http.problem import from_validation
 from app.http.state import settings_of
+from app.schema import REQUEST
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -20,13 +27,34 @@ MERGE_PATCH = "application/merge-patch+json"
 LARGE_BYTES = 64 << 10
 """Bodies larger than this are parsed off the event loop."""
 
+VALUE_BYTES = 128
+"""What a value takes, about, once it is parsed."""
 
-async def read_json(request: Request, model: type[M], *, required: bool = True) -> M:
+MOST_FAULTS = 2000
+"""To tell a fault takes ten times as long as to parse a value: of more faults their number alone is told."""
+
+
+class Limits(NamedTuple):
+    """Of a route's body: bytes (as sent, and inflated), values in it, and names of fields in it.
+
+    Values and names are counted before anything is made of them, by the commas and colons in the body: text
+    with many of these counts for more than it is.
+    """
+
+    body_bytes: int = 256 << 10
+    values: int = 10_000
+    names: int = 10_000
+
+
+USUAL = Limits()
+
+
+async def read_json(request: Request, model: type[M], *, required: bool = True, limits: Limits = USUAL) -> M:
     """The body as `model`. Types are taken as they are: "5" is no number, 5 no string.
 
-    Where it is not `required`, no body is as `{}`.
+    Where it is not `required`, no body is as `{}`. Raises `BodyTooLarge` beyond the limits.
     """
-    body = await read_body(request, settings_of(request))
+    body = await _read(request, limits)
     if not body and not required:
         body = b"{}"
     else:
@@ -34,9 +62,9 @@ async def read_json(request: Request, model: type[M], *, required: bool = True) 
     return await parse(model, body)
 
 
-async def read_merge_patch(request: Request) -> dict[str, Any]:
+async def read_merge_patch(request: Request, *, limits: Limits = USUAL) -> dict[str, Any]:
     """The body, an object (RFC 7396); `MalformedRequest` or `InvalidRequest` otherwise."""
-    body = await read_body(request, settings_of(request))
+    body = await _read(request, limits)
     _expect(request, MERGE_PATCH, "application/json")
     try:
         patch = orjson.loads(body)
@@ -57,6 +85,18 @@ def _expect(request: Request, *media_types: str) -> None:
         )
 
 
+async def _read(request: Request, limits: Limits) -> bytes:
+    body = await read_body(request, settings_of(request), limit=limits.body_bytes)
+    values, names = body.count(b",") + 1, body.count(b":")
+    if values > limits.values:
+        raise BodyTooLarge(f"the body has about {values} values, expected at most {limits.values}")
+    if names > limits.names:
+        raise BodyTooLarge(f"the body has about {names} names of fields, expected at most {limits.names}")
+    if len(body) > LARGE_BYTES:
+        hold(request, VALUE_BYTES * values)
+    return body
+
+
 async def parse(model: type[M], body: bytes) -> M:
     """`body` as `model`, judged strictly; `MalformedRequest` or `InvalidRequest` otherwise."""
     if len(body) > LARGE_BYTES:
@@ -67,15 +107,21 @@ async def parse(model: type[M], body: bytes) -> M:
 def judged(model: type[M], body: bytes) -> M:
     """`parse`, at once."""
     try:
-        return model.model_validate_json(body, strict=True)
+        return model.model_validate_json(body, strict=True, context=REQUEST)
     except ValidationError as error:
+        if error.error_count() > MOST_FAULTS:
+            raise InvalidRequest(
+                f"the body has {error.error_count()} faults, too many to tell them: it is no {model.__name__}"
+            ) from None
         raise from_validation(error.errors(include_url=False, include_input=False)) from None
 
 
-def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], Awaitable[M]]:
+def json_body(
+    model: type[M], *, required: bool = True, limits: Limits = USUAL
+) -> Callable[[Request], Awaitable[M]]:
     """For `Depends`: the body of a FastAPI route, documented with `app.http.openapi.request_body`."""
 
     async def dependency(request: Request) -> M:
-        return await read_json(request, model, required=required)
+        return await read_json(request, model, required=required, limits=limits)
 
     return dependency

@@ -13,7 +13,7 @@ from app.errors import ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer, version_of, versioned_answer
 from app.http.document import await_version, cache_of, unchanged, version_in_force
-from app.http.json_body import json_body, read_json
+from app.http.json_body import Limits, json_body, read_json
 from app.http.openapi import (
     CLUSTER_ID,
     CONDITIONAL,
@@ -53,6 +53,9 @@ from migrations.states import PlanState
 
 CLUSTER = "/v1/clusters/{cluster_id}"
 router = APIRouter(prefix=f"{CLUSTER}/migration_plans", tags=["migrations"])
+
+REPORT_LIMITS = Limits(body_bytes=4 << 20, values=60_000, names=60_000)
+"""Two thousand of them, with their reasons."""
 
 LOCATION = {"Location": {"description": "Where to see the plan.", "schema": {"type": "string"}}}
 REPORT_EXAMPLES = {
@@ -135,7 +138,7 @@ async def put_report(request: Request) -> Response:
 
 async def post_reports(request: Request) -> Response:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
-    batch = await read_json(request, MoveReportBatch)
+    batch = await read_json(request, MoveReportBatch, limits=REPORT_LIMITS)
     return json_answer(
         await report_moves(redis_of(request), _memory(request), cluster_id, node_id, batch.reports)
     )

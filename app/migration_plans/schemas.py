@@ -8,19 +8,19 @@ from pydantic import Field, model_validator
 from app.models.schemas import Sha256
 from app.schema import (
     MAX_EXACT,
-    RECORD_ID_PATTERN,
     Bytes,
     ExpertId,
     Identifier,
     InstanceUid,
     Layer,
+    RecordId,
     Schema,
     Timestamp,
 )
 from migrations.model import MoveKind
 from migrations.states import MoveState, PlanState
 
-PlanId = Annotated[str, Field(pattern=RECORD_ID_PATTERN)]
+PlanId = RecordId
 
 
 class PlannedMove(Schema):
@@ -216,7 +216,7 @@ class MoveReportItem(MoveReport):
 
 
 class MoveReportBatch(Schema):
-    reports: Annotated[list[MoveReportItem], Field(min_length=1, max_length=10_000)]
+    reports: Annotated[list[MoveReportItem], Field(min_length=1, max_length=2000)]
 
 
 class MoveReportRecord(MoveReport):

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.http.answers import json_answer, large_json_answer
-from app.http.json_body import json_body
+from app.http.json_body import Limits, json_body
 from app.http.openapi import answer, body, problems
 from app.http.parameters import ClusterId, ModelId
 from app.http.state import redis_of, settings_of
@@ -16,6 +16,9 @@ from app.models.schemas import ModelList, ModelRecord, ModelSpec
 from app.schema import ID_PATTERN
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/models", tags=["models"])
+
+MODEL = Limits(body_bytes=8 << 20, values=125_000)
+"""With a digest of each expert; a model without digests may have more experts."""
 
 EXAMPLES = {
     "preset": {"preset": "deepseek-v2-lite"},
@@ -87,7 +90,7 @@ async def put_model(
     request: Request,
     cluster_id: ClusterId,
     model_id: ModelId,
-    spec: Annotated[ModelSpec, Depends(json_body(ModelSpec))],
+    spec: Annotated[ModelSpec, Depends(json_body(ModelSpec, limits=MODEL))],
 ) -> Response:
     model, created = await service.put_model(
         redis_of(request), cluster_id, model_id, spec, max_clusters=settings_of(request).max_clusters

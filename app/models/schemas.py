@@ -3,11 +3,14 @@
 from itertools import pairwise
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import FailFast, Field, field_validator, model_validator
 
-from app.schema import Identifier, Layer, Schema, Timestamp
+from app.schema import Identifier, InRequests, Layer, Schema, Timestamp
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(max_length=256)]
+EXPERT_BYTES = InRequests(ge=1, le=2**36)
+"""64 GiB: of all experts of a cluster at all its nodes together it fits into int64, nearly."""
 
 
 class Block(Schema):
@@ -15,10 +18,12 @@ class Block(Schema):
 
     layer: Annotated[Layer, Field(description="True layer number in the model.")]
     experts: Annotated[int, Field(ge=1, le=4096)]
-    expert_bytes: Annotated[int, Field(ge=1, le=2**40)]
+    expert_bytes: Annotated[int, Field(ge=1, le=2**40), EXPERT_BYTES]
     top_k: Annotated[int, Field(ge=1, le=64)]
     expert_digests: Annotated[
-        list[Sha256] | None, Field(description="SHA-256 of each expert's bytes, to verify what is fetched.")
+        list[Sha256] | None,
+        FailFast(),
+        Field(max_length=4096, description="SHA-256 of each expert's bytes, to verify what is fetched."),
     ] = None
 
     @model_validator(mode="after")
@@ -36,13 +41,15 @@ class ModelSpec(Schema):
     blocks: Annotated[list[Block] | None, Field(min_length=1, max_length=256)] = None
     preset: Annotated[str | None, Field(max_length=64, description="Name of a known architecture.")] = None
     huggingface_config: Annotated[
-        dict[str, Any] | None, Field(description="The config.json of a Hugging Face checkpoint.")
+        dict[Name, Any] | None,
+        Field(max_length=4096, description="The config.json of a Hugging Face checkpoint."),
     ] = None
     hf_quant_config: Annotated[
-        dict[str, Any] | None,
+        dict[Name, Any] | None,
         Field(
+            max_length=4096,
             description="With huggingface_config: the checkpoint's hf_quant_config.json, where it has one. "
-            "ModelOpt says there, and often only there, how the experts are quantized."
+            "ModelOpt says there, and often only there, how the experts are quantized.",
         ),
     ] = None
     origin_url: Annotated[str | None, Field(max_length=2048, description="Where experts are fetched.")] = None

@@ -3,12 +3,14 @@
 import hashlib
 from bisect import bisect_right
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import orjson
 from redis.asyncio import Redis
 
 from app.clusters.store import ensure_cluster, require_cluster
 from app.errors import FieldError, InvalidRequest, NotFound
+from app.http.answers import PAGE_BYTES
 from app.models import store
 from app.models.huggingface import read_config
 from app.models.presets import PRESETS
@@ -51,9 +53,12 @@ async def list_models(redis: Redis, cluster_id: str, *, limit: int, after: str |
     ids = await store.model_ids(redis, cluster_id)
     start = bisect_right(ids, after) if after is not None else 0
     page = ids[start : start + limit]
-    more = start + limit < len(ids)
+    sizes = accumulate(await store.sizes(redis, cluster_id, page))
+    page = page[: 1 + sum(size < PAGE_BYTES for size in sizes)]
+    more = start + len(page) < len(ids)
     return ModelList(
-        models=await store.read_models(redis, cluster_id, page), next_after=page[-1] if more else None
+        models=await store.read_models(redis, cluster_id, page),
+        next_after=page[-1] if more and page else None,
     )
 
 

@@ -38,6 +38,14 @@ async def read_models(redis: Redis, cluster_id: str, model_ids: list[str]) -> li
     return await asyncio.to_thread(_decode, [record for record in records if record is not None], key)
 
 
+async def sizes(redis: Redis, cluster_id: str, model_ids: list[str]) -> list[int]:
+    """Bytes of the records of these models, 0 where there is none."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for model_id in model_ids:
+            pipe.hstrlen(ClusterKeys(cluster_id).models, model_id)
+        return await pipe.execute()
+
+
 async def model_ids(redis: Redis, cluster_id: str) -> list[str]:
     names = cast("list[bytes]", await redis.hkeys(ClusterKeys(cluster_id).models))
     return sorted(name.decode() for name in names)

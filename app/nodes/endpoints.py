@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.http.answers import json_answer, large_json_answer
-from app.http.json_body import json_body, read_json
+from app.http.json_body import Limits, json_body, read_json
 from app.http.noted import Change, note_changes
 from app.http.openapi import (
     CLUSTER_ID,
@@ -24,7 +24,7 @@ from app.http.parameters import ClusterId, NodeId, path_id
 from app.http.state import redis_of, settings_of
 from app.nodes import service
 from app.nodes.heartbeat import report_status
-from app.nodes.holdings import DigestMemory
+from app.nodes.holdings import MAX_MEMBERS, DigestMemory
 from app.nodes.registration import put_node as register
 from app.nodes.schemas import NodeList, NodeResource, NodeSpec, NodeStatusAnswer, NodeStatusReport
 from app.schema import ID_PATTERN
@@ -37,6 +37,9 @@ _TAKEN = {
     "has as many nodes as there may be.",
     "headers": {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}},
 }
+
+HEARTBEAT = Limits(body_bytes=4 << 20, values=MAX_MEMBERS + 20_000, names=16_000)
+"""All that a node may hold, in one report."""
 
 SPEC_EXAMPLE = {
     "instance_uid": "0199d8a2-6c1e",
@@ -173,7 +176,7 @@ async def undrain_node(request: Request, cluster_id: ClusterId, node_id: NodeId)
 
 async def put_status(request: Request) -> Response:
     cluster_id, node_id = path_id(request, "cluster_id"), path_id(request, "node_id")
-    report = await read_json(request, NodeStatusReport)
+    report = await read_json(request, NodeStatusReport, limits=HEARTBEAT)
     state = request.app.state
     digests = getattr(state, "holdings_digests", None)
     if digests is None:

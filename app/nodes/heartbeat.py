@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
+import msgspec
 from redis.asyncio import Redis
 
 from app.clusters.store import require_cluster
 from app.config import Settings
 from app.errors import Conflict, FieldError, InvalidRequest, Unavailable
 from app.nodes import store
-from app.nodes.holdings import DigestMemory, holdings_digest, members_of
+from app.nodes.holdings import MAX_MEMBERS, DigestMemory, holdings_digest, members_of
 from app.nodes.schemas import (
     Directive,
     NodeStatusAnswer,
@@ -26,6 +27,8 @@ from app.storage.keys import ClusterKeys
 INLINE_MEMBERS = 2000
 """More are made or hashed off the event loop."""
 
+NOTHING = msgspec.msgpack.encode([])
+
 
 @dataclass(frozen=True, slots=True)
 class _Effect:
@@ -36,8 +39,10 @@ class _Effect:
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    added: list[str]
-    removed: list[str]
+    """MessagePack, each a list."""
+
+    added: bytes = NOTHING
+    removed: bytes = NOTHING
 
 
 async def report_status(
@@ -67,13 +72,16 @@ async def report_status(
             before,
             effect.record,
             change=effect.change,
-            added=() if keep else members.added,
-            removed=() if keep else members.removed,
+            added=NOTHING if keep else members.added,
+            removed=NOTHING if keep else members.removed,
+            most=MAX_MEMBERS,
             lease_seconds=settings.node_lease_seconds,
             announce=effect.announce,
         )
         if written is Written.OK:
             break
+        if written is Written.FULL:
+            raise _too_many(f"the node would hold more than {MAX_MEMBERS} experts, it holds {count} now")
     else:
         raise Unavailable("others keep reporting for the same node", retry_after_seconds=1)
 
@@ -99,21 +107,28 @@ async def report_status(
 
 
 async def _members(report: NodeStatusReport) -> _Members:
+    change = report.holds_changed
+    lists = [report.holds or []] if change is None else [report.holds or [], change.added, change.removed]
+    if sum(len(entry.experts) for held in lists for entry in held) > INLINE_MEMBERS:
+        return await asyncio.to_thread(_packed, report)
+    return _packed(report)
+
+
+def _packed(report: NodeStatusReport) -> _Members:
+    encode = msgspec.msgpack.encode
     if report.holds is not None:
-        holds = report.holds
-        large = sum(len(entry.experts) for entry in holds) > INLINE_MEMBERS
-        if large:
-            added, digest = await asyncio.to_thread(_full, report)
-        else:
-            added, digest = _full(report)
-        if report.holds_digest is not None and report.holds_digest != digest:
-            detail = f"the digest of holds is {digest}"
-            raise InvalidRequest(
-                f"/holds_digest: {detail}", errors=[FieldError("/holds_digest", detail, "DIGEST_MISMATCH")]
-            )
-        return _Members(added, [])
+        members = members_of(report.holds, "/holds")
+        if report.holds_digest is not None:
+            digest = holdings_digest(member.encode() for member in members)
+            if digest != report.holds_digest:
+                detail = f"the digest of holds is {digest}"
+                raise InvalidRequest(
+                    f"/holds_digest: {detail}",
+                    errors=[FieldError("/holds_digest", detail, "DIGEST_MISMATCH")],
+                )
+        return _Members(encode(members))
     if report.holds_changed is None:
-        return _Members([], [])
+        return _Members()
     added = members_of(report.holds_changed.added, "/holds_changed/added")
     removed = members_of(report.holds_changed.removed, "/holds_changed/removed")
     both = set(added).intersection(removed)
@@ -123,12 +138,12 @@ async def _members(report: NodeStatusReport) -> _Members:
             f"/holds_changed/removed: {detail}",
             errors=[FieldError("/holds_changed/removed", detail, "ADDED_AND_REMOVED")],
         )
-    return _Members(added, removed)
+    return _Members(encode(added), encode(removed))
 
 
-def _full(report: NodeStatusReport) -> tuple[list[str], str]:
-    members = members_of(report.holds or (), "/holds")
-    return members, holdings_digest(member.encode() for member in members)
+def _too_many(detail: str) -> InvalidRequest:
+    pointer = "/holds_changed/added"
+    return InvalidRequest(f"{pointer}: {detail}", errors=[FieldError(pointer, detail, "TOO_MANY_EXPERTS")])
 
 
 def _effect(before: StoredNode, report: NodeStatusReport) -> _Effect:

@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import FailFast, Field, field_validator, model_validator
 
 from app.schema import (
+    DEVICE_MEMORY,
     MAX_EXACT,
     Bytes,
     BytesPerSecond,
@@ -13,24 +14,26 @@ from app.schema import (
     HttpUrl,
     Identifier,
     InstanceUid,
+    Latency,
     Layer,
     Schema,
-    Seconds,
     Timestamp,
 )
 
 
 class Device(Schema):
     device_id: Identifier
-    memory_bytes: Annotated[Bytes, Field(description="What experts may use of the device's memory.")]
+    memory_bytes: Annotated[
+        Bytes, DEVICE_MEMORY, Field(description="What experts may use of the device's memory.")
+    ]
 
 
 class LatencySpec(Schema):
     """Seconds of one expert call raised at this node: hidden state there, expert, result back."""
 
-    local_seconds: Seconds = 0.0
-    peers_seconds: Annotated[dict[Identifier, Seconds], Field(max_length=4096)] = {}
-    origin_seconds: Seconds | None = None
+    local_seconds: Latency = 0.0
+    peers_seconds: Annotated[dict[Identifier, Latency], Field(max_length=4096)] = {}
+    origin_seconds: Latency | None = None
 
 
 class NodeSpec(Schema):
@@ -84,12 +87,12 @@ class HeldExperts(Schema):
 
     model_id: Identifier
     layer: Layer
-    experts: Annotated[list[ExpertId], Field(max_length=4096)]
+    experts: Annotated[list[ExpertId], Field(max_length=4096), FailFast()]
 
 
 class NodeHoldings(Schema):
     node_id: Identifier
-    holds: list[HeldExperts]
+    holds: Annotated[list[HeldExperts], Field(max_length=2**14)]
 
 
 class HoldsChange(Schema):
@@ -133,6 +136,7 @@ class NodeStatusReport(Schema):
     holds_digest: Annotated[
         str | None,
         Field(
+            max_length=64,
             pattern=r"^[0-9a-f]{64}$",
             description="SHA-256 over the sorted lines `model_id/layer/expert`, joined by newlines.",
         ),

@@ -1,6 +1,5 @@
 """What may be done to nodes."""
 
-import asyncio
 from bisect import bisect_right
 from datetime import UTC, datetime
 
@@ -10,6 +9,7 @@ from app.clusters.schemas import ClusterRecord
 from app.clusters.store import require_cluster
 from app.config import Settings
 from app.errors import Conflict, NotFound, Unavailable
+from app.http.answers import PAGE_BYTES
 from app.nodes import store
 from app.nodes.schemas import (
     Intervals,
@@ -24,6 +24,8 @@ from app.nodes.takeover import name_of
 
 ATTEMPTS = 16
 
+_READ_AT_ONCE = 32
+
 
 async def get_node(redis: Redis, settings: Settings, cluster_id: str, node_id: str) -> NodeResource:
     cluster = await require_cluster(redis, cluster_id)
@@ -36,12 +38,16 @@ async def list_nodes(
     cluster = await require_cluster(redis, cluster_id)
     ids = await store.node_ids(redis, cluster_id)
     start = bisect_right(ids, after) if after is not None else 0
-    page = ids[start : start + limit]
-    nodes = await store.read_nodes(redis, cluster_id, page)
-    return NodeList(
-        nodes=await asyncio.to_thread(lambda: [_resource(settings, cluster, node) for node in nodes]),
-        next_after=page[-1] if start + limit < len(ids) else None,
-    )
+    end = min(start + limit, len(ids))
+    nodes: list[NodeResource] = []
+    room = PAGE_BYTES
+    while start < end and room > 0:
+        some = ids[start : min(start + _READ_AT_ONCE, end)]
+        for node in await store.read_nodes(redis, cluster_id, some):
+            nodes.append(_resource(settings, cluster, node))
+            room -= len(node.record_bytes) + len(node.status_bytes)
+        start += len(some)
+    return NodeList(nodes=nodes, next_after=ids[start - 1] if 0 < start < len(ids) else None)
 
 
 async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id: str) -> NodeResource:

@@ -115,41 +115,44 @@ return 1
 
 # KEYS nodes, node_status, node_leases, holdings, holdings_versions
 # ARGV node id, node record expected, status expected ('' for none), status, milliseconds of the lease, how to
-#      change the holdings (KEEP, REPLACE, EDIT), how many to add, wake channel, topic, '1' to announce in any
-#      case, then the members to add and those to remove
+#      change the holdings (KEEP, REPLACE, EDIT), wake channel, topic, '1' to announce in any case, members to
+#      add and to remove, in MessagePack, most members
 # Gives the outcome, version and number of the holdings, and the end of the lease.
 _HEARTBEAT = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return {'CHANGED', 0, 0, 0} end
 if (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[3] then return {'CHANGED', 0, 0, 0} end
 local time = redis.call('TIME')
 local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[5]
-local first, changed = 11, 0
-local added = tonumber(ARGV[7])
-local function each(command, from, to)
+local changed = 0
+local added, removed = cmsgpack.unpack(ARGV[10]), cmsgpack.unpack(ARGV[11])
+local function each(command, members)
   local replies = 0
-  for i = from, to, 4000 do
-    replies = replies + redis.call(command, KEYS[4], unpack(ARGV, i, math.min(i + 3999, to)))
+  for i = 1, #members, 4000 do
+    replies = replies + redis.call(command, KEYS[4], unpack(members, i, math.min(i + 3999, #members)))
   end
   return replies
 end
-if ARGV[6] == 'REPLACE' then
-  local same = redis.call('SCARD', KEYS[4]) == added
-  if same then
-    for i = first, first + added - 1, 4000 do
-      local known = redis.call('SMISMEMBER', KEYS[4], unpack(ARGV, i, math.min(i + 3999, first + added - 1)))
-      for _, here in ipairs(known) do
-        if here == 0 then same = false break end
-      end
-      if not same then break end
-    end
+local function present(members)
+  local found = 0
+  for i = 1, #members, 4000 do
+    local known = redis.call('SMISMEMBER', KEYS[4], unpack(members, i, math.min(i + 3999, #members)))
+    for _, here in ipairs(known) do found = found + here end
   end
-  if not same then
+  return found
+end
+local count = redis.call('SCARD', KEYS[4])
+if ARGV[6] == 'REPLACE' then
+  if count ~= #added or present(added) ~= #added then
     redis.call('DEL', KEYS[4])
-    each('SADD', first, first + added - 1)
+    each('SADD', added)
     changed = 1
   end
 elseif ARGV[6] == 'EDIT' then
-  changed = each('SREM', first + added, #ARGV) + each('SADD', first, first + added - 1)
+  local most = tonumber(ARGV[12])
+  if count + #added > most and count + #added - present(added) - present(removed) > most then
+    return {'FULL', 0, count, 0}
+  end
+  changed = each('SREM', removed) + each('SADD', added)
 end
 local version
 if changed > 0 then
@@ -159,7 +162,7 @@ else
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
 redis.call('ZADD', KEYS[3], string.format('%.0f', ends), ARGV[1])
-if changed > 0 or ARGV[10] == '1' then redis.call('PUBLISH', ARGV[8], ARGV[9]) end
+if changed > 0 or ARGV[9] == '1' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
 return {'OK', version, redis.call('SCARD', KEYS[4]), ends}
 """
 
@@ -346,14 +349,19 @@ async def write_status(
     status: NodeStatusRecord,
     *,
     change: HoldingsChange,
-    added: Sequence[str],
-    removed: Sequence[str],
+    added: bytes,
+    removed: bytes,
+    most: int,
     lease_seconds: float,
     announce: bool,
 ) -> tuple[Written, int, int, int]:
     """Store a heartbeat if the node and its last heartbeat are as in `before`: the outcome, version and
     number of its holdings, and when its lease ends now (milliseconds, server's clock). A message wakes the
-    worker when the holdings change, or anyway with `announce`."""
+    worker when the holdings change, or anyway with `announce`.
+
+    added, removed: MessagePack of lists of members. FULL, and nothing is stored, where an edit would leave
+    more than `most`.
+    """
     keys = ClusterKeys(cluster_id)
     node_id = before.record.node_id
     outcome, version, count, ends = await redis.eval(
@@ -370,12 +378,12 @@ async def write_status(
         record_json(status),
         str(round(lease_seconds * 1000)),
         change.value,
-        str(len(added)),
         keys.wake,
         topics.WORK,
         "1" if announce else "0",
-        *added,
-        *removed,
+        added,
+        removed,
+        str(most),
     )
     return Written(outcome), version, count, ends
 

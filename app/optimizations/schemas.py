@@ -5,15 +5,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.schema import Bytes, Identifier, Schema, Timestamp
+from app.schema import NODE_MEMORY, Bytes, Identifier, Schema, Timestamp
 from solvers.problem import Coupling
 from solvers.result import SolveStatus
+
+Capacity = Annotated[Bytes, NODE_MEMORY]
 
 
 class Overrides(Schema):
     """What to pretend."""
 
-    capacity_bytes: Annotated[dict[Identifier, Bytes], Field(max_length=4096)] = {}
+    capacity_bytes: Annotated[dict[Identifier, Capacity], Field(max_length=4096)] = {}
     remove_nodes: Annotated[list[Identifier], Field(max_length=4096)] = []
     origin: Annotated[bool | None, Field(description="false: pretend there is none.")] = None
     min_replicas: Annotated[int | None, Field(ge=0, le=64)] = None
@@ -21,7 +23,7 @@ class Overrides(Schema):
 
 class OptimizationRequest(Schema):
     algorithm: Annotated[str | None, Field(max_length=64, description="null: the cluster's.")] = None
-    params: Annotated[dict[str, Any], Field(max_length=32)] = {}
+    params: Annotated[dict[Annotated[str, Field(max_length=64)], Any], Field(max_length=32)] = {}
     coupling: Coupling | None = None
     time_limit_seconds: Annotated[float | None, Field(ge=0.1, le=600)] = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

@@ -1,12 +1,14 @@
 """Optimizations in Redis: the API writes them QUEUED or CANCELLED, the worker the rest."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.errors import NotFound
+from app.http.answers import PAGE_BYTES
 from app.optimizations.schemas import MAX_RETAINED, OptimizationRecord
 from app.storage import topics
 from app.storage.history import newest_first
@@ -51,6 +53,13 @@ async def read_page(
     page, next_before = await newest_first(redis, keys.optimizations, limit=limit, before=before)
     if not page:
         return [], None
+    async with redis.pipeline(transaction=False) as pipe:
+        for found in page:
+            pipe.strlen(keys.optimization(found))
+        sizes = accumulate(cast("list[int]", await pipe.execute()))
+    fitting = page[: 1 + sum(size < PAGE_BYTES for size in sizes)]
+    if len(fitting) < len(page):
+        page, next_before = fitting, fitting[-1]
     stored = cast("list[bytes | None]", await redis.mget([keys.optimization(found) for found in page]))
     records = [
         read_record(OptimizationRecord, record, keys.optimization(found))

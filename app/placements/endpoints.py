@@ -12,7 +12,7 @@ from app.errors import NotFound, ProblemError
 from app.http import conditional
 from app.http.answers import json_answer, large_json_answer
 from app.http.document import serve_document, unchanged
-from app.http.json_body import json_body, read_json
+from app.http.json_body import Limits, json_body, read_json
 from app.http.noted import Change, note_changes
 from app.http.openapi import (
     CLUSTER_ID,
@@ -46,6 +46,9 @@ from app.storage.keys import ClusterKeys
 CLUSTER = "/v1/clusters/{cluster_id}"
 router = APIRouter(prefix=CLUSTER, tags=["placements"])
 
+PLACEMENT = Limits(body_bytes=8 << 20, values=2**19, names=60_000)
+"""Of a whole fleet."""
+
 
 async def get_placement(request: Request) -> Response:
     cluster_id = path_id(request, "cluster_id")
@@ -68,7 +71,7 @@ async def get_placement(request: Request) -> Response:
 
 async def put_placement(request: Request) -> Response:
     cluster_id = path_id(request, "cluster_id")
-    wanted = await read_json(request, OperatorPlacement)
+    wanted = await read_json(request, OperatorPlacement, limits=PLACEMENT)
     document = await service.put_placement(
         redis_of(request), cluster_id, wanted, lambda version: conditional.require_match(request, version)
     )

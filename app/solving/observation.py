@@ -5,7 +5,7 @@ Each look costs one round trip; only what changed since the last one is read and
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterRecord
+from app.errors import DamagedRecord
+from app.instance.figures import fault_of_node, sound_settings, sound_status
 from app.instance.fleet import ExpertAddress, Fleet
 from app.models.schemas import ModelRecord
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
@@ -39,6 +41,7 @@ class Observation:
 
     `obsolete`: what live nodes hold of models that were deleted, or registered anew without it; an expert of
     a model that was never registered is not among them, since its model may be about to be.
+    `faults`: in words, what is stored and left out of this look: it cannot be read, or would spoil solves.
     `spec_version`, `held_version` and `live_version` rise whenever the part they name differs from before.
     """
 
@@ -57,6 +60,7 @@ class Observation:
     spec_version: int
     held_version: int
     live_version: int
+    faults: tuple[str, ...] = ()
 
     @property
     def recomputes(self) -> bool:
@@ -77,28 +81,62 @@ class Observation:
 Record = TypeVar("Record", bound=BaseModel)
 
 
-class _Decoded(Generic[Record]):
-    """The records of a hash, each decoded once per change."""
+Judge = Callable[[str, Record], tuple[Record | None, str | None]]
+"""From a record's id and the record: what to use of it, None to leave it out; and in words what is wrong."""
 
-    def __init__(self, record: type[Record], key: str) -> None:
+
+class _Decoded(Generic[Record]):
+    """The records of a hash, each decoded once per change.
+
+    judge: without one, a record that cannot be read is an error (`DamagedRecord`); with one, it is left out.
+    faults: of each record that is not used as it is, in words.
+    """
+
+    def __init__(self, record: type[Record], key: str, judge: Judge[Record] | None = None) -> None:
         self._record = record
         self._key = key
+        self._judge = judge
         self._raw: dict[str, bytes] = {}
         self.records: dict[str, Record] = {}
+        self.faults: dict[str, str] = {}
 
     def update(self, raw: Mapping[bytes, bytes]) -> bool:
         """True when a record came, went or changed."""
         now = {key.decode(): value for key, value in raw.items()}
         changed = False
         for gone in self._raw.keys() - now.keys():
-            del self.records[gone]
+            self.records.pop(gone, None)
+            self.faults.pop(gone, None)
             changed = True
         for key, value in now.items():
             if self._raw.get(key) != value:
-                self.records[key] = read_record(self._record, value, self._key)
+                self._decode(key, value)
                 changed = True
         self._raw = now
         return changed
+
+    def _decode(self, key: str, value: bytes) -> None:
+        record: Record | None
+        fault: str | None = None
+        try:
+            record = read_record(self._record, value, self._key)
+        except DamagedRecord as damage:
+            if self._judge is None:
+                raise
+            record, fault = None, f"{key} is left out: {damage.detail}"
+        if record is not None and self._judge is not None:
+            record, fault = self._judge(key, record)
+        self.records.pop(key, None)
+        self.faults.pop(key, None)
+        if record is not None:
+            self.records[key] = record
+        if fault is not None:
+            self.faults[key] = fault
+
+
+def _judge_node(_: str, node: NodeRecord) -> tuple[NodeRecord | None, str | None]:
+    fault = fault_of_node(node)
+    return (node if fault is None else None), fault
 
 
 class Observer:
@@ -110,8 +148,8 @@ class Observer:
         self._cluster = _Decoded(ClusterRecord, keys.cluster)
         self._models = _Decoded(ModelRecord, keys.models)
         self._deleted_models: frozenset[str] = frozenset()
-        self._nodes = _Decoded(NodeRecord, keys.nodes)
-        self._statuses = _Decoded(NodeStatusRecord, keys.node_status)
+        self._nodes = _Decoded(NodeRecord, keys.nodes, _judge_node)
+        self._statuses = _Decoded(NodeStatusRecord, keys.node_status, sound_status)
         self._revision: bytes | None = None
         self._fleet = Fleet.of((), ())
         self._versions: dict[bytes, bytes] = {}
@@ -170,8 +208,13 @@ class Observer:
         await self._read_holdings(versions, anew=spec_changed, live_changed=live_changed)
         await self._read_placement(pointer[0], pointer[1], anew=spec_changed)
         self._anew = False
+        record = self._cluster.records["cluster"]
+        settings, of_settings = sound_settings(record.settings)
+        if of_settings:
+            record = record.model_copy(update={"settings": settings})
         return Observation(
-            cluster=self._cluster.records["cluster"],
+            cluster=record,
+            faults=(*of_settings, *self._nodes.faults.values(), *self._statuses.faults.values()),
             fleet=self._fleet,
             statuses=dict(self._statuses.records),
             live=live,

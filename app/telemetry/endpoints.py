@@ -79,9 +79,7 @@ async def _post(request: Request) -> Account:
             pieces = _accounted(request, stream_body(request, settings), values := Values())
             return await intake.take_stream(cluster_id, node_id, pieces, values, form)
     # No name for the body: whoever takes it is to be the only one who has it.
-    return await intake.take_whole(
-        cluster_id, node_id, await read_body(request, settings, inflated_limit=limit), form
-    )
+    return await intake.take_whole(cluster_id, node_id, await read_body(request, settings, limit=limit), form)
 
 
 def _media_type(given: str) -> str:

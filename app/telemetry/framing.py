@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from app.errors import BodyTooLarge
-from app.telemetry.decoding import Malformed
+from app.telemetry.decoding import MAX_LISTED_BYTES, Malformed
 
 MAX_WINDOW_BYTES = 2 << 20
 """One window, inflated; a stream may hold any number."""
+
+MAX_VALUES = MAX_LISTED_BYTES
+"""In one window: no more fit in one that may give numbers in lists, and larger ones are packed. Each value
+has to be looked at to find where the window ends."""
 
 
 MAX_BLANK_LINES = 1000
@@ -119,6 +123,7 @@ class Values:
         self._buffer = bytearray()
         self._at = 0
         self._missing = 1
+        self._values = 0
         self._strange = 0
 
     @property
@@ -130,7 +135,7 @@ class Values:
         while self._advance():
             value = bytes(self._buffer[: self._at])
             del self._buffer[: self._at]
-            self._at, self._missing = 0, 1
+            self._at, self._missing, self._values = 0, 1, 0
             self._strange = 0 if _is_map(value[0]) else self._strange + 1
             if self._strange > MAX_STRANGE_VALUES:
                 raise Malformed(
@@ -146,9 +151,12 @@ class Values:
 
     def _advance(self) -> bool:
         """Move on until the value ends (True) or more bytes are needed."""
-        buffer, at, missing = self._buffer, self._at, self._missing
+        buffer, at, missing, values = self._buffer, self._at, self._missing, self._values
         size = len(buffer)
         while missing and at < size:
+            values += 1
+            if values + missing > MAX_VALUES:
+                raise Malformed(f"a window has more than {MAX_VALUES} values: numbers must be packed")
             first = buffer[at]
             if first < 0x80 or first >= 0xE0:
                 at += 1
@@ -179,7 +187,7 @@ class Values:
                     else:
                         missing += length if kind == "a" else 2 * length
             _check_size(at)
-        self._at, self._missing = at, missing
+        self._at, self._missing, self._values = at, missing, values
         return missing == 0 and at <= size
 
 

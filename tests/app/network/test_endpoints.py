@@ -12,7 +12,7 @@ BASE = "/v1/clusters/alpha"
 
 async def register(api: AsyncClient, node_id: str, latency: dict[str, Any]) -> None:
     device = {"device_id": "gpu0", "memory_bytes": 100}
-    body = {"instance_uid": "1", "devices": [device], "latency": latency, "egress_bytes_per_second": 5.0}
+    body = {"instance_uid": "1", "devices": [device], "latency": latency, "egress_bytes_per_second": 5000.0}
     assert (await api.put(f"{BASE}/nodes/{node_id}", json=body)).status_code == 201
 
 
@@ -40,7 +40,7 @@ async def test_how_each_latency_is_known(api: AsyncClient) -> None:
     assert b["latency_seconds"] == [0.5, 0.0, 0.5]
     assert (b["measured"], b["defaulted"]) == ([], [0, 2])
     assert [node["origin_seconds"] for node in (a, b, c)] == [None, None, None]
-    assert a["egress_bytes_per_second"] == 5.0
+    assert a["egress_bytes_per_second"] == 5000.0
     tag = {"If-None-Match": found.headers["etag"]}
     assert (await api.get(f"{BASE}/network", headers=tag)).status_code == 304
     await api.put(BASE, json={"default_latency_seconds": 0.5, "origin": {"latency_seconds": 0.9}})
