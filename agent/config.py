@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -231,6 +232,14 @@ def node_file(values: Mapping[str, Any], *, base: Path, name: str = "node") -> N
     except ValidationError as error:
         raise NodeFileError("\n".join(f"{name}: {line}" for line in _lines(error))) from None
 
+    for key, path in (
+        ("data_dir", found.data_dir),
+        ("service.token_file", found.service.token_file),
+        ("service.ca_file", found.service.ca_file),
+        ("experts.token_file", found.experts.token_file),
+    ):
+        _check_nameable(key, path)
+
     def placed(path: Path | None) -> Path | None:
         return None if path is None else base / path
 
@@ -246,6 +255,16 @@ def node_file(values: Mapping[str, Any], *, base: Path, name: str = "node") -> N
             "experts": found.experts.model_copy(update={"token_file": placed(found.experts.token_file)}),
         }
     )
+
+
+def _check_nameable(key: str, path: Path | None) -> None:
+    """Paths of a file in UTF-8 may hold letters that the locale's file names cannot. Raises
+    `NodeFileError`."""
+    try:
+        os.fsencode(path or "")
+    except UnicodeEncodeError:
+        coding = sys.getfilesystemencoding().upper()
+        raise NodeFileError(f"{key}: {str(path)!a} cannot be named in this locale ({coding})") from None
 
 
 def read_token(path: Path | None) -> str | None:

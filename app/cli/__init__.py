@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.terminal import show_everywhere
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -244,7 +246,14 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
 
 
 def main() -> None:
-    command_line(sys.argv[1:])()
+    show_everywhere()
+    try:
+        command_line(sys.argv[1:])()
+    except UnicodeEncodeError as error:
+        # Output cannot fail so any more: it is the name of a file.
+        coding = sys.getfilesystemencoding().upper()
+        typer.echo(f"moeplace: {error.object!r:.300}: cannot be named in this locale ({coding})", err=True)
+        raise SystemExit(1) from None
 
 
 def _load(command: Command) -> Callable[..., Any]:

@@ -1,12 +1,11 @@
 """Whether the process lives, whether the service can work, and what it measures."""
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from app.http.state import probing_redis_of, waiters_of
 from app.metrics import TALLY
 from app.schema import Schema
 from app.storage import workers
+from app.storage.writable import WritesRefused, check_writable
 
 CHECK_SECONDS = 1.0
 
@@ -28,7 +28,7 @@ class Health(Schema):
 
 
 class ReadinessChecks(Schema):
-    redis: Literal["OK"] = Field("OK", description="Redis answers.")
+    redis: Literal["OK"] = Field("OK", description="Redis answers and takes writes.")
     worker: Literal["OK"] = Field("OK", description="A worker lives, which holds or can take every lease.")
     draining: Literal["NO"] = Field("NO", description="This process is not about to end.")
 
@@ -50,15 +50,21 @@ async def healthz() -> Health:
     responses={503: problem(503)},
 )
 async def readyz(request: Request) -> Readiness:
-    """Redis answers, a worker lives that holds or can take the leases of all clusters, and this process is
-    not draining. Otherwise 503, each failed check in `errors`."""
+    """Redis answers and takes writes, a worker lives that holds or can take the leases of all clusters, and
+    this process is not draining. Otherwise 503, each failed check in `errors`."""
     failed: list[FieldError] = []
     redis = probing_redis_of(request)
     live = 0
     if waiters_of(request).draining:
         failed.append(FieldError("/checks/draining", "this process is about to end", "DRAINING"))
     try:
-        live = await _within_time(workers.alive(redis))
+        async with asyncio.timeout(CHECK_SECONDS):
+            live = await workers.alive(redis)
+            await check_writable(redis)
+    except WritesRefused as error:
+        failed.append(FieldError("/checks/redis", f"Redis refuses writes: {error}", "WRITES_REFUSED"))
+    except ResponseError as error:
+        failed.append(FieldError("/checks/redis", f"Redis answers with an error: {error}", "UNREACHABLE"))
     except (RedisError, OSError, TimeoutError):
         failed.append(FieldError("/checks/redis", "Redis does not answer", "UNREACHABLE"))
     else:
@@ -89,8 +95,3 @@ async def metrics(request: Request) -> Response:
     TALLY.flush()  # here, since only the event loop counts
     text, content_type = await run_in_threadpool(exposition, request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
-
-
-async def _within_time(answer: Awaitable[int]) -> int:
-    async with asyncio.timeout(CHECK_SECONDS):
-        return await answer

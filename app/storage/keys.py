@@ -16,6 +16,13 @@ WORKERS = "moeplace:workers"
 INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
 """As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
 
+
+def writable(number: int) -> str:
+    """STRING, written to learn whether its server takes writes; gone after seconds. Numbers spread over the
+    servers of a cluster."""
+    return f"moeplace:writable:{number}"
+
+
 TOKENS_ISSUED = "moeplace:tokens_issued"
 """STRING, there since the first token was issued: from then on requests need one."""
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,7 +15,9 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.main import create_app
 from app.storage import workers
-from app.storage.client import CONNECTIONS
+from app.storage.client import CONNECTIONS, open_client
+from app.storage.embedded import EmbeddedServer
+from tests.conftest import TEST_SERVER
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +86,47 @@ async def test_not_ready_without_redis_but_alive() -> None:
     async with running("unix:///nonexistent/valkey.sock") as (_, client):
         assert codes(await client.get("/readyz")) == ["UNREACHABLE"]
         assert (await client.get("/healthz")).json() == {"status": "ALIVE"}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("replica", "read-only replica: give the address of the primary"),
+        ("full", "uses all of its maxmemory"),
+        ("disk", "could not save to its disk"),
+        ("replicas", "fewer replicas than min-replicas-to-write"),
+    ],
+)
+async def test_not_ready_where_redis_refuses_writes(trouble: str, words: str, tmp_path: Path) -> None:
+    """A server that answers and takes nothing: readiness goes, and says what is wrong with it."""
+    server = EmbeddedServer(tmp_path / "data", binary=TEST_SERVER)
+    server.spawn()
+    try:
+        await server.ready()
+        async with open_client(server.url) as redis, running(server.url) as (_, client):
+            await workers.beat(redis, "w1", 30)
+            assert (await client.get("/readyz")).status_code == 200
+            match trouble:
+                case "replica":
+                    await redis.replicaof("127.0.0.1", 1)
+                case "full":
+                    await redis.config_set("maxmemory", 1)
+                    await redis.config_set("maxmemory-policy", "noeviction")
+                case "disk":
+                    await redis.config_set("save", "3600 1")
+                    shutil.rmtree(tmp_path / "data")
+                    await redis.bgsave()
+                    while (await redis.info("persistence"))["rdb_last_bgsave_status"] == "ok":  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                case "replicas":
+                    await redis.config_set("min-replicas-to-write", 1)
+            answer = await client.get("/readyz")
+            assert codes(answer) == ["WRITES_REFUSED"]
+            assert words in answer.json()["errors"][0]["detail"]
+    finally:
+        server.kill()
+        with contextlib.suppress(OSError):
+            server.close()
 
 
 async def test_ready_while_busy(redis_url: str, redis: Redis) -> None:
