@@ -3,7 +3,8 @@
 MessagePack, an array of the fields of `_Stored` in their order; numbers are packed little-endian:
 
     version, digest, start_us, newest_us, windows, tokens, duration_us: as in `Bucket`
-    observed_us: int64[B], or one where all blocks were observed for as long
+    observed_us: int64[B], or one where all blocks were observed for as long; for programs that read no
+        further than `threshold`
     low: uint16[E], the low halves of the counts
     high_at, high: uint32[n] and uint64[n], which counts have more than that, and their rest
     rows: uint16[B], kept routes of each block
@@ -11,6 +12,11 @@ MessagePack, an array of the fields of `_Stored` in their order; numbers are pac
     weight: float32[n], or empty where all are 1
     priority: float32[n]
     threshold: float32[B]
+    part: uint16[B], or empty where there is one stretch: `Coverage.part`
+    stretches: [[edges, grid_us, apart_us, tokens], ..], as in `Stretch`
+
+The last two were appended. Where an older program wrote the bucket they are missing, and the time that its
+blocks were observed is known as a sum of durations alone.
 """
 
 from dataclasses import replace
@@ -21,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.instance.counting import Counts, low_halves
+from app.instance.coverage import Coverage, Stretch
 from app.instance.reservoir import Reservoir
 from app.instance.statistics import Bucket
 from app.telemetry.packed import NO_EXPERT
@@ -49,6 +56,8 @@ class _Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     weight: bytes
     priority: bytes
     threshold: bytes
+    part: bytes = b""
+    stretches: list[tuple[list[int], int, int, int]] | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -56,7 +65,7 @@ _decoder = msgspec.msgpack.Decoder(_Stored)
 
 
 def encode_bucket(bucket: Bucket) -> bytes:
-    routes, observed, counts = bucket.routes, bucket.observed_us, bucket.counts
+    routes, counts, coverage = bucket.routes, bucket.counts, bucket.coverage
     high: npt.NDArray[np.integer] = _NONE
     high_at = _NONE
     low, more = low_halves(counts)
@@ -72,12 +81,14 @@ def encode_bucket(bucket: Bucket) -> bytes:
             bucket.windows,
             bucket.tokens,
             bucket.duration_us,
-            (observed[:1] if (observed == observed[0]).all() else observed).astype("<i8").tobytes(),
+            _observed_us(coverage),
             low.astype("<u2", copy=False).data,
             high_at.astype("<u4").tobytes(),
             high.astype("<u8").tobytes(),
             *_packed_routes(routes),
             routes.threshold.astype("<f4").tobytes(),
+            np.asarray(coverage.part, "<u2").tobytes() if len(coverage.stretches) > 1 else b"",
+            [(it.edges, it.grid_us, it.apart_us, it.tokens) for it in coverage.stretches],
         )
     )
 
@@ -89,7 +100,6 @@ def decode_bucket(stored: bytes) -> Bucket:
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a bucket of statistics: {error}") from None
     rows = np.frombuffer(it.rows, "<u2")
-    observed = np.frombuffer(it.observed_us, "<i8").astype(np.int64)
     low = np.frombuffer(it.low, "<u2")
     counts: Counts
     if not it.high_at:
@@ -106,10 +116,29 @@ def decode_bucket(stored: bytes) -> Bucket:
         it.windows,
         it.tokens,
         it.duration_us,
-        np.full(len(rows), observed[0]) if len(observed) == 1 else observed,
+        _coverage(it, len(rows)),
         counts,
         _routes(it, rows, threshold),
     )
+
+
+def _coverage(it: _Stored, blocks: int) -> Coverage:
+    if it.stretches is not None:
+        stretches = [Stretch(*stored) for stored in it.stretches]
+        part = np.frombuffer(it.part, "<u2").tolist() if it.part else [0] * blocks
+        return Coverage(part, stretches)
+    # Blocks observed for as long had the same share of the tokens, as far as is known.
+    observed = np.frombuffer(it.observed_us, "<i8").tolist()
+    times = sorted({*observed})
+    part = [times.index(us) for us in observed] if len(observed) > 1 else [0] * blocks
+    longest = max(1, it.duration_us)
+    return Coverage(part, [Stretch(apart_us=us, tokens=it.tokens * us // longest) for us in times])
+
+
+def _observed_us(coverage: Coverage) -> bytes:
+    if len(coverage.stretches) == 1:
+        return coverage.stretches[0].covered_us.to_bytes(8, "little")
+    return np.asarray(coverage.observed_us, "<i8").tobytes()
 
 
 def _packed_routes(routes: Reservoir) -> tuple[bytes, int, bool, bytes, bytes, bytes]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from app.clusters.schemas import ClusterSettings
 from app.instance.counting import Counts, added, no_counts, wider
+from app.instance.coverage import Coverage, weighed_us
 from app.instance.reservoir import Reservoir, capacity_per_block, joined, merge, uniforms, widened
 from app.models.schemas import ModelRecord
 from app.telemetry.packed import EXPERT, NO_EXPERT, PackedRoutes, PackedWindow
@@ -67,7 +68,8 @@ class Layout:
 class Bucket:
     """Windows of one model at one node that ended in one span of time. B blocks, E experts of the model.
 
-    observed_us int64[B]: how long each block was observed; counts[E], block after block.
+    coverage: when each block was observed, and the tokens then; duration_us: sum over the windows; counts[E],
+    block after block.
     """
 
     digest: str
@@ -76,7 +78,7 @@ class Bucket:
     windows: int
     tokens: int
     duration_us: int
-    observed_us: Int64
+    coverage: Coverage
     counts: Counts
     routes: Reservoir
 
@@ -100,17 +102,17 @@ class Bucket:
             _require_fit(window, layout)
         routes = _reservoir(windows, layout)
         counts = no_counts(layout.offset[-1]) if before is None else before.counts
-        observed = np.zeros(len(layout.blocks), np.int64) if before is None else before.observed_us
+        coverage = Coverage.nothing(len(layout.blocks)) if before is None else before.coverage
         newest_us = windows_before = tokens = duration_us = activations = 0
         if before is not None:
             newest_us, windows_before = before.newest_us, before.windows
             tokens, duration_us = before.tokens, before.duration_us
         for window, _ in windows:
             duration = window.end_us - window.start_us
-            if window.layers is None or not window.tokens:
-                observed += duration
-            else:
-                observed[[layout.index(layer) for layer in window.layers]] += duration
+            blocks = None
+            if window.layers is not None and window.tokens:
+                blocks = [layout.index(layer) for layer in window.layers]
+            coverage.add(window.start_us, window.end_us, window.tokens, blocks)
             counts, counted = _with_counts(window, counts, layout)
             activations += counted
             newest_us = max(newest_us, window.end_us)
@@ -126,7 +128,7 @@ class Bucket:
             windows_before + len(windows),
             tokens,
             duration_us,
-            observed,
+            coverage,
             counts,
             Reservoir.empty(len(layout.blocks)) if routes is None else routes,
         )
@@ -134,7 +136,7 @@ class Bucket:
 
     def capacity(self, blocks_of_all: int = 0) -> int:
         """Routes that it keeps of each block."""
-        return capacity_per_block(len(self.observed_us), blocks_of_all)
+        return capacity_per_block(len(self.coverage.part), blocks_of_all)
 
     @property
     def nbytes(self) -> int:
@@ -313,18 +315,14 @@ def _traffic(
         else 2.0 ** (-(newest_us - bucket.newest_us) / MICROSECONDS / half_life_seconds)
         for bucket in buckets
     ]
-    observed = np.zeros(len(model.blocks))
     counts = np.zeros(len(buckets[0].counts))
     even_counts = np.zeros(len(counts))
     even = [bucket.start_us // span_us % 2 == 0 for bucket in buckets]
-    seconds = tokens = 0.0
     for bucket, weight, is_even in zip(buckets, weights, even, strict=True):
-        observed += bucket.observed_us * (weight / MICROSECONDS)
         counts += bucket.counts * weight
         if is_even:
             even_counts += bucket.counts * weight
-        seconds += bucket.duration_us * (weight / MICROSECONDS)
-        tokens += bucket.tokens * weight
+    observed, tokens_per_second = _observed(buckets, weights)
     per_expert = np.repeat(observed, [block.experts for block in model.blocks])
     rates, even_rates = (
         np.divide(part, per_expert, out=np.zeros_like(part), where=per_expert > 0)
@@ -332,7 +330,7 @@ def _traffic(
     )
     return Traffic(
         buckets[0].digest,
-        tokens / seconds if seconds > 0 else 0.0,
+        tokens_per_second,
         rates,
         even_rates,
         *_different_routes([bucket.routes for bucket in buckets], weights, even),
@@ -340,6 +338,35 @@ def _traffic(
         newest_us,
         _samples([bucket.routes for bucket in buckets], weights, len(model.blocks)),
     )
+
+
+def _observed(buckets: list[Bucket], weights: list[float]) -> tuple[Float64, float]:
+    """Seconds of each block, float64[B], and tokens per second.
+
+    Tokens of layers over seconds of layers: a pipeline stage has all tokens and some layers, a data-parallel
+    rank some tokens and all layers.
+    """
+    observed: list[float] = []
+    known: dict[tuple[int, ...], tuple[float, float]] = {}
+    seconds = tokens = 0.0
+    for parts in zip(*(bucket.coverage.part for bucket in buckets), strict=True):
+        if parts not in known:
+            stretches = [
+                (bucket.coverage.stretches[part], weight)
+                for bucket, part, weight in zip(buckets, parts, weights, strict=True)
+            ]
+            known[parts] = (
+                weighed_us(stretches) / MICROSECONDS,
+                sum(stretch.tokens * weight for stretch, weight in stretches),
+            )
+        block_seconds, block_tokens = known[parts]
+        observed.append(block_seconds)
+        seconds += block_seconds
+        tokens += block_tokens
+    if seconds == 0.0:  # no layer could be read
+        seconds = sum(b.duration_us * w for b, w in zip(buckets, weights, strict=True)) / MICROSECONDS
+        tokens = sum(b.tokens * w for b, w in zip(buckets, weights, strict=True))
+    return np.asarray(observed), tokens / seconds if seconds > 0 else 0.0
 
 
 def _different_routes(

@@ -177,7 +177,7 @@ class FoldBatch:
             bucket = kept.bucket()
         grown, activations = Bucket.of(windows, self._layouts[name[1]], self._span_us, bucket)
         routes = len(grown.routes)
-        if routes and routes > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.observed_us):
+        if routes and routes > CROWDED * grown.capacity(self._blocks_of_all) * len(grown.coverage.part):
             grown = grown.trimmed(self._blocks_of_all)
         self._activations += activations
         self._bucket_bytes += grown.nbytes - size

@@ -1,5 +1,6 @@
 """Buckets hold exact sums, and rates are read off them by age."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,16 @@ def bucket(*windows: PackedWindow) -> Bucket:
     return Bucket.of([(w, seed) for seed, w in enumerate(windows)], Layout.of(MODEL), SPAN)[0].trimmed()
 
 
+def union(times: list[tuple[int, int]]) -> int:
+    """Time covered, edge by edge."""
+    edges = sorted({edge for time in times for edge in time})
+    return sum(
+        end - start
+        for start, end in pairwise(edges)
+        if any(since <= start and end <= until for since, until in times)
+    )
+
+
 counts = st.fixed_dictionaries(
     {1: st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3)},
     optional={4: st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2)},
@@ -62,8 +73,15 @@ def test_a_bucket_is_the_exact_sum_of_its_windows(
     expected = [sum(c.get(1, [0] * 3)[e] for _, c, _ in drawn) for e in range(3)]
     expected += [sum(c.get(4, [0] * 2)[e] for _, c, _ in drawn) for e in range(2)]
     assert found.counts.tolist() == expected
-    assert found.observed_us.tolist() == [
-        sum(10 * ONE_SECOND for _, c, t in drawn if layer in c or t == 0) for layer in (1, 4)
+    assert found.coverage.observed_us == [
+        union(
+            [
+                (w.start_us, w.end_us)
+                for w, (_, c, t) in zip(windows, drawn, strict=True)
+                if layer in c or not t
+            ]
+        )
+        for layer in (1, 4)
     ]
     again = decode_bucket(encode_bucket(bucket(*reversed(windows))))
     assert again.counts.tolist() == expected
@@ -187,3 +205,77 @@ def test_sums_stay_exact_at_the_largest_counts() -> None:
     found = bucket(*[one] * 100)
     assert found.counts[:3].tolist() == [100 * (2**32 - 1)] * 3
     assert found.counts.dtype == np.uint64
+
+
+TOKENS = 12
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_rates_are_those_of_one_process_however_the_work_is_divided(data: st.DataObject) -> None:
+    """Ranks with a part of the tokens each, stages with a part of the layers, windows of any length."""
+    ends = [10.0 * i for i in range(1, data.draw(st.integers(2, 40)))]
+    whole = [window(end, {1: [4, 5, 3], 4: [7, 5]}, tokens=TOKENS) for end in ends]
+    divided: list[PackedWindow] = []
+    for end in ends:
+        ranks = data.draw(st.integers(1, 4))
+        cut = sorted(data.draw(st.lists(st.integers(0, TOKENS), min_size=ranks - 1, max_size=ranks - 1)))
+        shares = [high - low for low, high in zip([0, *cut], [*cut, TOKENS], strict=True)]
+        stages: list[tuple[int, ...]] = data.draw(st.sampled_from([[(1, 4)], [(1,), (4,)], [(4,), (1,)]]))
+        for stage in stages:
+            for share, rank in zip(shares, range(ranks), strict=True):
+                if not share:
+                    divided.append(window(end, {}, tokens=0))
+                    continue
+                given = (
+                    {1: [4, 5, 3], 4: [7, 5]}
+                    if rank == shares.index(max(shares))
+                    else {1: [0] * 3, 4: [0] * 2}
+                )
+                divided.append(window(end, {layer: given[layer] for layer in stage}, tokens=share))
+    # A rank of which all is in the largest share gets all counts, so counts add up exactly.
+    found, right = (read(bucketed(some), ends[-1]) for some in (data.draw(st.permutations(divided)), whole))
+    assert found.activations_per_second == pytest.approx(right.activations_per_second)
+    assert found.tokens_per_second == pytest.approx(right.tokens_per_second)
+
+
+def bucketed(windows: list[PackedWindow]) -> list[Bucket]:
+    """As folding does: by when they ended, each stored and read again in between."""
+    found: dict[int, Bucket] = {}
+    for seed, one in enumerate(windows):
+        span = one.end_us // SPAN
+        known = decode_bucket(encode_bucket(found[span])) if span in found else None
+        found[span] = Bucket.of([(one, seed)], Layout.of(MODEL), SPAN, known)[0]
+    return list(found.values())
+
+
+def test_windows_that_straddle_two_buckets_cover_their_time_once() -> None:
+    """A rank that cuts its windows a little later than another does not make the node slower."""
+    one = [window(at, {1: [5, 0, 0]}, tokens=5) for at in range(10, 400, 10)]
+    other = [window(at + 3, {1: [0, 5, 0]}, tokens=5) for at in range(10, 400, 10)]
+    found = read(bucketed(one + other), 400, statistics_half_life_seconds=None)
+    assert found.tokens_per_second == pytest.approx(1.0, rel=0.01)
+
+
+def test_buckets_of_the_format_before_are_read() -> None:
+    """Without stretches, the sums of durations that they have are what was observed."""
+    import msgspec
+
+    fields = msgspec.msgpack.decode(encode_bucket(bucket(window(0, {1: [10, 0, 0], 4: [8, 0]}, tokens=20))))
+    before = decode_bucket(msgspec.msgpack.encode(fields[:-2]))
+    assert before.coverage.observed_us == [10 * ONE_SECOND] * 2
+    later = Bucket.of([(window(10, {1: [30, 0, 0]}, tokens=40), 1)], Layout.of(MODEL), SPAN, before)[0]
+    found = read([decode_bucket(encode_bucket(later))], 10)
+    assert found.activations_per_second.tolist() == [2.0, 0.0, 0.0, 0.8, 0.0]
+    assert found.tokens_per_second == pytest.approx((20 + 40 + 20) / 30)
+
+
+def test_scattered_windows_stay_few_pieces() -> None:
+    """However many gaps there are, a bucket keeps a bounded number of pieces and misses no covered time."""
+    from app.instance.coverage import MAX_PIECES, Stretch
+
+    stretch = Stretch()
+    for at in np.random.default_rng(1).permutation(2000).tolist():
+        stretch.add(START + at * 70_000, START + at * 70_000 + 30_000, 1)
+    assert len(stretch.edges) <= 2 * MAX_PIECES
+    assert 2000 * 30_000 <= stretch.covered_us <= 2000 * 70_000 + 2 * MAX_PIECES * stretch.grid_us

@@ -117,7 +117,7 @@ def plain(buckets: dict[tuple[str, str], list[Bucket]]) -> dict[tuple[str, str],
         name: sorted(
             (
                 b.start_us, b.newest_us, b.windows, b.tokens, b.duration_us, b.counts.tolist(),
-                b.observed_us.tolist(), b.routes.priority.tolist(), b.routes.experts.tolist(),
+                b.coverage.observed_us, b.routes.priority.tolist(), b.routes.experts.tolist(),
                 b.routes.threshold.tolist(),
             )
             for b in several
