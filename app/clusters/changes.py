@@ -32,8 +32,8 @@ def merged(document: Any, patch: Any) -> Any:
 
 
 def changes(before: ClusterSettings | None, after: ClusterSettings) -> list[Change]:
-    """Each setting that differs, by JSON pointer, in order; None: the cluster is new."""
-    old = {} if before is None else dict(_leaves(before.model_dump(mode="json")))
+    """Each setting that differs, by JSON pointer, in order; of a new cluster (None) from the defaults."""
+    old = dict(_leaves((before or ClusterSettings()).model_dump(mode="json")))
     new = dict(_leaves(after.model_dump(mode="json")))
     pointers = sorted(pointer for pointer in old.keys() | new.keys() if old.get(pointer) != new.get(pointer))
     return [Change(pointer=at, old=old.get(at), new=new.get(at)) for at in pointers]

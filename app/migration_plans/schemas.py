@@ -41,9 +41,22 @@ class PlannedMove(Schema):
 
 
 class PlanEstimate(Schema):
+    """transfer_seconds and lower_bound_seconds count what the links need, and nothing else."""
+
     bytes: int
-    seconds: float
-    lower_bound_seconds: float
+    seconds: Annotated[
+        float,
+        Field(
+            description="What it is expected to take, with orders, reports and switches of routes, as the "
+            "cluster's past plans took."
+        ),
+    ]
+    transfer_seconds: Annotated[
+        float | None, Field(description="What the links need, as the planner has it; null: of an older plan.")
+    ] = None
+    lower_bound_seconds: Annotated[
+        float, Field(description="What no plan between these placements can do better than on these links.")
+    ]
 
 
 class PlanProgress(Schema):

@@ -53,6 +53,13 @@ class OptimizationResult(Schema):
     runtime_seconds: float
     copies: Annotated[int | None, Field(description="Experts that some node would have to receive.")]
     migration_bytes: int | None
+    migration_seconds: Annotated[
+        float | None,
+        Field(
+            description="What the copies are expected to take, with orders, reports and switched routes, as "
+            "the cluster's past plans took."
+        ),
+    ] = None
     adopted: bool
     generation: Annotated[int | None, Field(description="Published, where adopted.")]
     detail: Annotated[str, Field(description="In words: why adopted or not, or what is short.")]

@@ -76,6 +76,7 @@ class ClusterController:
             self._routing,
             heartbeat_seconds=settings.heartbeat_interval_seconds,
             lease_seconds=settings.node_lease_seconds,
+            tick_seconds=settings.worker_tick_seconds,
         )
         self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
         self._solves = Solves(redis, lease, solver, planner, self._problems, wake)

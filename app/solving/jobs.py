@@ -16,10 +16,11 @@ from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
 from app.solving.cancellation import end
+from app.solving.durations import rounds_of_copies
 from app.solving.migration import Migration
 from app.solving.next_plan import PLAN_SECONDS
 from app.solving.observation import Observation
-from app.solving.optimizer import UnknownNode, solve_and_adopt
+from app.solving.optimizer import Solved, UnknownNode, solve_and_adopt
 from app.solving.plan_records import newest_plans, outdated_plans, queue_forgetting, read_plan
 from app.solving.planning import (
     names_of,
@@ -162,7 +163,19 @@ class Jobs:
             log.warning("optimization found no placement", optimization=record.optimization_id, reason=why)
             await self._end(record, OptimizationState.FAILED, result=solved.result(), error=why)
             return
-        await self._end(record, OptimizationState.SUCCEEDED, result=solved.result())
+        result = solved.result()
+        if solved.outcome.holds is not None:
+            seconds = await asyncio.to_thread(self._migration_seconds, solved, observation)
+            result = result.model_copy(update={"migration_seconds": seconds})
+        await self._end(record, OptimizationState.SUCCEEDED, result=result)
+
+    def _migration_seconds(self, solved: Solved, observation: Observation) -> float | None:
+        """What carrying the placement out is expected to take; O(N E)."""
+        outcome, current = solved.outcome, solved.built.problem.current
+        if outcome.found is None or outcome.holds is None or current is None:
+            return None
+        rounds = rounds_of_copies(current, outcome.holds, observation.cluster.settings.max_copies_per_node)
+        return self._migration.durations.expected(outcome.found.migration_seconds, rounds)
 
     async def _end(
         self,
@@ -265,6 +278,8 @@ class Jobs:
             plan_record,
             outcome.plan,
             observation.fleet,
+            self._migration.durations,
+            moves_at_once=settings.max_copies_per_node,
             plan_id=record.plan_id,
             from_generation=record.from_generation,
             to_generation=record.to_generation,

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from app.metrics import MIGRATION_DURATION, MIGRATION_PLANS, MOVED_BYTES, MOVES
 from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanCommand, PlanRecord, PlanVerb
 from app.placements.publish import GenerationChanged
+from app.solving.durations import Durations, PlanDuration, rounds_of_moves
 from app.solving.execution import WORKING, Execution
 from app.solving.expectation import Deviation, Expectation
 from app.solving.holdup import Holdup, together
@@ -70,6 +71,7 @@ class Migration:
         *,
         heartbeat_seconds: float,
         lease_seconds: float,
+        tick_seconds: float = 0.5,
     ) -> None:
         self._redis = redis
         self._keys = keys
@@ -77,7 +79,9 @@ class Migration:
         self._withdrawal = withdrawal
         self._releasing = Releasing(withdrawal, routing)
         self._journal = PlanJournal(redis, keys, lease)
-        self._next = NextPlan(planner, self._journal)
+        self.durations = Durations(redis, keys, lease, tick_seconds=tick_seconds)
+        self._begun: float | None = None
+        self._next = NextPlan(planner, self._journal, self.durations)
         self._heartbeat_seconds = heartbeat_seconds
         self._linger_seconds = max(LINGER_SECONDS, lease_seconds)
         self._execution: Execution | None = None
@@ -118,6 +122,7 @@ class Migration:
     # --- taking over
     async def take_over(self, observation: Observation) -> None:
         """Go on with the plan that another worker began, and with what it kept out of routing tables."""
+        await self.durations.load()
         await self._linger_on()
         if observation.active_plan is not None:
             record = await read_plan(self._redis, self._keys, observation.active_plan)
@@ -180,6 +185,7 @@ class Migration:
         self._releasing.withdraw(execution, observation, problem)
         await self._save(observation, problem, now, commands=len(commands))
         if execution is not None and execution.ended:
+            await self._learn(execution, observation)
             self._finish(execution, observation)
 
     async def plan(
@@ -193,6 +199,7 @@ class Migration:
         if record is None:
             return None
         self._begin(await asyncio.to_thread(Execution, record, {}), observation)
+        self._begun = time.monotonic()
         log.info(
             "plan begins",
             plan=record.plan_id,
@@ -258,6 +265,7 @@ class Migration:
                 event, reason = PlanEvent.CANCEL_ROLLBACK, "cancelled by an operator, rolling back"
         if (execution.state, event) in PLAN_TRANSITIONS:
             execution.advance(event, now, reason or None)
+            self._begun = None  # what it takes from now on is the operator's doing, too
             log.info(
                 "plan command", plan=command.plan_id, verb=command.verb.value, state=execution.state.value
             )
@@ -333,6 +341,21 @@ class Migration:
             now=now,
             commands=commands,
         )
+
+    async def _learn(self, execution: Execution, observation: Observation) -> None:
+        """Of a plan that succeeded, which this worker began and nobody paused."""
+        begun, self._begun = self._begun, None
+        record = execution.record
+        if begun is None or record.estimate is None or record.state is not PlanState.SUCCEEDED:
+            return
+        taken = time.monotonic() - begun
+        at_once = observation.cluster.settings.max_copies_per_node
+        rounds = await asyncio.to_thread(rounds_of_moves, record.moves, at_once)
+        transfer_seconds = record.estimate.transfer_seconds
+        if transfer_seconds is not None:
+            await self.durations.add(
+                PlanDuration(transfer_seconds=transfer_seconds, rounds=rounds, taken_seconds=taken)
+            )
 
     def _finish(self, execution: Execution, observation: Observation) -> None:
         """The plan has ended, and is saved as such."""

@@ -12,6 +12,7 @@ from app.metrics import MIGRATION_PLANS
 from app.migration_plans.schemas import PlanRecord
 from app.placements.schemas import Outlook
 from app.solving.cancellation import end
+from app.solving.durations import Durations
 from app.solving.holdup import Holdup, in_words
 from app.solving.observation import InForce, Observation
 from app.solving.plan_journal import PlanJournal
@@ -47,8 +48,9 @@ registered."""
 class NextPlan:
     """One cluster's, for as long as one lease lasts."""
 
-    def __init__(self, planner: SolverProcess, journal: PlanJournal) -> None:
+    def __init__(self, planner: SolverProcess, journal: PlanJournal, durations: Durations) -> None:
         self._planner = planner
+        self._durations = durations
         self._journal = journal
         self._making: asyncio.Task[PlanOutcome] | None = None
         self._made_for: Case | None = None
@@ -192,6 +194,8 @@ class NextPlan:
             plan_record,
             outcome.plan,
             observation.fleet,
+            self._durations,
+            moves_at_once=observation.cluster.settings.max_copies_per_node,
             plan_id=new_plan_id(in_force.generation) if requested is None else requested.plan_id,
             from_generation=in_force.document.metadata.supersedes
             if requested is None

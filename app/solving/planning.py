@@ -9,6 +9,7 @@ import numpy as np
 from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.migration_plans.schemas import PlanEstimate, PlannedMove, PlanProgress, PlanRecord
+from app.solving.durations import Durations, rounds_of_moves
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.naming import Names
 from migrations.states import PlanState
@@ -87,7 +88,9 @@ def new_plan_id(generation: int) -> str:
 def plan_record(
     plan: Plan,
     fleet: Fleet,
+    durations: Durations,
     *,
+    moves_at_once: int,
     plan_id: str,
     from_generation: int | None,
     to_generation: int,
@@ -98,6 +101,7 @@ def plan_record(
     rate_limit_bytes_per_second: float | None = None,
 ) -> PlanRecord:
     moves = [_named(move, fleet) for move in plan.moves]
+    transfer_seconds = _finite(plan.estimate.seconds)
     return PlanRecord(
         plan_id=plan_id,
         from_generation=from_generation,
@@ -110,7 +114,8 @@ def plan_record(
         rate_limit_bytes_per_second=rate_limit_bytes_per_second,
         estimate=PlanEstimate(
             bytes=plan.estimate.bytes,
-            seconds=_finite(plan.estimate.seconds),
+            seconds=durations.expected(transfer_seconds, rounds_of_moves(moves, moves_at_once)),
+            transfer_seconds=transfer_seconds,
             lower_bound_seconds=_finite(plan.estimate.lower_bound_seconds),
         ),
         progress=PlanProgress(

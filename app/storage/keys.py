@@ -207,6 +207,11 @@ class ClusterKeys:
         return self._key(f"plan_reports:{plan_id}")
 
     @property
+    def plan_durations(self) -> str:
+        """LIST of JSON `PlanDuration`, newest first, bounded: what plans were to take, and took."""
+        return self._key("plan_durations")
+
+    @property
     def plan_active(self) -> str:
         """STRING: id of the plan being executed."""
         return self._key("plan_active")

@@ -5,12 +5,20 @@ import { ask } from "./api.js";
 import { confirm } from "./dialogs.js";
 import { age, clock } from "./format.js";
 
-export const CONDITIONS = {
+const CONDITIONS = {
   Available: { yes: "good", no: "bad", words: ["Available", "Not available"] },
   Converged: { yes: "good", no: "busy", words: ["Converged", "Converging"] },
   Migrating: { yes: "busy", no: "still", words: ["Migrating", "Not migrating"] },
   TelemetryFresh: { yes: "good", no: "warn", words: ["Telemetry fresh", "Telemetry stale"] },
 };
+const OUTLOOKS = { WAITING: ["warn", "Waiting"], CANNOT: ["bad", "Cannot converge"] };
+
+/** The mark and the words of a condition as it is. */
+export function conditionWords({ type, status, outlook }) {
+  if (type === "Converged" && !status && outlook in OUTLOOKS) return OUTLOOKS[outlook];
+  const { yes, no, words } = CONDITIONS[type] ?? { yes: "good", no: "warn", words: [type, `Not ${type}`] };
+  return status ? [yes, words[0]] : [no, words[1]];
+}
 export const MARKS = { good: "✓", bad: "✕", warn: "!", busy: "↻", still: "–" };
 
 export const mark = (kind) => h("span", { class: `mark ${kind}`, "aria-hidden": "true" }, MARKS[kind]);
@@ -64,13 +72,13 @@ export class Strip {
     this.#showAge();
     replace(
       this.conditions,
-      status.conditions.map(({ type, status: holds, reason, since }) => {
-        const { yes, no, words } = CONDITIONS[type];
-        const text = words[holds ? 0 : 1];
+      status.conditions.map((condition) => {
+        const { type, reason, remedy, since } = condition;
+        const [kind, text] = conditionWords(condition);
         const before = this.#announced.get(type);
         if (before !== undefined && before !== text) announce(`${text}: ${reason}`);
         this.#announced.set(type, text);
-        return h("li", { title: `${reason} (since ${clock(since)})` }, mark(holds ? yes : no), " ", text);
+        return h("li", { title: `${reason} (since ${clock(since)})${remedy ? `. What to do: ${remedy}` : ""}` }, mark(kind), " ", text);
       }),
     );
     setText(this.paused, status.paused ? "Recomputation paused" : "");

@@ -3,7 +3,7 @@
 import { h, replace, setText } from "../dom.js";
 import { age, bytes, count, milliseconds, perSecond, plural, ratio, seconds } from "../format.js";
 import { missing } from "../lessons.js";
-import { CONDITIONS, mark } from "../strip.js";
+import { conditionWords, mark } from "../strip.js";
 import { Table, folded } from "../table.js";
 import { Lines } from "../charts/lines.js";
 
@@ -108,9 +108,10 @@ export function show(place, { feed, signal }) {
     ]);
     replace(
       reasons,
-      (status?.conditions ?? []).filter(worrying).map(({ type, status: holds, reason }) => {
-        const { yes, no, words } = CONDITIONS[type];
-        return h("li", {}, mark(holds ? yes : no), " ", h("strong", {}, words[holds ? 0 : 1]), `: ${reason}`);
+      (status?.conditions ?? []).filter(worrying).map((condition) => {
+        const { reason, remedy } = condition;
+        const [kind, text] = conditionWords(condition);
+        return h("li", {}, mark(kind), " ", h("strong", {}, text), `: ${reason}`, remedy ? h("p", { class: "muted" }, `What to do: ${remedy}`) : "");
       }),
     );
     drawLayers();
@@ -136,6 +137,7 @@ function show_(list, figures) {
 function health({ live, progress, record }) {
   if (!live) return ["bad", "lost"];
   if (progress?.state === "FAILED") return ["bad", "failed"];
+  if (record?.condition === "DRAINED") return ["warn", "drained"];
   if (record?.condition === "DRAINING") return ["warn", "draining"];
   if (progress && (progress.missing_count || progress.excess_count || !progress.routes_current)) return ["busy", "converging"];
   return ["good", "converged"];

@@ -95,7 +95,7 @@ export function show(place, { feed, signal, act }) {
       [
         ["Moves", `${count(done)} of ${count(total)}`, failed ? plural(failed, "failed", "failed") : "done"],
         ["Bytes", ratio(size ? moved / size : null), `${bytes(moved)} of ${bytes(size)}`],
-        ["Planned", seconds(plan.estimate?.seconds), plan.estimate ? `at least ${seconds(plan.estimate.lower_bound_seconds)}` : "not planned yet"],
+        ["Planned", seconds(plan.estimate?.seconds), plan.estimate ? `${seconds(plan.estimate.transfer_seconds)} of it for the bytes, at least ${seconds(plan.estimate.lower_bound_seconds)}` : "not planned yet"],
         ["Took", took === null ? (running ? `${seconds((Date.now() - start) / 1000)} so far` : "–") : seconds(took), clock(plan.created_at)],
       ].map(([term, value, note]) => h("div", {}, h("dt", {}, term), h("dd", { class: "value" }, value), h("dd", { class: "note" }, note))),
     );
