@@ -1,5 +1,6 @@
 """One solve, from the problem to its adoption, for the service's own reasons or an operator's."""
 
+import asyncio
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ from solvers.instalment import UNLIMITED
 from solvers.multipliers import Multipliers
 from solvers.problem import PlacementProblem
 from solvers.result import gap_ratio
+from solvers.shortage import unplaced
 
 GRACE_SECONDS = 15.0
 """A solver that has not returned this long after its time limit is ended."""
@@ -121,6 +123,8 @@ async def solve_and_adopt(
         problem = problem.replace(coupling=request.coupling)
     if request.ignore_migration_cost:
         problem = problem.replace(horizon_seconds=None)
+    if built.telemetry_until is None and request.overrides.min_replicas is None:
+        problem = await asyncio.to_thread(_each_once, problem)
     built = replace(built, problem=problem)
     # What an operator asks for is judged by the operator.
     halves = built.halves if reason != Reason.OPERATOR else None
@@ -200,6 +204,16 @@ async def solve_and_adopt(
         seconds=round(time.monotonic() - begun, 3),
     )
     return solved
+
+
+def _each_once(problem: PlacementProblem) -> PlacementProblem:
+    """While nothing is known of the traffic every expert is to be held once where there is room, although
+    the origin has them all: tokens that come find them near. O(N E)."""
+    if problem.min_replicas > 0:
+        return problem
+    once = problem.replace(min_replicas=1)
+    found = unplaced(once)
+    return once if found is not None and found.copies == 0 else problem
 
 
 def _count_failure(error: TaskError) -> None:

@@ -154,7 +154,7 @@ def _add(missing: Unplaced, lack: Shortage) -> str:
         said += f" on {missing.nodes} more nodes together"
     elif lack.min_replicas > 1:
         said += " on one more node"
-    if lack.largest_expert > lack.largest_device:
+    if lack.usable and lack.largest_expert > lack.largest_device:
         said += f", with a device of at least {bytes_in_words(lack.largest_expert)}"
     return said
 

@@ -648,6 +648,21 @@ async def _filled(cluster: Cluster, node_id: str) -> bool:
     return await cluster.held(node_id) == await cluster.desired(node_id)
 
 
+async def test_without_telemetry_every_expert_is_placed_although_the_origin_would_do(redis: Redis) -> None:
+    """With no replica required and nothing known of the traffic, what fits is placed once; when a node of the
+    full fleet is lost, the rest of it is served on, and the origin serves what has no room."""
+    cluster = await two_nodes(redis, min_replicas=0)
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        assert await cluster.desired("a") | await cluster.desired("b") == ALL
+        held = await cluster.held("b")
+        del cluster.instances["a"]
+        await cluster.lose("a")
+        await until(lambda: reaches(cluster, 2), what="the placement without the lost node")
+        assert held <= await cluster.desired("b")
+        assert await _condition_says(cluster, "Available", "are served by the origin alone")
+
+
 async def test_infeasible_fleet_says_what_is_short(redis: Redis) -> None:
     """Too little memory without an origin: no placement, and the condition names the shortfall."""
     cluster = Cluster(redis)
