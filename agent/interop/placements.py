@@ -26,7 +26,7 @@ class FleetPlacement:
         if len(self.holds) != len(self.moe.numbers):
             raise InteropError(
                 f"MoE layers: are {self.moe}, {len(self.moe.numbers)} of them, "
-                f"but the placement has {len(self.holds)}"
+                f"but the placement has {len(self.holds)} (--drop-layers leaves draft layers out)"
             )
 
     def without(self, layers: Collection[int]) -> FleetPlacement:

@@ -59,7 +59,7 @@ def write(path: Path, placement: FleetPlacement, ranks_per_node: int) -> dict[st
         f"python -m sglang.launch_server --model-path MODEL --tp-size {table.ranks} {options} "
         f"--init-expert-location {quote(str(path.absolute()))}"
     )
-    return table.summary | told | {"engine": f"{SGLANG} checks none of these: {command}"}
+    return table.summary | told | {"engine": f"{SGLANG} checks none of these options: {command}"}
 
 
 def read_map(path: Path, nodes: int, ranks_per_node: int) -> HeldSets:

@@ -94,6 +94,8 @@ def export_command(
         if known is None and target.index is LayerIndex.MODEL:
             refuse(f"{form}: {NEEDS_NUMBERS}")
         exported = _placement_of_files(placement, instance, known)
+    if model_known is not None and model_known.experts is not None:
+        _check_experts(exported, model_known.experts)
     try:
         exported = exported.without(dropped).with_drafts(drafts)
         written = target.write(out, exported, ranks_per_node)
@@ -132,6 +134,13 @@ def _warning(target: PlacementFormat, model_class: str | None) -> str | None:
     if unread.certain:
         refuse(f"{target.name}: {unread.words}")
     return f"{target.name}: {unread.words}"
+
+
+def _check_experts(exported: FleetPlacement, experts: int) -> None:
+    """Ends the process where the placement is not of the model that the options name: engines do not look."""
+    for layer, held in zip(exported.moe.numbers, exported.holds, strict=True):
+        if held.shape[1] != experts:
+            refuse(f"layer {layer}: has {held.shape[1]} experts in the placement, but {experts} in the model")
 
 
 def _with_dropped(moe: MoeLayers, dropped: frozenset[int]) -> MoeLayers:

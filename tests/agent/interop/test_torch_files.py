@@ -104,6 +104,46 @@ def test_eplb_weight(tmp_path: Path, dtype: Any) -> None:
     assert imported("eplb-weight", f"{tmp_path}/w.pt")["all"].tolist() == counts(TRUTH).tolist()
 
 
+def _fused(path: Path) -> str:
+    """Two layers, two tokens: a third id, 8, is the shared expert's."""
+    ids = torch.tensor([[[0, 3, 8], [1, 2, 8]]] * 2, dtype=torch.int32)
+    record = {"forward_pass_id": 1, "rank": 0, "gatherer_key": "primary", "topk_ids_of_layer": ids}
+    content = {"records": [record], "last_physical_to_logical_map": torch.arange(8).repeat(2, 1)}
+    torch.save(content, path / "shared.pt")
+    return f"{path}/shared.pt"
+
+
+def test_a_ninth_id_of_sglang_is_a_fused_shared_experts(tmp_path: Path) -> None:
+    """An id beyond the experts is refused with what it is and what to do; --experts leaves it out."""
+    file = _fused(tmp_path)
+    for only_counts in (False, True):
+        with pytest.raises(InteropError) as error:
+            imported("sglang-detail", file, known=None, only_counts=only_counts)
+        said = str(error.value)
+        assert "topk_ids_of_layer[0,0,2]: is 8, expected less than the 8 experts there are" in said
+        assert "--disable-shared-experts-fusion" in said
+        assert "--experts 8" in said
+    found = imported("sglang-detail", file, known=None, experts=8)["all"]
+    assert found.tolist() == [[[0, 3]] * 2, [[1, 2]] * 2]
+    counted = imported("sglang-detail", file, known=None, experts=8, only_counts=True)["all"]
+    assert counted.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]] * 2
+
+
+def test_draft_layers_in_recordings_of_sglang_are_left_out(tmp_path: Path) -> None:
+    """A layer behind the model's is refused with the option that drops it, in every mode."""
+    draft = counts(TRUTH)[:1]
+    rows = np.concatenate([model_rows(counts(TRUTH)), draft])
+    torch.save({"logical_count": torch.tensor(rows[None])}, tmp_path / "stat.pt")
+    identity = torch.arange(EXPERTS).repeat(MODEL_LAYERS + 1, 1)
+    record = {"rank": 0, "global_physical_count": torch.tensor(rows)}
+    torch.save({"records": [record], "last_physical_to_logical_map": identity}, tmp_path / "detail.pt")
+    for form, name in (("sglang-stat", "stat"), ("sglang-detail", "detail")):
+        with pytest.raises(InteropError, match=r"layer 4: has activations.*--drop-layers 4\)"):
+            imported(form, f"{tmp_path}/{name}.pt")
+        found = imported(form, f"{tmp_path}/{name}.pt", dropped_layers=frozenset({4}))
+        assert found["all"].tolist() == counts(TRUTH).tolist()
+
+
 class _Harmful:
     def __reduce__(self) -> tuple[Any, ...]:
         return print, ("it ran",)

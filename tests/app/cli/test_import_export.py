@@ -262,3 +262,215 @@ def test_formats_are_listed(command: str) -> None:
     assert status == 0
     for name in ("sglang-stat", "megatron", "omni", "tensorrt-llm"):
         assert name in said
+
+
+def _config(folder: Path, model_class: str) -> Path:
+    config = {
+        "architectures": [model_class],
+        "model_type": "qwen3_moe",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "moe_intermediate_size": 8,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": K,
+        "num_hidden_layers": 4,
+        "mlp_only_layers": [0],
+        "torch_dtype": "bfloat16",
+    }
+    path = folder / f"{model_class}.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_sglang_says_nothing_where_it_ignores_the_map_so_the_export_does(solved: Path) -> None:
+    """For a class that drops the map the export is refused and nothing is written, for an unknown one there
+    is a warning, for one that reads it there is none."""
+    files = ("--instance", solved / "instance.npz", "--placement", solved / "placement.npz")
+    for preset in ("mixtral-8x7b", "olmoe-1b-7b", "phi-3.5-moe", "llama-4-scout", "dbrx"):
+        status, said, errors = run(
+            "export", "sglang", *files, "--preset", preset, "--out", solved / "out.json"
+        )
+        assert (status, said) == (2, "")
+        assert re.fullmatch(r"sglang: SGLang 0\.5\.23 ignores the file for \w+, and says nothing\n", errors)
+    assert not (solved / "out.json").exists()
+    for model_class, warned in (("Qwen3MoeForCausalLM", False), ("NewMoeForCausalLM", True)):
+        config = _config(solved, model_class)
+        status, said, errors = run(
+            "export", "sglang", *files, "--model-config", config, "--out", solved / "out.json"
+        )
+        assert (status, said["moe_layers"], said["model_layers"]) == (0, "1-3", 4), errors
+        assert (said["warning"] is not None) == ("is not known here" in errors) == warned
+    status, said, errors = run(
+        "export", "sglang", *files, "--moe-layers", "1-3", "--out", solved / "out.json"
+    )
+    assert "no model is named" in errors
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "told"),
+    [
+        ("sglang", "a b.json", "--ep-num-redundant-experts 0 --ep-size 4 --init-expert-location '{out}'"),
+        ("tensorrt-llm", "a b.yaml", '--ep_size 4 --config FILE.yaml, .*"load_balancer":"{out}"'),
+        ("vllm-ascend", "a b.json", '"expert_map_path":"{out}"'),
+        ("omni", "a b.npy", '"pattern_path":"{out}","max_moe_layer_num":3,"enable_dynamic":false'),
+        pytest.param(
+            "ktransformers",
+            "a b",
+            "0: .* --kt-expert-placement-strategy frequency --kt-num-gpu-experts 4 "
+            "--init-expert-location '{out}/0.pt'",
+            marks=NEEDS_TORCH,
+        ),
+    ],
+)
+def test_what_the_engine_is_started_with_is_said(solved: Path, form: str, out: str, told: str) -> None:
+    """On stderr for people and in the summary for programs, with the whole path of the file."""
+    files = ("--instance", solved / "instance.npz", "--placement", solved / "placement.npz")
+    ranks = () if form == "ktransformers" else ("--ranks-per-node", 2)
+    status, said, errors = run("export", form, *files, *ranks, "--moe-layers", "1-3", "--out", solved / out)
+    assert status == 0, errors
+    assert re.search(told.format(out=re.escape(str(solved / out))), said["engine"])
+    assert said["engine"] in errors
+
+
+def test_a_placement_of_another_model_than_is_named_is_refused(solved: Path) -> None:
+    """Engines do not look whether a map fits the model's experts."""
+    files = ("--instance", solved / "instance.npz", "--placement", solved / "placement.npz")
+    three = json.loads(_config(solved, "Qwen3MoeForCausalLM").read_text()) | {"num_experts": 16}
+    (solved / "other.json").write_text(json.dumps(three))
+    status, _, errors = run(
+        "export", "eplb", *files, "--model-config", solved / "other.json", "--out", solved / "out.npz"
+    )
+    assert (status, errors) == (2, "layer 1: has 8 experts in the placement, but 16 in the model\n")
+
+
+OUTS = {"eplb": "out.npz", "sglang": "out.json", "tensorrt-llm": "out.yaml", "vllm-ascend": "out.json"}
+OUTS |= {"omni": "out.npy"}
+
+
+@pytest.mark.parametrize("form", ["eplb", "tensorrt-llm", "vllm-ascend", "omni"])
+def test_draft_layers_go_out_and_come_back(solved: Path, form: str) -> None:
+    """An engine that runs a draft layer gets a row for it, with every expert on some node; on the way back
+    the row is refused with the option that leaves it out."""
+    files = ("--instance", solved / "instance.npz", "--moe-layers", "1-3")
+    placement, out = ("--placement", solved / "placement.npz"), solved / OUTS[form]
+    status, said, errors = run("export", form, *files, *placement, "--draft-layers", "4", "--out", out)
+    assert (status, said["moe_layers"], said["draft_layers"]) == (0, "1-4", [4]), errors
+    if form == "tensorrt-llm":
+        rows = yaml.safe_load(out.read_text())["initial_global_assignments"]
+        assert set(rows[4]) == set(range(EXPERTS))
+    number = 4 if form == "tensorrt-llm" else 3
+    status, _, errors = run("import", form, out, *files, "--out", solved / "back.npz")
+    assert status == 2
+    assert errors.rstrip().endswith(f"is left out by --drop-layers {number})")
+    status, back, errors = run(
+        "import", form, out, *files, "--drop-layers", number, "--out", solved / "back.npz"
+    )
+    assert status == 0, errors
+    assert back["digest"] == load_placement(solved / "placement.npz").digest
+
+
+@pytest.mark.parametrize("form", OUTS)
+def test_a_placement_with_a_draft_layer_is_exported_without_it(solved: Path, form: str) -> None:
+    """An engine whose file has no row for the draft layer gets none: the file is that of the other layers."""
+    files = ("--instance", solved / "instance.npz", "--placement", solved / "placement.npz")
+    out = solved / OUTS[form]
+    status, said, errors = run(
+        "export", form, *files, "--moe-layers", "1-2", "--drop-layers", "3", "--out", out
+    )
+    assert status == 0, errors
+    assert (said["moe_layers"], said["model_layers"], said["dropped_layers"]) == ("1-2", 3, [3])
+    status, _, errors = run("export", form, *files, "--moe-layers", "1-2", "--out", out)
+    assert (status, "2 of them, but the placement has 3" in errors) == (2, True)
+    assert "--drop-layers" in errors
+    status, _, errors = run("export", form, *files, "--moe-layers", "1-3", "--drop-layers", "7", "--out", out)
+    assert (status, "are 1-3,7, 4 of them, but the placement has 3" in errors) == (2, True)
+
+
+def test_draft_layers_are_behind_the_models_and_only_where_an_engine_reads_them(solved: Path) -> None:
+    """Layers of the model are no draft layers, and SGLang's map has no rows for them."""
+    files = (
+        "--instance",
+        solved / "instance.npz",
+        "--placement",
+        solved / "placement.npz",
+        "--moe-layers",
+        "1-3",
+    )
+    for form, out, layers, words in (
+        (
+            "tensorrt-llm",
+            "out.yaml",
+            "3",
+            "--draft-layers: 3 is no layer behind the model's, expected 4 or more",
+        ),
+        ("sglang", "out.json", "4", "--draft-layers: sglang has no rows for draft layers"),
+        ("tensorrt-llm", "out.yaml", "x", "--draft-layers: 'x': expected numbers"),
+    ):
+        status, _, errors = run("export", form, *files, "--draft-layers", layers, "--out", solved / out)
+        assert (status, words in errors) == (2, True), errors
+
+
+def test_a_map_with_more_layers_than_the_model_is_refused(solved: Path) -> None:
+    """SGLang's map has rows for dense layers; rows behind the model's last layer are another model's."""
+    files = ("--instance", solved / "instance.npz")
+    out = solved / "out.json"
+    options = ("--moe-layers", "1-3", "--model-layers", "5")
+    assert (
+        run("export", "sglang", *files, "--placement", solved / "placement.npz", *options, "--out", out)[0]
+        == 0
+    )
+    status, _, errors = run("import", "sglang", out, *files, "--moe-layers", "1-3", "--out", solved / "b.npz")
+    assert status == 2
+    assert "layer 4: is behind the model's 4 layers (--model-layers may say otherwise; " in errors
+    for more in (("--model-layers", "5"), ("--drop-layers", "4")):
+        words = ("import", "sglang", out, *files, "--moe-layers", "1-3", *more, "--out", solved / "b.npz")
+        assert run(*words)[0] == 0
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_placements_in_text_are_the_same_with_any_line_ends(solved: Path, ends: str) -> None:
+    """JSON and YAML of engines, with a byte order mark, from any system."""
+    files = ("--instance", solved / "instance.npz", "--moe-layers", "1-3")
+    for form in ("sglang", "tensorrt-llm", "vllm-ascend"):
+        out = solved / OUTS[form]
+        assert run("export", form, *files, "--placement", solved / "placement.npz", "--out", out)[0] == 0
+        text = out.read_text().replace(",", ",\n") if form != "tensorrt-llm" else out.read_text()
+        out.write_bytes(b"\xef\xbb\xbf" + f"\n{text}\n".replace("\n", ends).encode())
+        status, back, errors = run("import", form, out, *files, "--out", solved / "back.npz")
+        assert status == 0, errors
+        assert back["digest"] == load_placement(solved / "placement.npz").digest
+
+
+def test_tensorrt_llms_options_with_the_balancer_inside_are_read(solved: Path) -> None:
+    """The engine takes the balancer as a file, or within its own options."""
+    files = ("--instance", solved / "instance.npz", "--moe-layers", "1-3")
+    out = solved / "out.yaml"
+    assert (
+        run("export", "tensorrt-llm", *files, "--placement", solved / "placement.npz", "--out", out)[0] == 0
+    )
+    inside = {"moe_config": {"backend": "WIDEEP", "load_balancer": yaml.safe_load(out.read_text())}}
+    out.write_text(yaml.safe_dump(inside))
+    status, back, errors = run("import", "tensorrt-llm", out, *files, "--out", solved / "back.npz")
+    assert status == 0, errors
+    assert back["digest"] == load_placement(solved / "placement.npz").digest
+
+
+def test_what_an_import_leaves_out_is_shown(tmp_path: Path) -> None:
+    """Activations of shared experts, tokens without experts and layers: each is in the summary."""
+    rows = np.zeros((50, 5, 3), np.uint8)
+    rows[:, 1:] = [0, 1, EXPERTS]
+    rows[7] = 0
+    np.save(tmp_path / "a.npy", rows)
+    options = ("--experts", EXPERTS, "--drop-layers", "4", "--moe-layers", "1-3")
+    status, said, errors = run(
+        "import", "vllm-routed-experts", tmp_path / "a.npy", *options, "--out", tmp_path / "o.npz"
+    )
+    assert status == 0, errors
+    assert said["dropped_layers"] == [4]
+    left_out = {"activations_beyond_experts": 49.0 * 3, "tokens_without_experts": 1}
+    assert said["sources"]["all"] == {
+        "kind": "tokens",
+        "shape": [49, 3, 2],
+        "activations": 49.0 * 3 * 2,
+        "left_out": left_out,
+    }
