@@ -20,6 +20,7 @@ from agent.config import (
 )
 from agent.retrying import RetryPolicy
 from app.cli.solve import refuse
+from app.cli.variables import warn_of_unknown_variables
 from app.logs import quiet_libraries
 
 _RESOURCE = re.compile(
@@ -77,6 +78,7 @@ def ask_service(
             return await work(client)
 
     quiet_libraries()
+    warn_of_unknown_variables()
     try:
         return asyncio.run(run())
     except NodeFileError as error:

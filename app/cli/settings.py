@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from app.cli.variables import warn_of_unknown_variables
 from app.config import LogFormat, Settings
 
 
@@ -38,6 +39,7 @@ LogLevel = Annotated[str | None, typer.Option("--log-level", help=_about("log_le
 
 def settings_from(**options: Any) -> Settings:
     """Settings with the options that were given; ends the program with status 2 when a value is wrong."""
+    warn_of_unknown_variables()
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
