@@ -29,6 +29,7 @@ def without_beyond(seen: Observation, limit: int | None, known: int | None) -> t
     `InteropError` where it has ids beyond the experts that the file says there are, or that the model has.
     """
     left_out = 0.0
+    seen = _without_none(seen, next((n for n in (limit, seen.experts, known) if n is not None), None))
     if limit is not None:
         seen, left_out = _cut(seen, limit)
     for experts in (seen.experts, known):
@@ -38,6 +39,23 @@ def without_beyond(seen: Observation, limit: int | None, known: int | None) -> t
         seen, _ = _cut(seen, known)
     expected = limit if known is None else known
     return (seen if seen.experts is not None else replace(seen, experts=expected)), left_out
+
+
+def _without_none(seen: Observation, experts: int | None) -> Observation:
+    """-1 where an id says none; `InteropError` where the experts are not known and nothing else tells: tokens
+    with several experts name the last of 256 beside others, and -1 for all at once."""
+    none, routes = seen.maybe_none, seen.routes
+    if none is None or routes is None or not (routes == none).any():
+        return seen
+    if experts is not None:
+        return seen if experts > none else replace(seen, routes=np.where(routes == none, -1, routes))
+    if routes.shape[1] == 1:
+        token = int(np.argmax(routes[:, 0] == none))
+        raise InteropError(
+            f"{seen.key}[{token}]: is {none}, an expert or none, expected --experts, --model-config or "
+            "--preset to say how many experts there are"
+        )
+    return seen
 
 
 def _cut(seen: Observation, limit: int) -> tuple[Observation, float]:

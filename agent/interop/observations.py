@@ -18,7 +18,7 @@ class Observation:
     int64[tokens, k], ids of experts, -1 pads. `rank`: whom the file names; `key`: where in the file.
     `layers`: how many the table has that this is of; `experts`: how many the file says a layer has.
     `maybe_dense`: every token has expert 0 and no other, which is also what the engine writes for a layer
-    without experts."""
+    without experts. `maybe_none`: an id that is -1 unless there are so many experts."""
 
     key: str
     layer: int
@@ -28,6 +28,7 @@ class Observation:
     layers: int | None = None
     experts: int | None = None
     maybe_dense: bool = False
+    maybe_none: int | None = None
 
 
 def rows_of(key: str, table: Counts, rank: int | None = None) -> Iterator[Observation]:

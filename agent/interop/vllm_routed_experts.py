@@ -18,7 +18,7 @@ def read(path: Path) -> Iterator[Observation]:
 
     vLLM has a row for every layer of the model, and those of dense layers are 0. Where a token has more than
     one expert, 0 and no other id is no route, nor is 255 and no other (-1 as uint8). Where it has one expert,
-    a layer of zeros is marked as `maybe_dense`.
+    a layer of zeros is marked as `maybe_dense`, and 255 as `maybe_none`.
     """
     requests = read_npz(path) if path.suffix == ".npz" else {"array": read_npy(path)}
     if not requests:
@@ -31,7 +31,14 @@ def read(path: Path) -> Iterator[Observation]:
         for layer in range(layers):
             routes = tokens[:, layer]
             zeros = k == 1 and not routes.any()
-            yield Observation(f"{key}[:,{layer}]", layer, routes=routes, layers=layers, maybe_dense=zeros)
+            yield Observation(
+                f"{key}[:,{layer}]",
+                layer,
+                routes=routes,
+                layers=layers,
+                maybe_dense=zeros,
+                maybe_none=np.iinfo(np.uint8).max if array.dtype == np.uint8 else None,
+            )
 
 
 def _without_fillers(tokens: Ids, bytes_wide: bool) -> Ids:

@@ -102,6 +102,23 @@ def test_tokens_that_were_not_captured_are_no_tokens(tmp_path: Path, dtype: Any,
     assert accumulate(RECORDINGS["vllm-routed-experts"], [InputFile(Path(file))], {})["all"].unused_rows == 1
 
 
+def test_255_of_top_1_files_is_an_expert_or_none_as_the_model_has_experts(tmp_path: Path) -> None:
+    """-1 as uint8 is the last of 256 experts: which of the two it is depends on how many there are, and is
+    asked where nothing says so."""
+    rows = np.array([[[0]], [[3]], [[255]]], np.uint8)
+    file = _saved(tmp_path, rows)
+    one = MoeLayers.of((0,))
+    with pytest.raises(
+        InteropError, match=r"array\[:,0\]\[2\]: is 255, an expert or none, expected --experts"
+    ):
+        imported("vllm-routed-experts", file, known=one)
+    for option, model in ((16, None), (None, 16), (16, 16)):
+        found = imported("vllm-routed-experts", file, known=one, experts=option, known_experts=model)
+        assert found["all"].tolist() == [[[0]], [[3]]]
+    found = imported("vllm-routed-experts", file, known=one, known_experts=256)
+    assert found["all"].tolist() == rows.tolist()
+
+
 def test_tokens_without_experts_in_one_layer_only_are_not_moved(tmp_path: Path) -> None:
     """Two layers that lost different tokens have as many each, but not the same ones."""
     rows = _vllm_rows(TRUTH).astype(np.int16)
