@@ -12,6 +12,7 @@ from app.instance.fleet import Fleet
 from app.instance.latency import origin_latency, peer_latency
 from app.instance.routes import Routes, Split, fleet_routes
 from app.instance.samples import SampleSizes, sample_sizes
+from app.instance.shrinkage import shrunk
 from app.instance.statistics import Statistics
 from app.nodes.schemas import NodeStatusRecord
 from solvers.problem import PlacementProblem
@@ -72,7 +73,7 @@ def build_problem(
     draining = np.asarray([node.draining for node in fleet.nodes], np.bool_)
     usable = alive & ~draining
     current = np.where(alive[:, None], holds, 0).astype(np.uint8)
-    split = fleet_routes(fleet, statistics, alive)
+    split = fleet_routes(fleet, shrunk(fleet, statistics, alive), alive)
     specs = [node.spec for node in fleet.nodes]
     devices = [(row, device.memory_bytes) for row, spec in enumerate(specs) for device in spec.devices]
     origin = settings.origin
