@@ -128,10 +128,12 @@ def moe_layers_of(found: Mapping[str, Activations], index: LayerIndex, known: Mo
                 source.forget(layer)
     for layer in sorted(certain):
         if known.ordinal(layer, index) is None:
-            expected = f"MoE layers {known}" if index is LayerIndex.MODEL else f"0..{len(known.numbers) - 1}"
+            last = known.numbers[-1] if index is LayerIndex.MODEL else len(known.numbers) - 1
+            expected = f"MoE layers {known}" if index is LayerIndex.MODEL else f"0..{last}"
+            advice = f"; {drop_advice(layer)}" if layer > last else ""
             raise InteropError(
                 f"layer {layer}: has activations, expected them in {expected} "
-                f"(layers numbered as {index.value}: see --layer-index; {drop_advice(layer)})"
+                f"(layers numbered as {index.value}: see --layer-index{advice})"
             )
     return known
 

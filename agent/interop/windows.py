@@ -11,7 +11,7 @@ import numpy.typing as npt
 from agent.interop.arrays import Counts
 from agent.interop.beyond import advice
 from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers, drop_advice
+from agent.interop.layers import LayerIndex, MoeLayers
 from agent.interop.observations import Activations
 from agent.telemetry import LayerShape, LayerWindow, Recorder, Window
 
@@ -51,9 +51,7 @@ def window_of(
     for layer in source.active_layers:
         ordinal = moe.ordinal(layer, index)
         if ordinal is None:
-            raise InteropError(
-                f"layer {layer}: is no MoE layer of {model_id}, expected {moe} ({drop_advice(layer)})"
-            )
+            raise InteropError(f"layer {layer}: is no MoE layer of {model_id}, expected {moe}")
         number = moe.numbers[ordinal]
         shape = shapes[number]
         counted[number] = _counts(number, shape.experts, source.counts[layer])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import save_file
 
 from agent.interop.faults import InteropError
 from agent.interop.layers import LayerIndex, MoeLayers
@@ -173,6 +174,15 @@ def _lines(chosen: npt.NDArray[Any], layers: list[int]) -> str:
 
 WITH_DRAFT = np.concatenate([_vllm_rows(TRUTH), DRAFT], axis=1)
 COUNTED = np.concatenate([model_rows(counts(TRUTH)), counts(DRAFT)])
+
+
+def _ranks(path: Path) -> None:
+    path.mkdir()
+    (path / "meta_info.json").write_text(json.dumps({"num_experts": EXPERTS, "num_experts_per_token": K}))
+    rows = {f"7_{layer}": row for layer, row in enumerate(COUNTED) if row.any()}
+    save_file(rows, path / "rank0.safetensors")
+
+
 FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "vllm-routed-experts": ("a.npy", lambda path: np.save(path, WITH_DRAFT.astype(np.uint8))),
     "moe-infinity": ("a.npy", lambda path: np.save(path, COUNTED[None])),
@@ -182,6 +192,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda path: path.write_text(json.dumps({"logical_count": COUNTED.tolist()})),
     ),
     "sglang-csv": ("a.csv", lambda path: path.write_text(_csv(COUNTED))),
+    "tensorrt-llm-stat": ("expert_statistic", _ranks),
     "fastdeploy": (
         "a.json",
         lambda path: path.write_text(json.dumps({"code": 0, "data": [COUNTED.tolist()]})),
@@ -205,6 +216,12 @@ def test_draft_layers_behind_the_models_are_refused_with_the_option_that_drops_t
         imported(form, f"{tmp_path}/{name}", index=LayerIndex.MODEL)
     found = imported(form, f"{tmp_path}/{name}", dropped_layers=frozenset({4}))["all"]
     assert found.tolist() in (TRUTH.tolist(), counts(TRUTH).tolist())
+
+
+def test_layers_before_the_models_are_no_draft_layers(tmp_path: Path) -> None:
+    """Advice to drop a layer is only given for one that is behind the model's."""
+    with pytest.raises(InteropError, match=r"layer 0: has activations.*see --layer-index\)$"):
+        imported("eplb-weight", _saved(tmp_path, counts(TRUTH)), index=LayerIndex.MODEL)
 
 
 # --- text of any system
