@@ -8,7 +8,7 @@ from app.http.problem import MEDIA_TYPE
 
 SCHEME = "token"
 
-_METHODS = frozenset({"get", "put", "post", "delete"})
+_METHODS = frozenset({"get", "put", "post", "patch", "delete"})
 _CHALLENGE = {
     "WWW-Authenticate": {
         "required": True,
