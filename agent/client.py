@@ -49,8 +49,9 @@ class ServiceProblem(ServiceError):
     """The service answered with an error, in its words."""
 
     def __init__(self, status: int, problem: Problem, retry_after: float | None) -> None:
-        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in problem.errors[:3])
         words = problem.detail or problem.title or "no explanation given"
+        others = [fault for fault in problem.errors[:3] if fault.detail != words]
+        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in others)
         super().__init__(f"{status}: {words}{f' ({faults})' if faults else ''}")
         self.status = status
         self.problem = problem

@@ -35,6 +35,7 @@ _Polled = TypeVar("_Polled", Assignment, Orders)
 _STALE_POLL_SECONDS = 2.0
 _UNKNOWN_INSTANCE = "UNKNOWN_INSTANCE"
 _NODE_ID_TAKEN = "NODE_ID_TAKEN"
+_TAKEN = "another agent has the node_id"
 _SAME_FAULT_SECONDS = 60.0
 
 
@@ -172,7 +173,9 @@ class NodeAgent:
                 raise
             if isinstance(error, ServiceUnreachable) and error.lasting:
                 raise
-            await self._register_again(str(error))
+            if _is_taken(error):
+                logger.warning("registration failed, trying on: %s", error)
+            await self._register_again(_TAKEN if _is_taken(error) else str(error))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeats())
             tasks.create_task(self._poll("assignment", self._client.wait_for_assignment, self._apply))
@@ -204,14 +207,14 @@ class NodeAgent:
             if self.registrations != before:
                 return
             logger.warning("registering again: %s", why)
-            failures, said, said_at = 0, "", 0.0
+            failures, said, said_at = 0, why, time.monotonic()
             while True:
                 try:
                     await self._register()
                 except ServiceError as error:
                     failures += 1
                     # The same for long is one line a minute.
-                    kind = "taken" if _is_taken(error) else str(error)
+                    kind = _TAKEN if _is_taken(error) else str(error)
                     if kind != said or time.monotonic() - said_at >= _SAME_FAULT_SECONDS:
                         said, said_at = kind, time.monotonic()
                         logger.warning("registration failed, trying on: %s", error)

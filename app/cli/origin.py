@@ -18,7 +18,7 @@ from rich.table import Table
 from agent.checkpoint.checkpoint import Checkpoint, CheckpointExpert, open_checkpoint
 from agent.checkpoint.digests import expert_digests
 from agent.checkpoint.shards import CheckpointError
-from agent.client import ServiceClient, ServiceError
+from agent.client import ServiceClient, ServiceError, ServiceProblem
 from agent.config import (
     NodeFileError,
     ca_file_of_environment,
@@ -171,7 +171,12 @@ def _client(base_url: str, cluster_id: str, token: str | None) -> ServiceClient:
 async def _check_service(base_url: str, cluster_id: str, token: str | None) -> None:
     """Raises `ServiceError` for what waiting does not mend."""
     async with _client(base_url, cluster_id, token) as client:
-        await client.get("")
+        try:
+            await client.get("")
+        except ServiceProblem as problem:
+            # Registering the model creates the cluster.
+            if problem.status != 404 or problem.problem.type == "about:blank":
+                raise
 
 
 async def _run(
