@@ -93,7 +93,7 @@ class Configuration:
         count = self.layer_count()
         if self._family is None or count is None or self._assumed or self._missing_rule() is not None:
             return None
-        return sparse_layers(self._section, count)
+        return sparse_layers(self._section, count, self._family.ignored)
 
     # --- the whole
     def moe_layers(self) -> list[int]:
@@ -112,7 +112,7 @@ class Configuration:
         count = self.layer_count()
         if count is None:
             raise self._section.fault("num_hidden_layers", "is missing", "EXPECTED_INTEGER")
-        layers = sparse_layers(self._section, count)
+        layers = sparse_layers(self._section, count, self._family.ignored)
         if not layers:
             assumed = "".join(
                 f"; {name} is not given, {value} is assumed" for name, value in self._assumed.items()

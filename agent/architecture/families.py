@@ -15,7 +15,8 @@ class Family:
     `intermediate`: what the configuration calls their inner width. `defaults`: the rules about layers that
     hold where the configuration does not give them, as transformers assumes. `asks`: of these keys one must
     be there, since nothing may be assumed. `switch`: the key that says whether there are experts at all.
-    `beside`: the experts lie in the layer itself, beside a dense `mlp`.
+    `beside`: the experts lie in the layer itself, beside a dense `mlp`. `ignored`: rules about layers that
+    the configuration has and the model does not heed.
     """
 
     matrices: int = 3
@@ -25,6 +26,7 @@ class Family:
     asks: tuple[str, ...] = ()
     switch: str | None = None
     beside: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 _PLAIN = Family()
@@ -139,7 +141,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_moe": _PLAIN,
     "qwen3_next": _PLAIN,
     "qwen3_omni_moe": _PLAIN,
-    "qwen3_omni_moe_talker_text": _PLAIN,
+    "qwen3_omni_moe_talker_text": Family(ignored=("decoder_sparse_step", "mlp_only_layers")),
     "qwen3_omni_moe_text": _PLAIN,
     "qwen3_omni_moe_thinker": _PLAIN,
     "qwen3_vl_moe": _PLAIN,

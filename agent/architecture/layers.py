@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.architecture.section import LAYERS, Section
 
@@ -31,12 +31,12 @@ def layer_count(section: Section) -> int | None:
     return None
 
 
-def sparse_layers(section: Section, count: int) -> list[int]:
-    """The layers that have experts, of `count`: those that every rule of the configuration allows. Raises
-    `ConfigFault`."""
+def sparse_layers(section: Section, count: int, ignored: Collection[str] = ()) -> list[int]:
+    """The layers that have experts, of `count`: those that every rule of the configuration allows but the
+    `ignored` ones. Raises `ConfigFault`."""
     chosen = set(range(count))
     for name, rule in RULES.items():
-        if section.get(name) is not None:
+        if name not in ignored and section.get(name) is not None:
             chosen &= set(rule(section, name, count))
     return sorted(chosen)
 

@@ -15,13 +15,16 @@ import transformers
 from tests.agent.architectures.models import architectures, build, real_experts
 from tests.agent.architectures.saving import read_saved
 
+SPLIT = ("ernie4_5_vl_moe", "ernie4_5_vl_moe_text")
+"""Their layers have experts for pictures, which what is kept of a model leaves out."""
+
 FILE = Path(__file__).parent / "transformers.jsonl"
 
 
 def main() -> None:
     transformers.logging.set_verbosity_error()
     lines = [json.dumps({"transformers": transformers.__version__})]
-    for model_type in architectures():
+    for model_type in sorted({*architectures()}.difference(SPLIT)):
         with tempfile.TemporaryDirectory() as directory:
             try:
                 model = build(model_type)

@@ -211,18 +211,25 @@ def real_experts(model: Any) -> dict[str, dict[int, tuple[int, int]]]:
         if match is None:
             continue
         seen.append(name)
-        own = list(module.parameters())
         if isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict):
-            count = len(module)
+            each = [[*expert.parameters()] for expert in module.children()]
+            sizes = [sum(map(_bytes, tensors)) for tensors in each if tensors]
+            count, size = len(sizes), max(sizes)
         else:
-            own = [tensor for tensor in own if tensor.ndim > 1]  # norms that all experts share
-            count = EXPERTS
-        size = sum(tensor.numel() * tensor.element_size() for tensor in own)
-        found[match[1]][int(match[2])].append((count, size // count))
+            # One-dimensional ones are norms that all experts share. LongCat has matrices for experts that do
+            # nothing: each has its own number of rows.
+            own = [tensor for tensor in module.parameters() if tensor.ndim > 1]
+            rows = [tensor.shape[0] if tensor.ndim > 2 else EXPERTS for tensor in own]
+            count, size = EXPERTS, sum(_bytes(t) // n for t, n in zip(own, rows, strict=True))
+        found[match[1]][int(match[2])].append((count, size))
     return {
         tower: {layer: (parts[0][0], sum(size for _, size in parts)) for layer, parts in layers.items()}
         for tower, layers in found.items()
     }
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return int(tensor.numel() * tensor.element_size())
 
 
 def _is_experts(name: str, module: Any) -> bool:

@@ -1,13 +1,19 @@
 """`moeplace agent` and `moeplace origin`: what they refuse, and what they show."""
 
+import hashlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import safetensors
 
-from tests.agent.checkpoints import LAYOUTS, write_checkpoint
+from tests.agent.checkpoints import GATED, LAYOUTS, experts_of, write_checkpoint, write_shapes
+from tests.service import Service
 
 NODE = """
 node_id: edge-a
@@ -92,3 +98,42 @@ def test_a_directory_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     words = "has no config.json, expected a Hugging Face checkpoint"
     assert done.stderr.strip() == f"moeplace: {tmp_path}: {words}"
+
+
+def test_an_origin_registers_unequal_experts_at_a_new_service(
+    serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    """At a service without any cluster the model is registered, its layer with the size of the largest
+    expert, and the smallest expert is fetched with the bytes that it has in the checkpoint."""
+    tensors: dict[str, Any] = dict(experts_of("model.layers.{}.mlp.", [0], 4, GATED))
+    tensors["model.layers.0.mlp.experts.3.up_proj.weight"] = ("BF16", (4, 16))
+    config = {"model_type": "new", "num_layers": 1, "num_experts": 4, "moe_topk": [2]}
+    checkpoint = write_shapes(tmp_path / "new-model", config, tensors)
+    service = serve()
+    arguments = ["origin", "--checkpoint", str(checkpoint), "--port", "0", "--service", service.base_url]
+    origin = subprocess.Popen(
+        [sys.executable, "-m", "app", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert origin.stdout is not None
+        assert origin.stderr is not None
+        said = re.search(r"serves 4 experts of new-model on (\S+)", origin.stdout.readline())
+        assert said is not None, origin.stderr.read()
+        model = (
+            httpx.get(f"{service.base_url}/v1/clusters/default/models/new-model").raise_for_status().json()
+        )
+        file = httpx.get(f"{said[1]}/v1/experts/new-model/0/3").raise_for_status().content
+    finally:
+        origin.terminate()
+        origin.communicate(timeout=30)
+    (block,) = model["blocks"]
+    assert (block["expert_bytes"], block["top_k"]) == (768, 2)
+    stored = _tensors((checkpoint / "model.safetensors").read_bytes())
+    fetched = _tensors(file)
+    assert fetched == {name: stored[f"model.layers.0.mlp.experts.3.{name}"] for name in GATED}
+    assert block["expert_digests"][3] == hashlib.sha256(file).hexdigest()
+
+
+def _tensors(file: bytes) -> dict[str, bytes]:
+    read = safetensors.deserialize(file)  # type: ignore[no-untyped-call]
+    return {name: bytes(tensor["data"]) for name, tensor in read}
