@@ -195,7 +195,7 @@ CLUSTER_CONDITION = ClusterGauge(
     "moeplace_cluster_condition",
     "1 where the condition of `placement/status` is true, else 0.",
     "condition",
-    ("Available", "Converged", "Migrating", "TelemetryFresh"),
+    ("Available", "Converged", "Migrating", "TelemetryFresh", "Intact"),
 )
 CLUSTER_CONDITION_SINCE = ClusterGauge(
     "moeplace_cluster_condition_since_timestamp_seconds",

@@ -13,6 +13,7 @@ from app.access.authentication import Authentication
 from app.access.roles import ANONYMOUS, Principal
 from app.access.rules import Rule, require, rule_of
 from app.errors import Forbidden
+from app.http.state import TOKEN
 from app.metrics import AUTHORIZATION_FAILURES
 
 _PRINCIPAL = "moeplace.principal"
@@ -48,6 +49,7 @@ async def admit(scope: Scope, rule: Rule) -> None:
         authentication.site.require(scope)
         return
     scope[_PRINCIPAL] = principal = await authentication.who(scope)
+    scope[TOKEN] = principal.token_id
     place = scope["path_params"]
     try:
         require(rule, principal, place.get("cluster_id"), place.get("node_id"))

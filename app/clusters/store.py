@@ -13,6 +13,7 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.errors import Conflict, NotFound
 from app.storage import topics
 from app.storage.client import server_of
+from app.storage.documents import generation_of
 from app.storage.keys import CLUSTERS, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from app.storage.records import read_record, record_json
@@ -139,7 +140,7 @@ async def read_members(redis: Redis, cluster_id: str) -> Members:
         models=sorted(name.decode() for name in models),
         nodes=sorted(name.decode() for name in nodes),
         drained_nodes=sorted(name.decode() for name in drained),
-        generation=None if generation is None else int(generation),
+        generation=None if generation is None else generation_of(generation, keys.placement),
     )
 
 

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import ProblemError
+from app.errors import DamagedRecord, ProblemError
 from app.http import conditional
-from app.http.state import redis_of, waiters_of
+from app.http.state import redis_of, token_of, waiters_of
 from app.http.versions import Versions
 from app.http.waiting import wait_until
 from app.storage.documents import EncodedDocument, read_document
@@ -117,7 +117,7 @@ async def await_version(
     problem = await absent() if version is None else None
     seconds = conditional.wait_seconds(request)
     if seconds and (version is None or conditional.has_version(request, version)):
-        waiter = waiters_of(request).waiter(cluster_id, topic, holder=holder)
+        waiter = waiters_of(request).waiter(cluster_id, topic, holder=holder, token=token_of(request))
         version = await wait_until(
             waiter,
             seconds,
@@ -162,6 +162,8 @@ async def serve_document(
         return conditional.not_modified(request, tag)
     document = await cache.get(redis_of(request), place(version), version)
     if document is None:
+        if version_key is not None and await versions_of(request).read(key) == version:
+            raise DamagedRecord(place(version), f"there is no document, and {key} names it")
         raise await absent()
     return conditional.respond(request, document)
 

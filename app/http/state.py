@@ -9,6 +9,14 @@ from starlette.requests import HTTPConnection
 from app.config import Settings
 from app.http.waiting import Waiters
 
+TOKEN = "moeplace.token"
+"""Key of the request's scope: the id of its token, where it came through a door with one."""
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    found: str | None = connection.scope.get(TOKEN)
+    return found
+
 
 class AtHand(State):
     """With attributes of its own: those of `State` are looked up in a mapping, after a look-up that failed,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
+from app.errors import DamagedRecord
 from app.storage import topics
 from app.storage.documents import version_of
 
@@ -68,7 +69,7 @@ class Versions:
         return version
 
     async def read(self, key: str) -> str | None:
-        """None where there is no document at `key`. Raises redis-py's errors."""
+        """None where there is no document at `key`. Raises redis-py's errors, and `DamagedRecord`."""
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(key, []).append(future)
         if self._task is None:
@@ -81,7 +82,7 @@ class Versions:
                 asked, self._asked = self._asked, {}
                 try:
                     versions: Sequence[str | Exception | None] = await self._read(list(asked))
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:  # noqa: BLE001  # of whatever kind: nobody may be left waiting
                     versions = [error] * len(asked)
                 for futures, version in zip(asked.values(), versions, strict=True):
                     for future in futures:
@@ -99,7 +100,16 @@ class Versions:
             for key in keys:
                 pipe.hmget(key, ["uid", "generation", "digest"])
             replies = await pipe.execute(raise_on_error=False)
-        return [
-            reply if isinstance(reply, Exception) else version_of(cast("list[bytes | None]", reply))
-            for reply in replies
-        ]
+        return [_judged(key, reply) for key, reply in zip(keys, replies, strict=True)]
+
+
+def _judged(key: str, reply: object) -> str | Exception | None:
+    """The version, or what is wrong with this key alone."""
+    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+        return DamagedRecord(key, "it holds something else than a document")
+    if isinstance(reply, Exception):
+        return reply
+    try:
+        return version_of(cast("list[bytes | None]", reply), key)
+    except DamagedRecord as damage:
+        return damage

@@ -8,7 +8,7 @@ connection was made anew, since announcements may have passed meanwhile.
 import asyncio
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from types import TracebackType
@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from app.errors import Unavailable
+from app.errors import RateLimited, Unavailable
 from app.metrics import REFUSED, WAITERS
 from app.storage.keys import WAKE_PATTERN
 
@@ -28,6 +28,10 @@ SILENCE_SECONDS = 5.0
 
 RECONNECT_SECONDS = 0.1, 2.0
 """First and longest pause before the connection is made anew; full jitter."""
+
+SHARE_OF_A_TOKEN = 0.25
+"""Of all requests that may wait, for those of one token: a fleet whose agents share a token has room, and no
+token can keep all others from waiting."""
 
 RELEASED_PER_SECOND = 4000
 """When the process drains: those who are released ask another one at once, which has work of its own."""
@@ -48,14 +52,17 @@ class Wake(Enum):
 class Waiter:
     """One request waiting for one topic; registered from `__enter__` to `__exit__`."""
 
-    __slots__ = ("_event", "_released", "_waiters", "holder", "topic")
+    __slots__ = ("_event", "_released", "_waiters", "holder", "token", "topic")
 
-    def __init__(self, waiters: "Waiters", topic: tuple[str, str], holder: str | None) -> None:
+    def __init__(
+        self, waiters: "Waiters", topic: tuple[str, str], holder: str | None, token: str | None
+    ) -> None:
         self._waiters = waiters
         self._event = asyncio.Event()
         self._released = False
         self.topic = topic
         self.holder = holder
+        self.token = token
 
     def __enter__(self) -> Self:
         self._waiters._add(self)
@@ -97,7 +104,9 @@ class Waiters:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._share = max(1, int(limit * SHARE_OF_A_TOKEN))
         self._count = 0
+        self._of_tokens: Counter[str] = Counter()
         self._draining = False
         self._pause = RECONNECT_SECONDS[0]
         self._waiting: defaultdict[tuple[str, str], set[Waiter]] = defaultdict(set)
@@ -117,12 +126,15 @@ class Waiters:
     def draining(self) -> bool:
         return self._draining
 
-    def waiter(self, cluster_id: str, topic: str, *, holder: str | None = None) -> Waiter:
-        """A waiter to enter; `Unavailable` on entering when `limit` are waiting.
+    def waiter(
+        self, cluster_id: str, topic: str, *, holder: str | None = None, token: str | None = None
+    ) -> Waiter:
+        """A waiter to enter; `Unavailable` on entering when `limit` are waiting, `RateLimited` when requests
+        of the same `token` (its id; None: without one) have their share of them already.
 
         Of one `holder` (a node) only the newest waits for a topic: an older one is released.
         """
-        return Waiter(self, (cluster_id, topic), holder)
+        return Waiter(self, (cluster_id, topic), holder, token)
 
     def wake(self, cluster_id: str, topic: str) -> None:
         for waiter in self._waiting.get((cluster_id, topic), ()):
@@ -193,6 +205,12 @@ class Waiters:
         if self._count >= self._limit:
             REFUSED.labels("waiters").inc()
             raise Unavailable(f"{self._limit} requests are waiting already", retry_after_seconds=5)
+        if waiter.token is not None and self._of_tokens[waiter.token] >= self._share:
+            REFUSED.labels("waiters").inc()
+            raise RateLimited(
+                f"{self._share} requests of this token are waiting already, as many as one may have",
+                retry_after_seconds=5,
+            )
         if waiter.holder is not None:
             older = self._holders.get((waiter.topic, waiter.holder))
             if older is not None:
@@ -200,6 +218,8 @@ class Waiters:
             self._holders[waiter.topic, waiter.holder] = waiter
         self._waiting[waiter.topic].add(waiter)
         self._count += 1
+        if waiter.token is not None:
+            self._of_tokens[waiter.token] += 1
         WAITERS.inc()
         if self._draining:
             waiter.release()
@@ -212,6 +232,10 @@ class Waiters:
         if waiter.holder is not None and self._holders.get((waiter.topic, waiter.holder)) is waiter:
             del self._holders[waiter.topic, waiter.holder]
         self._count -= 1
+        if waiter.token is not None:
+            self._of_tokens[waiter.token] -= 1
+            if not self._of_tokens[waiter.token]:
+                del self._of_tokens[waiter.token]
         WAITERS.dec()
 
 

@@ -26,7 +26,7 @@ from app.http.openapi import (
     problems,
 )
 from app.http.parameters import BeforeRecord, ClusterId, PageSize, RecordId, path_id
-from app.http.state import redis_of, waiters_of
+from app.http.state import redis_of, token_of, waiters_of
 from app.http.waiting import wait_until
 from app.migration_plans import service, store
 from app.migration_plans.reports import ReportMemory, report_move, report_moves
@@ -285,7 +285,7 @@ async def create_plan(
     summary = first
     seconds = conditional.wait_seconds(request)
     if seconds:
-        waiter = waiters_of(request).waiter(cluster_id, topics.plan(record.plan_id))
+        waiter = waiters_of(request).waiter(cluster_id, topics.plan(record.plan_id), token=token_of(request))
         summary = await wait_until(waiter, seconds, read, made)
     return json_answer(
         summary,

@@ -21,7 +21,7 @@ from app.nodes.schemas import (
 )
 from app.nodes.service import ATTEMPTS, intervals, lease, require_instance, require_node
 from app.nodes.store import HoldingsChange, StoredNode, Written
-from app.storage.documents import read_version
+from app.storage.documents import generation_of, read_version
 from app.storage.keys import ClusterKeys
 
 INLINE_MEMBERS = 2000
@@ -99,7 +99,7 @@ async def report_status(
     generation = cast("bytes | None", await redis.hget(keys.placement, "generation"))
     return NodeStatusAnswer(
         cluster_uid=cluster.uid,
-        generation=None if generation is None else int(generation),
+        generation=None if generation is None else generation_of(generation, keys.placement),
         lease=lease(settings, ends),
         intervals=intervals(settings),
         directives=directives,

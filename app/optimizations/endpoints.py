@@ -15,7 +15,7 @@ from app.http.document import await_version
 from app.http.json_body import json_body
 from app.http.openapi import CONDITIONAL, PREFER_WAIT, answer, body, document_answers, problems
 from app.http.parameters import BeforeRecord, ClusterId, PageSize, RecordId
-from app.http.state import redis_of, waiters_of
+from app.http.state import redis_of, token_of, waiters_of
 from app.http.waiting import wait_until
 from app.optimizations import service, store
 from app.optimizations.schemas import AlgorithmList, OptimizationList, OptimizationRecord, OptimizationRequest
@@ -70,7 +70,9 @@ async def create_optimization(
 
     seconds = conditional.wait_seconds(request)
     if seconds:
-        waiter = waiters_of(request).waiter(cluster_id, topics.optimization(identity))
+        waiter = waiters_of(request).waiter(
+            cluster_id, topics.optimization(identity), token=token_of(request)
+        )
         record = await wait_until(waiter, seconds, read, lambda found: found.state in service.FINAL)
     return json_answer(
         record,

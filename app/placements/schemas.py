@@ -221,6 +221,8 @@ class ConditionType(StrEnum):
     """Every live node holds what the generation in force gives it, and routes accordingly."""
     MIGRATING = "Migrating"
     TELEMETRY_FRESH = "TelemetryFresh"
+    INTACT = "Intact"
+    """Every stored record can be read, and all figures in them are ones that can be reckoned with."""
 
 
 class Outlook(StrEnum):

@@ -11,7 +11,7 @@ from app.placements.schemas import (
     PlacementSummary,
 )
 from app.storage import topics
-from app.storage.documents import EncodedDocument, read_document, read_version
+from app.storage.documents import EncodedDocument, generation_of, read_document, read_version
 from app.storage.keys import ClusterKeys
 from app.storage.records import read_record
 
@@ -25,7 +25,7 @@ async def version_in_force(redis: Redis, cluster_id: str) -> str | None:
 
 async def generation_in_force(redis: Redis, cluster_id: str) -> int | None:
     found = cast("bytes | None", await redis.hget(ClusterKeys(cluster_id).placement, "generation"))
-    return None if found is None else int(found)
+    return None if found is None else generation_of(found, ClusterKeys(cluster_id).placement)
 
 
 async def read_generation(redis: Redis, cluster_id: str, generation: int) -> EncodedDocument | None:

@@ -11,7 +11,8 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from app.config import Settings
-from app.metrics import WORKER_ABANDONED, WORKER_TICK, WORKER_TICK_TIME
+from app.errors import DamagedRecord
+from app.metrics import CLUSTER_CONDITION, WORKER_ABANDONED, WORKER_TICK, WORKER_TICK_TIME
 from app.placements.schemas import ConditionType, PlacementStatus
 from app.recurring import Recurring
 from app.solving.analyses import Analyses
@@ -19,6 +20,7 @@ from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Finding, Telemetry, placement_status
 from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved
+from app.solving.intact import damaged, intact
 from app.solving.jobs import Jobs
 from app.solving.migration import Migration
 from app.solving.observation import Observation, Observer
@@ -38,6 +40,9 @@ from app.storage.lease import Lease
 from app.storage.optimistic import Contended
 from app.storage.records import read_record
 from solvers.problem import PlacementProblem
+
+MAX_DAMAGED_PAUSE_SECONDS = 8.0
+"""Between two looks at a cluster with a record that cannot be read, once it has been so for a while."""
 
 MIN_PAUSE_SECONDS = 0.02
 """Between two looks, however often it is woken."""
@@ -120,6 +125,12 @@ class ClusterController:
                     self._pause_seconds = self._settings.worker_tick_seconds
                     self._abandoned.warn(reason=f"{type(error).__name__}: {error}", failures=failures)
                     await asyncio.sleep(min(0.1 * 2**failures, 2.0))
+                except DamagedRecord as damage:
+                    failures += 1
+                    WORKER_ABANDONED.inc()
+                    self._abandoned.warn(key=damage.key, reason=damage.detail, failures=failures)
+                    await self._show_damage(damage)
+                    await asyncio.sleep(min(0.25 * 2 ** min(failures, 10), MAX_DAMAGED_PAUSE_SECONDS))
                 WORKER_TICK.observe(time.monotonic() - begun)
                 await asyncio.sleep(MIN_PAUSE_SECONDS)
                 try:
@@ -227,9 +238,9 @@ class ClusterController:
         for node_id in departing(observation):
             await remove_node(self._redis, self._keys, self._lease, node_id)
 
-    def _findings(self) -> list[Finding]:
+    def _findings(self, observation: Observation) -> list[Finding]:
         """Conditions of the status beside those that `conditions` knows; others add theirs here."""
-        return []
+        return [intact(observation.faults)]
 
     async def _show(self, observation: Observation, base: PlacementProblem | None) -> None:
         now = datetime.now(UTC)
@@ -246,7 +257,7 @@ class ClusterController:
             no_placement=self._solves.holdup(observation),
             before=self._status,
             now=now,
-            findings=self._findings(),
+            findings=self._findings(observation),
         )
         await self._metrics.show(
             observation,
@@ -257,8 +268,25 @@ class ClusterController:
             unwanted=self._migration.unwanted(status.generation),
             now=now,
         )
-        if status == self._status:
-            return
+        if status != self._status:
+            await self._publish(status)
+
+    async def _show_damage(self, damage: DamagedRecord) -> None:
+        """Have the status tell it, as far as there is one."""
+        CLUSTER_CONDITION.set(self._lease.cluster_id, False, ConditionType.INTACT)
+        try:
+            if self._status is None:
+                stored = await read_document(self._redis, self._keys.placement_status)
+                if stored is None:
+                    return
+                self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
+            status = damaged(self._status, damage)
+            if status != self._status:
+                await self._publish(status)
+        except (DamagedRecord, RedisError, OSError, Contended) as error:
+            self._abandoned.warn(reason=f"the status cannot be written: {error}")
+
+    async def _publish(self, status: PlacementStatus) -> None:
         document = await asyncio.to_thread(
             encode_document,
             status.model_dump_json().encode(),

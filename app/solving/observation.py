@@ -20,7 +20,7 @@ from app.instance.fleet import ExpertAddress, Fleet
 from app.models.schemas import ModelRecord
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.placements.schemas import PlacementDocument
-from app.storage.documents import read_document
+from app.storage.documents import generation_of, read_document
 from app.storage.keys import ClusterKeys
 from app.storage.records import read_record
 from solvers.problem import UInt8
@@ -297,7 +297,7 @@ class Observer:
         if generation is None:
             self._document = self._in_force = None
             return
-        number = int(generation)
+        number = generation_of(generation, self._keys.placement)
         known = self._document
         if (
             known is None

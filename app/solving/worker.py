@@ -48,6 +48,12 @@ SETTLED_PART = 0.25
 """Of a lease, for which the same workers have to live before one gives clusters up to the others: one that
 missed a beat or is about to end would have them for a moment."""
 
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
+"""Before a cluster is worked on again whose work failed in a way that nobody foresaw."""
+
+FORGIVEN_SECONDS = 300.0
+"""Of work without such a failure: the next pause is the first again."""
+
 RELEASE_SECONDS = 1.0
 """What giving the leases up may take when the worker ends."""
 
@@ -76,6 +82,7 @@ class Worker:
         self._planner = SolverProcess("planner", warm_planner_task)
         self._working: dict[str, _Work] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
         self._alive: Sequence[str] = ()
         self._alive_since = 0.0
 
@@ -118,11 +125,14 @@ class Worker:
         if alive != self._alive:
             self._alive, self._alive_since = alive, now
         known = {name.decode() for name in cast("set[bytes]", await self._redis.smembers(CLUSTERS))}
+        self._failures = {name: found for name, found in self._failures.items() if name in known}
         CLUSTER_COUNT.set(len(known))
         fair = share(self.worker_id, alive, len(known))
         held = len(self._working)
         if held < fair:
-            await self._take(known - self._working.keys(), fair - held)
+            now = time.monotonic()
+            resting = {name for name, (_, until) in self._failures.items() if until > now}
+            await self._take(known - self._working.keys() - resting, fair - held)
         leaving = sum(work.leaving.is_set() for work in self._working.values())
         settled = now - self._alive_since >= SETTLED_PART * self._settings.worker_lease_seconds
         if held - leaving > fair and settled:
@@ -207,7 +217,16 @@ class Worker:
             log.error(
                 "work on the cluster failed, beginning anew", cluster_id=lease.cluster_id, exc_info=failed
             )
+            self._failed(lease.cluster_id)
         await self._give_up(lease)
+
+    def _failed(self, cluster_id: str) -> None:
+        """Leave the cluster alone for a while, the longer the more often its work failed: what spoils one
+        cluster's work must not take the others' time."""
+        before, until = self._failures.get(cluster_id, (0, 0.0))
+        count = 1 if time.monotonic() - until > FORGIVEN_SECONDS else before + 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** min(count - 1, 10), MAX_PAUSE_SECONDS)
+        self._failures[cluster_id] = count, time.monotonic() + pause
 
     async def _keep(self, lease: Lease, asked: float) -> None:
         """Renew until the lease is lost, or may be: nobody renewed it for as long as it lasts."""

@@ -6,6 +6,7 @@ anew), the placement generation it belongs to, and the digest of its JSON.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +15,12 @@ import zstandard
 from isal import igzip
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+
+from app.errors import DamagedRecord
+
+_WORD = re.compile(rb"[A-Za-z0-9_:-]{1,128}")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 IDENTITY_LIMIT = 1024
 """Bodies up to this many bytes are not worth compressing."""
@@ -69,23 +76,61 @@ def queue_document(pipeline: Pipeline, key: str, document: EncodedDocument) -> N
 
 
 async def read_document(redis: Redis, key: str) -> EncodedDocument | None:
+    """None where there is none. Raises `DamagedRecord`, which names `key`, where it is no document."""
     values = cast(
         "list[bytes | None]", await redis.hmget(key, ["json", "gzip", "zstd", "uid", "generation", "digest"])
     )
-    body, gzip, zstd, uid, generation, digest = values
-    if body is None or gzip is None or zstd is None or uid is None or generation is None or digest is None:
+    body, gzip, zstd, *parts = values
+    version = _version(parts, key)
+    if version is None and body is None:
         return None
-    return EncodedDocument(body, gzip, zstd, uid.decode(), int(generation), digest.decode())
+    if version is None or body is None or gzip is None or zstd is None:
+        raise DamagedRecord(key, "a part of the document is missing")
+    for name, given, begins in (
+        ("json", body, b"{"),
+        ("gzip", gzip, b"\x1f\x8b"),
+        ("zstd", zstd, _ZSTD_MAGIC),
+    ):
+        if given[: len(begins)] != begins and (given or name == "json"):
+            raise DamagedRecord(key, f"{name}: expected it to begin with {begins!r}")
+    uid, generation, digest = version
+    return EncodedDocument(body, gzip, zstd, uid, generation, digest)
 
 
 async def read_version(redis: Redis, key: str) -> str | None:
-    """Only the version: what a conditional request or a long poll compares."""
-    return version_of(cast("list[bytes | None]", await redis.hmget(key, ["uid", "generation", "digest"])))
+    """Only the version: what a conditional request or a long poll compares. Raises `DamagedRecord`."""
+    return version_of(
+        cast("list[bytes | None]", await redis.hmget(key, ["uid", "generation", "digest"])), key
+    )
 
 
-def version_of(fields: Sequence[bytes | None]) -> str | None:
-    """From the stored uid, generation and digest; None where one is missing."""
+def generation_of(stored: bytes, key: str) -> int:
+    """The number of the generation that `key` has. Raises `DamagedRecord`, which names it, for other text."""
+    if not _NUMBER.fullmatch(stored):
+        raise DamagedRecord(key, f"generation is {stored[:40]!r}, expected {_NUMBER.pattern.decode()}")
+    return int(stored)
+
+
+def version_of(fields: Sequence[bytes | None], key: str) -> str | None:
+    """From the uid, generation and digest that `key` has; None where it has none of them. Raises
+    `DamagedRecord`, which names `key`, where they make no version."""
+    version = _version(fields, key)
+    return None if version is None else "{}.{}.{}".format(*version)
+
+
+def _version(fields: Sequence[bytes | None], key: str) -> tuple[str, int, str] | None:
     uid, generation, digest = fields
-    if uid is None or generation is None or digest is None:
+    if uid is None and generation is None and digest is None:
         return None
-    return f"{uid.decode()}.{int(generation)}.{digest.decode()}"
+    for name, value, form in (
+        ("uid", uid, _WORD),
+        ("generation", generation, _NUMBER),
+        ("digest", digest, _WORD),
+    ):
+        if value is None or not form.fullmatch(value):
+            shown = "missing" if value is None else repr(value[:40])
+            raise DamagedRecord(key, f"{name} is {shown}, expected {form.pattern.decode()}")
+    assert uid is not None
+    assert generation is not None
+    assert digest is not None
+    return uid.decode(), int(generation), digest.decode()

@@ -277,3 +277,29 @@ def test_names_of_tokens() -> None:
         assert name_of(text[:-1]) is None
     assert name_of("") is None
     assert name_of(PREFIX) is None
+
+
+async def test_one_token_cannot_hold_all_long_polls(shared_url: str, redis: Redis) -> None:
+    """A quarter of them is what it may have waiting: beyond, 429. Others still wait, and so may it again when
+    one of its own has ended."""
+    async with started(shared_url, max_waiters=8, token_requests_per_second=0) as app:
+        greedy, modest = [await issue(app, "east", READER) for _ in range(2)]
+
+        async def poll(token: str, seconds: int) -> Response:
+            async with client_of(app, token) as client:
+                path = "/v1/clusters/east/placement/status"
+                return await client.get(path, headers={"Prefer": f"wait={seconds}"})
+
+        holding = [asyncio.create_task(poll(greedy["token"], 20)) for _ in range(2)]
+        for _ in range(1000):
+            if app.state.waiters.count == 2:
+                break
+            await asyncio.sleep(0.01)
+        refused = await poll(greedy["token"], 1)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await poll(modest["token"], 1)).status_code == 404  # it waited, and nothing came
+        for task in holding:
+            task.cancel()
+        await asyncio.gather(*holding, return_exceptions=True)
+        await until(lambda: poll(greedy["token"], 1), 404)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from app.errors import DamagedRecord
 from app.http.document import DocumentCache
 from app.http.versions import Versions
 from app.storage import topics
@@ -67,7 +67,7 @@ async def test_faults_are_told_to_those_they_concern(redis: Redis) -> None:
     await asyncio.sleep(0)
     left.cancel()
     assert await good == version
-    with pytest.raises(RedisError):
+    with pytest.raises(DamagedRecord, match="key text in Redis"):
         await bad
 
 

@@ -1,0 +1,39 @@
+"""Whether all that is stored of a cluster can be read and reckoned with, as a condition."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from app.errors import DamagedRecord
+from app.placements.schemas import Condition, ConditionType, Outlook, PlacementStatus
+from app.solving.conditions import Finding
+
+NAMED = 5
+"""Faults told in one reason; the rest is counted."""
+
+_REMEDY = "register the node anew, or change the setting, or mend the key in Redis, as named"
+
+
+def intact(faults: Sequence[str]) -> Finding:
+    """faults: of an observation."""
+    if not faults:
+        return Finding(ConditionType.INTACT, True, "all that is stored can be read and reckoned with")
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    reason = "; ".join(faults[:NAMED]) + more
+    return Finding(ConditionType.INTACT, False, reason, outlook=Outlook.CANNOT, remedy=_REMEDY)
+
+
+def damaged(status: PlacementStatus, damage: DamagedRecord) -> PlacementStatus:
+    """The last status, of a cluster that cannot be looked at: `damage` is the only news."""
+    condition = Condition(
+        type=ConditionType.INTACT,
+        status=False,
+        reason=f"nothing is done for this cluster: {damage.detail}",
+        outlook=Outlook.CANNOT,
+        remedy=f"mend or delete key {damage.key} in Redis",
+        since=datetime.now(UTC),
+    )
+    known = next((it for it in status.conditions if it.type is ConditionType.INTACT), None)
+    if known is not None and not known.status:
+        condition = condition.model_copy(update={"since": known.since})
+    others = [it for it in status.conditions if it.type is not ConditionType.INTACT]
+    return status.model_copy(update={"conditions": [*others, condition]})
