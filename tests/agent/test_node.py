@@ -298,6 +298,22 @@ async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(scen
     assert scene.agent.registrations == 1
 
 
+async def test_the_agent_of_a_drained_node_says_so(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Registering again does not end a drain: the agent names it and how it ends, once, and says when an
+    operator let the node in."""
+    caplog.set_level("INFO", logger="agent")
+    await scene.redis.zadd(scene.keys.drained_nodes, {"n1": 1.0})
+    async with running(scene.agent):
+        await scene.until(lambda: "an operator drained node n1" in caplog.text)
+        assert "nodes/n1:undrain" in caplog.text
+        assert (await scene.client.get("/nodes/n1"))["condition"] == "DRAINED"
+        await scene.client.ask("POST", f"/v1/clusters/{scene.cluster_id}/nodes/n1:undrain")
+        body = {"node_id": "n1", "devices": [], "targets": [], "routes": [], "evict": []}
+        await scene.assign(body, 1)  # which the agent reports at once
+        await scene.until(lambda: "let node n1 in again" in caplog.text)
+    assert caplog.text.count("an operator drained node n1") == 1
+
+
 async def _equals(found: Any, expected: object) -> bool:
     return bool(await found == expected)
 
