@@ -127,6 +127,7 @@ class NodeAgent:
         self._generation: int | None = None
         self._failure: str | None = None
         self._engine_failures = 0
+        self._failures_said: dict[str, tuple[str, float]] = {}
         self._drained = False
         self._sequence = 0
         self._reported: frozenset[ExpertKey] | None = None
@@ -234,6 +235,18 @@ class NodeAgent:
         asked = error.retry_after_seconds if isinstance(error, ServiceProblem) else None
         await asyncio.sleep(self._retry.wait_seconds(failures, asked))
 
+    def _say_failed(self, what: str, error: ServiceError) -> None:
+        """The same fault of the same thing is one line a minute."""
+        before, said_at = self._failures_said.get(what, ("", 0.0))
+        if str(error) == before and time.monotonic() - said_at < _SAME_FAULT_SECONDS:
+            return
+        self._failures_said[what] = str(error), time.monotonic()
+        logger.warning("%s failed, trying on: %s", what, error)
+
+    def _say_answered(self, what: str) -> None:
+        if self._failures_said.pop(what, None) is not None:
+            logger.info("%s works again", what)
+
     # --- heartbeats
     def _say_soon(self) -> None:
         self._wake_heartbeat.set()
@@ -246,11 +259,12 @@ class NodeAgent:
                 async with self._speaking:
                     await self._heartbeat()
                 failures = 0
+                self._say_answered("heartbeat")
             except ServiceError as error:
                 # What of it arrived is unknown: the next one says everything.
                 self._reported = None
                 failures += 1
-                logger.warning("heartbeat failed: %s", error)
+                self._say_failed("heartbeat", error)
                 await self._recover(error, failures)
                 continue
             with contextlib.suppress(TimeoutError):
@@ -344,10 +358,11 @@ class NodeAgent:
             error = asking.exception()
             if isinstance(error, ServiceError):
                 failures += 1
-                logger.warning("asking for the %s failed: %s", resource, error)
+                self._say_failed(f"asking for the {resource}", error)
                 await self._recover(error, failures)
                 continue
             answer = asking.result()
+            self._failures_said.pop(f"asking for the {resource}", None)
             if answer is not None:
                 failures = 0
                 self._versions[resource] = answer.metadata.version
@@ -427,13 +442,14 @@ class NodeAgent:
                 self._reports.sent(batch)
             except ServiceError as error:
                 failures += 1
-                logger.warning("reporting moves failed: %s", error)
+                self._say_failed("reporting moves", error)
                 if isinstance(error, ServiceProblem) and _final(error):
                     # It would be refused again; the heartbeat says what the node holds all the same.
                     self._reports.sent(batch)
                 await self._recover(error, failures)
             else:
                 failures = 0
+                self._failures_said.pop("reporting moves", None)
                 for rejected in answer.rejected:
                     logger.info("report %s not taken: %s", rejected.pointer, rejected.detail)
 

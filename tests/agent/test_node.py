@@ -282,8 +282,12 @@ async def test_an_agent_whose_node_id_another_has_says_so_and_waits(
     assert caplog.text.count("registration failed") == 1
 
 
-async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(scene: Scene) -> None:
-    """The lease of the node ran out meanwhile: its next heartbeat brings it back with all it holds."""
+async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lease of the node ran out meanwhile: its next heartbeat brings it back with all it holds. The log
+    has one line for all heartbeats that failed alike."""
+    caplog.set_level("INFO")
     scene.hold(4)
     async with running(scene.agent):
         await scene.until(scene.held)
@@ -296,6 +300,7 @@ async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(scen
         assert record["condition"] == "LIVE"
         assert await scene.held() == {"m/0/4"}
     assert scene.agent.registrations == 1
+    assert caplog.text.count("heartbeat failed") == caplog.text.count("heartbeat works again") == 1
 
 
 async def test_the_agent_of_a_drained_node_says_so(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
