@@ -21,8 +21,8 @@ ENCODER_DECODERS = ("nllb-moe", "switch_transformers")
 TIED = ("diffusion_gemma",)
 """Encoder and decoder are one, and saved once."""
 REFUSED = {
-    "ernie4_5_vl_moe": "SEVERAL_KINDS",
-    "ernie4_5_vl_moe_text": "SEVERAL_KINDS",
+    "ernie4_5_vl_moe": "UNKNOWN_MODEL_TYPE",
+    "ernie4_5_vl_moe_text": "UNKNOWN_MODEL_TYPE",
     "nllb-moe": "UNKNOWN_MODEL_TYPE",
     "switch_transformers": "UNKNOWN_MODEL_TYPE",
 }
