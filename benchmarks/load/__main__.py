@@ -105,8 +105,9 @@ def _overload(given: Given) -> tuple[list[str], Any]:
     return [
         f"{found.seconds:.0f} s of {overload.FAST} connections that post as fast as they are answered, "
         f"{overload.SLOW} slow ones, {overload.HALF_OPEN} half-open ones, {overload.MALICIOUS} with bombs, "
-        f"endless heads and garbage: {found.accepted_rate:.0f} windows/s accepted, {found.refused_rate:.0f} "
-        f"refused with 503; p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms, those included who ask "
+        f"endless heads and garbage, {overload.ATTACKERS} that make one attack after another: "
+        f"{found.accepted_rate:.0f} windows/s accepted, {found.refused_rate:.0f} refused with 503; "
+        f"p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms, those included who ask "
         f"again at once and are held off; /healthz {probe}. A client that comes back when it is told to: "
         f"{found.patient_accepted} windows accepted, p99 {found.patient_p99_ms:.0f} ms, after "
         f"{found.patient_refused} refusals. Resident memory {found.memory_first_bytes / 1e6:.0f} MB after "

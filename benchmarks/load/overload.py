@@ -1,5 +1,6 @@
 """More than one API process can do, from clients of every kind, for as long as asked: what it answers, what
-it keeps in memory, and that every window it acknowledged is there once."""
+it keeps in memory, and that every window it acknowledged is there once. Meanwhile `ATTACKERS` clients go
+through `benchmarks.load.attacks`."""
 
 from __future__ import annotations
 
@@ -17,10 +18,13 @@ from isal import igzip
 
 from app.storage.keys import ClusterKeys
 from benchmarks.load import fleet, ingest, servers, wrk
+from benchmarks.load.attacks import ATTACKS
 
 FAST = 600
 """Connections that post as fast as they are answered."""
 SLOW = HALF_OPEN = MALICIOUS = 150
+ATTACKERS = 2
+"""Clients that make one attack after another; each has a node of its own."""
 SETTLING_SECONDS = 5.0
 """Until buffers and caches have the size that they keep."""
 
@@ -57,7 +61,8 @@ def measure(seconds: float) -> Overload:
         servers.api(redis.url) as api,
         ingest.emptied(redis.url, keys.telemetry, keys.telemetry_bytes) as total,
     ):
-        asyncio.run(fleet.register(api.url, ingest.NODES + 1))  # the last one is the patient client's
+        # The first of these further ones is the patient client's, the others are the attackers'.
+        asyncio.run(fleet.register(api.url, ingest.NODES + 1 + ATTACKERS))
         stop = threading.Event()
         memory: list[tuple[float, int]] = []
         probes: list[float] = []
@@ -179,10 +184,20 @@ async def _others(url: str, stop: threading.Event) -> None:
         (MALICIOUS // 3, _garbage),
     ]
     tasks = [asyncio.create_task(_again(kind, port)) for number, kind in kinds for _ in range(number)]
+    nodes = [fleet.node_name(ingest.NODES + 1 + index) for index in range(ATTACKERS)]
+    tasks += [asyncio.create_task(_attack(url, node)) for node in nodes]
     await asyncio.to_thread(stop.wait)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _attack(url: str, node: str) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        while True:
+            for attack in ATTACKS:
+                with contextlib.suppress(httpx.TransportError):
+                    await attack(client, node)
 
 
 async def _again(kind: Callable[[int], Awaitable[None]], port: int) -> None:

@@ -9,6 +9,7 @@ const CONDITIONS = {
   Available: { yes: "good", no: "bad", words: ["Available", "Not available"] },
   Converged: { yes: "good", no: "busy", words: ["Converged", "Converging"] },
   Migrating: { yes: "busy", no: "still", words: ["Migrating", "Not migrating"] },
+  Intact: { yes: "good", no: "bad", words: ["Records intact", "Records damaged"] },
   TelemetryFresh: { yes: "good", no: "warn", words: ["Telemetry fresh", "Telemetry stale"] },
 };
 const OUTLOOKS = { WAITING: ["warn", "Waiting"], CANNOT: ["bad", "Cannot converge"] };
