@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
+from statistics import median
 from typing import Any, cast
 
 import pytest
@@ -24,6 +26,7 @@ from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, O
 from app.placements.schemas import Assignment
 from app.placements.store import set_paused
 from app.solving import analyses, jobs, next_plan, solves, triggers
+from app.solving.durations import PlanDuration
 from app.solving.optimizer import Solved, solve_and_adopt
 from app.storage import topics
 from app.storage.documents import read_document
@@ -583,6 +586,31 @@ async def test_plan_between_generations_is_only_told(redis: Redis) -> None:
         assert plan.state in ("PENDING", "FAILED")
         assert len(nodes.done) == done
         assert await cluster.generation() == 2
+
+
+async def test_after_some_plans_the_next_is_expected_to_take_what_it_takes(redis: Redis) -> None:
+    """Small plans take orders and reports, which links know nothing of: after a few, `estimate.seconds` is
+    within a factor of 2 of what plans take, and `transfer_seconds` is still what the links need."""
+    cluster = await two_nodes(redis)
+    async with working(redis), obeying(Nodes(cluster)):
+        await until(lambda: converged(cluster), what="convergence")
+        await redis.hset(cluster.keys.control, "paused", "1")
+        held = sorted(await cluster.held("a"))
+        for turn in range(4):
+            await cluster.holds("a", held[: turn % 2])  # it has lost the rest, which is copied again
+            await until(lambda: converged(cluster), what="convergence")
+            await until(partial(_learned, cluster, turn + 2), what="the plan's duration")
+        newest = max(await cluster.plans(), key=lambda plan: plan.created_at)
+        stored = await redis.lrange(cluster.keys.plan_durations, 0, -1)
+        taken = sorted(PlanDuration.model_validate_json(entry).taken_seconds for entry in stored[:4])
+    assert newest.estimate is not None
+    assert newest.estimate.transfer_seconds is not None
+    assert newest.estimate.transfer_seconds < 0.01
+    assert 0.5 <= newest.estimate.seconds / median(taken) <= 2.0
+
+
+async def _learned(cluster: Cluster, plans: int) -> bool:
+    return await cluster.redis.llen(cluster.keys.plan_durations) >= plans
 
 
 async def test_answer_to_an_asked_plan_outlives_a_lost_connection(
