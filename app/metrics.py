@@ -195,7 +195,7 @@ CLUSTER_CONDITION = ClusterGauge(
     "moeplace_cluster_condition",
     "1 where the condition of `placement/status` is true, else 0.",
     "condition",
-    ("Available", "Converged", "Migrating", "TelemetryFresh", "Intact"),
+    ("Available", "Converged", "Migrating", "TelemetryFresh", "Intact", "TelemetryPlausible"),
 )
 CLUSTER_CONDITION_SINCE = ClusterGauge(
     "moeplace_cluster_condition_since_timestamp_seconds",
@@ -212,6 +212,10 @@ CLUSTER_NODES = ClusterGauge(
 )
 CLUSTER_NODES_FAILED = ClusterGauge(
     "moeplace_cluster_nodes_failed", "Live nodes that report they could not apply their assignment."
+)
+CLUSTER_NODES_IMPLAUSIBLE = ClusterGauge(
+    "moeplace_cluster_nodes_implausible",
+    "Live nodes whose counts are doubted: they disagree with their tokens, or with all that was shown.",
 )
 CLUSTER_NODES_FLAPPING = ClusterGauge(
     "moeplace_cluster_nodes_flapping",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.instance.latency import origin_latency, peer_latency
+from app.instance.plausibility import Doubt, judged
 from app.instance.routes import Routes, Split, fleet_routes
 from app.instance.samples import SampleSizes, sample_sizes
 from app.instance.shrinkage import shrunk
@@ -33,6 +34,7 @@ class BuiltProblem:
     and the routes of these buckets; each activates as much as all of it at every node and in every block.
     None while either half says too little.
     samples: how many tokens the routes were sampled from; None without traffic
+    doubts: what nodes counted and the problem does not take at its word
     """
 
     problem: PlacementProblem
@@ -42,6 +44,7 @@ class BuiltProblem:
     telemetry_until: datetime | None
     halves: tuple[PlacementProblem, PlacementProblem] | None = None
     samples: SampleSizes | None = None
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -73,6 +76,8 @@ def build_problem(
     draining = np.asarray([node.draining for node in fleet.nodes], np.bool_)
     usable = alive & ~draining
     current = np.where(alive[:, None], holds, 0).astype(np.uint8)
+    plausible = judged(fleet, statistics, alive, current)
+    statistics = plausible.statistics
     split = fleet_routes(fleet, shrunk(fleet, statistics, alive), alive)
     specs = [node.spec for node in fleet.nodes]
     devices = [(row, device.memory_bytes) for row, spec in enumerate(specs) for device in spec.devices]
@@ -103,7 +108,9 @@ def build_problem(
     )
     samples = sample_sizes(fleet, statistics, alive)
     tokens = _tokens(fleet, statistics, alive)
-    return BuiltProblem(problem, fleet, tokens, usable, statistics.until, _halves(problem, split), samples)
+    return BuiltProblem(
+        problem, fleet, tokens, usable, statistics.until, _halves(problem, split), samples, plausible.doubts
+    )
 
 
 def _halves(problem: PlacementProblem, split: Split) -> tuple[PlacementProblem, PlacementProblem] | None:

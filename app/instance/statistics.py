@@ -23,6 +23,11 @@ from app.telemetry.packed import EXPERT, NO_EXPERT, PackedRoutes, PackedWindow
 BUCKETS_PER_WINDOW = 12
 """Time buckets in `statistics_window_seconds`."""
 
+MIN_BUCKETS_SHOWN = 3
+
+MIN_OBSERVED_SECONDS = 1.0
+"""What a rate is divided by at least: a window of a microsecond says nothing about a second."""
+
 MICROSECONDS = 1_000_000
 
 Int32 = npt.NDArray[np.int32]
@@ -237,6 +242,7 @@ class Traffic:
     route_weight float64[R]: relative within a block, since only some tokens are sampled
     even_activations_per_second, even_route_weight: the part of both from time buckets of even number. What
     one half of the buckets says can be tried on the other, whose requests are others.
+    shown_calls_per_second: median over time buckets, 0 with fewer than MIN_BUCKETS_SHOWN
     route_samples float64[B]: tokens that were sampled of each block; of those that age, their part
     """
 
@@ -251,6 +257,7 @@ class Traffic:
     windows: int
     newest_us: int
     route_samples: Float64
+    shown_calls_per_second: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +344,7 @@ def _traffic(
         sum(bucket.windows for bucket in buckets),
         newest_us,
         _samples([bucket.routes for bucket in buckets], weights, len(model.blocks)),
+        _shown(buckets),
     )
 
 
@@ -360,6 +368,8 @@ def _observed(buckets: list[Bucket], weights: list[float]) -> tuple[Float64, flo
                 sum(stretch.tokens * weight for stretch, weight in stretches),
             )
         block_seconds, block_tokens = known[parts]
+        if block_seconds > 0:
+            block_seconds = max(block_seconds, MIN_OBSERVED_SECONDS * max(weights))
         observed.append(block_seconds)
         seconds += block_seconds
         tokens += block_tokens
@@ -367,6 +377,18 @@ def _observed(buckets: list[Bucket], weights: list[float]) -> tuple[Float64, flo
         seconds = sum(b.duration_us * w for b, w in zip(buckets, weights, strict=True)) / MICROSECONDS
         tokens = sum(b.tokens * w for b, w in zip(buckets, weights, strict=True))
     return np.asarray(observed), tokens / seconds if seconds > 0 else 0.0
+
+
+def _shown(buckets: list[Bucket]) -> float:
+    """Calls per second in the middle one of the buckets."""
+    if len(buckets) < MIN_BUCKETS_SHOWN:
+        return 0.0
+    rates = []
+    for bucket in buckets:
+        stretches = [(bucket.coverage.stretches[part], 1.0) for part in set(bucket.coverage.part)]
+        seconds = max((weighed_us([each]) for each in stretches), default=0.0) / MICROSECONDS
+        rates.append(float(bucket.counts.sum(dtype=np.float64)) / max(seconds, MIN_OBSERVED_SECONDS))
+    return float(np.median(rates))
 
 
 def _different_routes(

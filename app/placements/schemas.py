@@ -223,6 +223,8 @@ class ConditionType(StrEnum):
     TELEMETRY_FRESH = "TelemetryFresh"
     INTACT = "Intact"
     """Every stored record can be read, and all figures in them are ones that can be reckoned with."""
+    TELEMETRY_PLAUSIBLE = "TelemetryPlausible"
+    """What nodes count agrees with their tokens and with what they and the other nodes have shown."""
 
 
 class Outlook(StrEnum):

@@ -101,6 +101,9 @@ class ClusterMetrics:
         metrics.NODE_TRANSITIONS.labels("live").inc(came)
         metrics.NODE_TRANSITIONS.labels("lost").inc(lost)
         metrics.CLUSTER_NODES_FLAPPING.set(cluster, self._flapping.count(clock))
+        if problems.doubts is not None:
+            doubted = {doubt.node_id for doubt in problems.doubts}
+            metrics.CLUSTER_NODES_IMPLAUSIBLE.set(cluster, len(doubted))
         until = problems.until_us
         metrics.TELEMETRY_NEWEST.set(cluster, None if until is None else until / MICROSECONDS)
         metrics.NODE_TELEMETRY_AGE.set_statistics(

@@ -18,6 +18,7 @@ from app.recurring import Recurring
 from app.solving.analyses import Analyses
 from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.conditions import TELEMETRY_FRESH_INTERVALS, Finding, Telemetry, placement_status
+from app.solving.data_quality import data_quality
 from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved
 from app.solving.intact import damaged, intact
@@ -240,7 +241,9 @@ class ClusterController:
 
     def _findings(self, observation: Observation) -> list[Finding]:
         """Conditions of the status beside those that `conditions` knows; others add theirs here."""
-        return [intact(observation.faults)]
+        doubts = self._problems.doubts
+        quality = [] if doubts is None else [data_quality(doubts)]
+        return [intact(observation.faults), *quality]
 
     async def _show(self, observation: Observation, base: PlacementProblem | None) -> None:
         now = datetime.now(UTC)

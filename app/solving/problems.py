@@ -7,6 +7,7 @@ import numpy as np
 from redis.asyncio import Redis
 
 from app.instance.batches import batch_problems
+from app.instance.plausibility import Doubt
 from app.instance.problem import BuiltProblem, build_problem
 from app.instance.statistics import MICROSECONDS, Statistics
 from app.nodes.schemas import LatencySpec
@@ -41,6 +42,11 @@ class Problems:
     def newest_us_of_nodes(self) -> dict[str, int]:
         """As of `TelemetryFold`."""
         return self._fold.newest_us_of_nodes()
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...] | None:
+        """Of the traffic of the newest problem; None before there was one."""
+        return None if self._built is None else self._built[1].doubts
 
     async def fold(self, observation: Observation) -> bool:
         """Fold the telemetry that came; whether some is left for the next look."""

@@ -11,6 +11,7 @@ const CONDITIONS = {
   Migrating: { yes: "busy", no: "still", words: ["Migrating", "Not migrating"] },
   Intact: { yes: "good", no: "bad", words: ["Records intact", "Records damaged"] },
   TelemetryFresh: { yes: "good", no: "warn", words: ["Telemetry fresh", "Telemetry stale"] },
+  TelemetryPlausible: { yes: "good", no: "warn", words: ["Telemetry plausible", "Telemetry doubtful"] },
 };
 const OUTLOOKS = { WAITING: ["warn", "Waiting"], CANNOT: ["bad", "Cannot converge"] };
 

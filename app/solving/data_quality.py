@@ -1,0 +1,24 @@
+"""The condition that says whether what nodes count can be right."""
+
+from app.instance.plausibility import Doubt, reasons
+from app.placements.schemas import ConditionType, Outlook
+from app.solving.conditions import Finding
+
+_NAMED = 5
+
+
+def data_quality(doubts: tuple[Doubt, ...]) -> Finding:
+    """Names the first nodes, each with the ratio seen."""
+    nodes = reasons(doubts)
+    if not nodes:
+        return Finding(ConditionType.TELEMETRY_PLAUSIBLE, True, "counts agree with tokens and among nodes")
+    words = "; ".join(reason for said in list(nodes.values())[:_NAMED] for reason in said)
+    more = f"; and {len(nodes) - _NAMED} nodes more" if len(nodes) > _NAMED else ""
+    return Finding(
+        ConditionType.TELEMETRY_PLAUSIBLE,
+        False,
+        words + more,
+        Outlook.CANNOT,
+        "make these nodes count each expert call of their own tokens once, and the tokens themselves "
+        "(docs/telemetry.md, What is not taken at its word)",
+    )
