@@ -8,6 +8,7 @@ import numpy as np
 
 from app.clusters.schemas import ClusterSettings, OriginSpec
 from app.demo import scenario
+from app.instance.coverage import Coverage
 from app.instance.fleet import Fleet
 from app.instance.problem import BuiltProblem, build_problem
 from app.instance.reservoir import Reservoir, capacity_per_block, merge, uniforms
@@ -174,6 +175,8 @@ class Replayed:
             uniforms(seed, tokens * LAYERS),
         )
         start = self.at * self._span
+        covered = Coverage.nothing(LAYERS)
+        covered.add(start, start + self._span, tokens, None)
         return Bucket(
             "d",
             start,
@@ -181,7 +184,7 @@ class Replayed:
             1,
             tokens,
             self._span,
-            np.full(LAYERS, self._span, np.int64),
+            covered,
             counts.astype(np.int64),
             merge([sample], capacity_per_block(LAYERS)),
         )
