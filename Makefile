@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install tools demo test test-bounds test-transformers lint types pictures clean
+.PHONY: install tools demo test test-lowest test-bounds test-transformers lint types pictures clean
 
 install: $(STAMP)
 
@@ -39,6 +39,21 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# The lowest versions of the direct dependencies that pyproject.toml declares; `make test` takes the newest. A part
+# of the tests, which starts the service, serves every kind of request, keeps it in Redis and solves.
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/app/access tests/app/http tests/app/nodes tests/app/placements tests/app/storage tests/app/telemetry \
+	tests/app/cli/test_solve.py tests/app/test_connections.py tests/app/test_metrics.py tests/app/test_serve.py \
+	tests/agent/test_serving.py tests/agent/test_client.py
+
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt --group dev
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --no-deps --editable .
+	NUMBA_CACHE_DIR=$(LOWEST)/kernels $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
+
 # Kernels do not look whether an index is in range; compiled anew, these tests do. Six minutes on two cores.
 test-bounds: install
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/solvers tests/migrations
@@ -64,4 +79,4 @@ pictures: install tools
 	$(BIN)/python -m docs.pictures.console docs
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis

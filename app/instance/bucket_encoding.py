@@ -19,6 +19,7 @@ The last two were appended. Where an older program wrote the bucket they are mis
 blocks were observed is known as a sum of durations alone.
 """
 
+import contextlib
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -34,7 +35,14 @@ from app.telemetry.packed import NO_EXPERT
 
 _SMALL_NO_EXPERT = 255
 _LOW = 0xFFFF
+VERSION: Literal[2] = 2
+"""The oldest reader that understands a bucket has this version. Fields that it may ignore are appended."""
+
 _NONE = np.zeros(0, np.int64)
+
+
+class _Versioned(msgspec.Struct, array_like=True, frozen=True):
+    version: int
 
 
 class _Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -62,6 +70,14 @@ class _Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
+_version_decoder = msgspec.msgpack.Decoder(_Versioned)
+
+
+class NewerBucket(Exception):
+    """A worker of a newer version wrote the bucket, in a form that this one does not know.
+
+    This worker would lose what is in it, so it leaves the cluster to a worker of that version.
+    """
 
 
 def encode_bucket(bucket: Bucket) -> bytes:
@@ -74,7 +90,7 @@ def encode_bucket(bucket: Bucket) -> bytes:
         high = counts[high_at] >> 16
     return _encoder.encode(
         _Stored(
-            2,
+            VERSION,
             bucket.digest,
             bucket.start_us,
             bucket.newest_us,
@@ -94,10 +110,13 @@ def encode_bucket(bucket: Bucket) -> bytes:
 
 
 def decode_bucket(stored: bytes) -> Bucket:
-    """Raises ValueError on bytes that `encode_bucket` did not write."""
+    """Raises ValueError on bytes that `encode_bucket` did not write, `NewerBucket` where a newer one did."""
     try:
         it = _decoder.decode(stored)
     except msgspec.MsgspecError as error:
+        with contextlib.suppress(msgspec.MsgspecError):
+            if (version := _version_decoder.decode(stored).version) > VERSION:
+                raise NewerBucket(f"version {version}, this process reads version {VERSION}") from None
         raise ValueError(f"not a bucket of statistics: {error}") from None
     rows = np.frombuffer(it.rows, "<u2")
     low = np.frombuffer(it.low, "<u2")

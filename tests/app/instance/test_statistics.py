@@ -3,13 +3,15 @@
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.clusters.schemas import ClusterSettings
-from app.instance.bucket_encoding import decode_bucket, encode_bucket
+from app.instance.bucket_encoding import VERSION as BUCKET_VERSION
+from app.instance.bucket_encoding import NewerBucket, decode_bucket, encode_bucket
 from app.instance.statistics import (
     BUCKETS_PER_WINDOW,
     Bucket,
@@ -259,8 +261,6 @@ def test_windows_that_straddle_two_buckets_cover_their_time_once() -> None:
 
 def test_buckets_of_the_format_before_are_read() -> None:
     """Without stretches, the sums of durations that they have are what was observed."""
-    import msgspec
-
     fields = msgspec.msgpack.decode(encode_bucket(bucket(window(0, {1: [10, 0, 0], 4: [8, 0]}, tokens=20))))
     before = decode_bucket(msgspec.msgpack.encode(fields[:-2]))
     assert before.coverage.observed_us == [10 * ONE_SECOND] * 2
@@ -279,3 +279,11 @@ def test_scattered_windows_stay_few_pieces() -> None:
         stretch.add(START + at * 70_000, START + at * 70_000 + 30_000, 1)
     assert len(stretch.edges) <= 2 * MAX_PIECES
     assert 2000 * 30_000 <= stretch.covered_us <= 2000 * 70_000 + 2 * MAX_PIECES * stretch.grid_us
+
+
+def test_a_bucket_of_a_newer_format_is_not_taken_for_a_damaged_one() -> None:
+    """A damaged bucket is left out and written anew; that must not happen to one of a newer worker."""
+    with pytest.raises(NewerBucket, match=f"version {BUCKET_VERSION + 1}"):
+        decode_bucket(msgspec.msgpack.encode([BUCKET_VERSION + 1, {"all": "different"}]))
+    with pytest.raises(ValueError, match="not a bucket"):
+        decode_bucket(msgspec.msgpack.encode([BUCKET_VERSION, {"all": "different"}]))
