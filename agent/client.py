@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -147,9 +148,11 @@ class ServiceClient:
         )
 
     async def report_status(self, node_id: str, status: Mapping[str, Any]) -> StatusAnswer:
-        """One heartbeat, never sent again: the next one says all that this one did, and more recently."""
+        """One heartbeat, never sent again: the next one says all that this one did, and more recently. Its
+        Date is what this host's clock shows: the service sees whether the clock is right."""
         path = f"{self._node(node_id)}/status"
-        return _decode(await self._once("PUT", path, msgspec.json.encode(status), JSON), StatusAnswer)
+        body, date = msgspec.json.encode(status), {"Date": formatdate(usegmt=True)}
+        return _decode(await self._once("PUT", path, body, JSON, headers=date), StatusAnswer)
 
     async def post_telemetry(
         self, node_id: str, body: bytes, *, coding: str | None = None

@@ -26,6 +26,7 @@ from app.http.state import AtHand
 from app.http.versions import Versions
 from app.http.waiting import Waiters
 from app.routes import FAST, include_routes
+from app.storage import clock
 from app.storage.client import open_client
 from app.storage.documents import IDENTITY_LIMIT
 from app.storage.durable import DiskSync, require_durability
@@ -111,10 +112,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.versions = versions = Versions(redis)
         app.state.waiters.observe(versions.told)
         app.state.intake = intake = Intake(redis, settings)
-        listening = asyncio.create_task(app.state.waiters.listen(ears))
+        await clock.first_measure(redis)
+        tasks = [
+            asyncio.create_task(app.state.waiters.listen(ears)),
+            asyncio.create_task(clock.keep_clock(redis, clock.process_name("api"))),
+        ]
         try:
             yield
         finally:
             await intake.stop()
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

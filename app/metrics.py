@@ -195,7 +195,16 @@ CLUSTER_CONDITION = ClusterGauge(
     "moeplace_cluster_condition",
     "1 where the condition of `placement/status` is true, else 0.",
     "condition",
-    ("Available", "Converged", "Migrating", "TelemetryFresh", "Intact", "TelemetryPlausible"),
+    (
+        "Available",
+        "Converged",
+        "Migrating",
+        "TelemetryFresh",
+        "Intact",
+        "TelemetryPlausible",
+        "ClocksAgree",
+        "NodesDistinct",
+    ),
 )
 CLUSTER_CONDITION_SINCE = ClusterGauge(
     "moeplace_cluster_condition_since_timestamp_seconds",
@@ -285,6 +294,22 @@ NODE_TRANSITIONS = _counter(
     to=("live", "lost"),
 )
 
+CLOCK_AHEAD = Gauge(
+    "moeplace_clock_ahead_seconds",
+    "How far the clock of this host is ahead of that of Redis; negative: behind.",
+    multiprocess_mode="livemostrecent",
+)
+CLOCK_ERROR = Gauge(
+    "moeplace_clock_error_seconds",
+    "By how much this process may be wrong about the time that Redis has.",
+    multiprocess_mode="livemostrecent",
+)
+NODE_CLOCK_AHEAD = ClusterGauge(
+    "moeplace_node_clock_ahead_seconds",
+    "How far a live node's clock is ahead of that of Redis, as its heartbeats say; negative: behind.",
+    "statistic",
+    tuple(STATISTICS),
+)
 NODE_REGISTRATIONS = _counter(
     "moeplace_node_registrations_total",
     "Registrations of nodes, by outcome: new, unchanged, changed (the same instance), restarted (another "

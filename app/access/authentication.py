@@ -23,6 +23,7 @@ from app.access.site import Site
 from app.errors import Unauthenticated
 from app.metrics import AUTHENTICATION_FAILURES
 from app.storage import topics
+from app.storage.clock import server_seconds
 
 TRUST_SECONDS = 60.0
 REMEMBERED = 20_000
@@ -102,7 +103,7 @@ class Authentication:
                 self._rates.asked(OPERATOR_SETTING)
                 return _OPERATOR
             known = await self._judge(text, digest, header, scope)
-        if known.expires_at <= time.time():
+        if known.expires_at <= server_seconds():
             raise self._refusal(scope, "expired", "the token has expired")
         self._rates.asked(known.principal.token_id)
         return known.principal
@@ -124,7 +125,7 @@ class Authentication:
         record, used = await store.read(self._redis, name.scope, name.token_id)
         if record is None:
             return None
-        now = time.time()
+        now = server_seconds()
         if now - used > USE_NOTED_SECONDS and not store.expired(record):
             await store.note_use(self._redis, name.scope, name.token_id, int(now))
         return _Known(

@@ -1,6 +1,5 @@
 """Tokens in Redis. `scope` is a cluster's id, or `EVERYWHERE`."""
 
-from datetime import UTC, datetime
 from typing import cast
 
 from redis.asyncio import Redis
@@ -9,6 +8,7 @@ from redis.asyncio.client import Pipeline
 from app.access.record import TokenRecord
 from app.errors import Conflict
 from app.storage import topics
+from app.storage.clock import server_now
 from app.storage.keys import EVERYWHERE, TOKENS_ISSUED, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from app.storage.records import read_record, record_json
@@ -101,4 +101,4 @@ async def read_page(redis: Redis, scope: str, ids: list[str]) -> list[tuple[Toke
 
 
 def expired(record: TokenRecord) -> bool:
-    return record.expires_at is not None and record.expires_at <= datetime.now(UTC)
+    return record.expires_at is not None and record.expires_at <= server_now()

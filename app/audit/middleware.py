@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import cast
 
 import structlog
@@ -20,6 +19,7 @@ from app.http.durable import WRITES
 from app.http.noted import Change, noted_changes
 from app.http.trace import trace_id
 from app.placements.store import generation_in_force
+from app.storage.clock import server_now
 from app.storage.keys import EVERYWHERE
 
 _ABOUT_CLUSTERS = frozenset({"put_cluster", "patch_cluster", "delete_cluster"})
@@ -100,7 +100,7 @@ async def _record(scope: Scope, begun: _Begun, status: int) -> None:
     except (RedisError, OSError):
         log.warning("the generation after an operator's action is not known", operation=begun.operation)
     record = AuditRecord(
-        at=datetime.now(UTC),
+        at=server_now(),
         token_id=principal.token_id,
         role=principal.role,
         operation=begun.operation,

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,7 +88,7 @@ async def _written(redis: Redis, written: store.WrittenSettings) -> Written:
 
 async def delete_cluster(redis: Redis, cluster_id: str) -> None:
     """Forget models, nodes, statistics, placements and plans; refused while a node lives."""
-    if not await store.delete_cluster(redis, cluster_id, now_milliseconds=time.time() * 1000):
+    if not await store.delete_cluster(redis, cluster_id):
         raise NotFound(f"there is no cluster {cluster_id}")
 
 

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import cast
 
 from redis.asyncio import Redis
@@ -13,6 +12,7 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.errors import Conflict, NotFound
 from app.storage import topics
 from app.storage.client import server_of
+from app.storage.clock import NOW, server_now
 from app.storage.documents import generation_of
 from app.storage.keys import CLUSTERS, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
@@ -88,7 +88,7 @@ async def write_settings(
         stored = cast("bytes | None", await pipe.get(keys.cluster))
         before = None if stored is None else read_record(ClusterRecord, stored, keys.cluster)
         settings, reset = (change or _as_it_is)(before)
-        now = datetime.now(UTC)
+        now = server_now()
         if before is None:
             record = ClusterRecord(
                 cluster_id=cluster_id,
@@ -144,7 +144,7 @@ async def read_members(redis: Redis, cluster_id: str) -> Members:
     )
 
 
-async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: float) -> bool:
+async def delete_cluster(redis: Redis, cluster_id: str) -> bool:
     """Forget all of the cluster; False where there is none, `Conflict` while one of its nodes lives."""
     keys = ClusterKeys(cluster_id)
     found = await _stored_keys(redis, keys)
@@ -152,7 +152,8 @@ async def delete_cluster(redis: Redis, cluster_id: str, *, now_milliseconds: flo
     async def decide(pipe: Pipeline) -> tuple[bool, Queue]:
         if not await pipe.exists(keys.cluster):
             return False, lambda: None
-        alive = await pipe.zcount(keys.node_leases, now_milliseconds, "+inf")
+        now = cast("int", await pipe.eval(NOW, 1, keys.node_leases))
+        alive = await pipe.zcount(keys.node_leases, now, "+inf")
         if alive:
             raise Conflict(f"{alive} nodes of cluster {cluster_id} are alive: stop them first")
 

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import cast
 
 from redis.asyncio import Redis
@@ -23,6 +22,7 @@ from app.migration_plans.schemas import (
 from app.migration_plans.store import KnownMove, Reported
 from app.models.store import model_ids, read_models
 from app.nodes.service import require_node
+from app.storage.clock import server_now
 from app.storage.keys import ClusterKeys
 from migrations.model import MoveKind
 
@@ -151,7 +151,7 @@ async def _fault(
 
 def _record(move: KnownMove, report: MoveReport) -> MoveReportRecord:
     fields = report.model_dump(exclude={"plan_id", "move_id"})
-    return MoveReportRecord(**fields, node_id=move.destination, received_at=datetime.now(UTC))
+    return MoveReportRecord(**fields, node_id=move.destination, received_at=server_now())
 
 
 def _rejected(index: int, fault: FieldError) -> RejectedReport:

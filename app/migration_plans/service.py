@@ -1,7 +1,6 @@
 """What may be done to migration plans."""
 
 import uuid
-from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 
@@ -19,6 +18,7 @@ from app.migration_plans.schemas import (
     PlanVerb,
 )
 from app.placements.service import require_generation
+from app.storage.clock import server_now
 from migrations.states import PLAN_TRANSITIONS, PlanEvent, PlanState
 
 NO_PROGRESS = PlanProgress(
@@ -56,7 +56,7 @@ async def create_plan(redis: Redis, cluster_id: str, wanted: PlanRequest) -> Pla
                 await require_generation(redis, cluster_id, generation)
             except (NotFound, Gone) as error:
                 raise _refused(f"/{name}", error.detail, "UNKNOWN_GENERATION") from None
-    now = datetime.now(UTC)
+    now = server_now()
     record = PlanRecord(
         plan_id=str(uuid.uuid4()),
         from_generation=wanted.from_generation,

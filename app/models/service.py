@@ -2,7 +2,6 @@
 
 import hashlib
 from bisect import bisect_right
-from datetime import UTC, datetime
 from itertools import accumulate
 
 import orjson
@@ -15,6 +14,7 @@ from app.models import store
 from app.models.huggingface import read_config
 from app.models.presets import PRESETS
 from app.models.schemas import Block, ModelList, ModelRecord, ModelSpec
+from app.storage.clock import server_now
 
 
 async def put_model(
@@ -24,7 +24,7 @@ async def put_model(
     blocks, source = resolve(spec)
     digest = blocks_digest(blocks)
     await ensure_cluster(redis, cluster_id, limit=max_clusters)
-    now = datetime.now(UTC)
+    now = server_now()
 
     def revise(before: ModelRecord | None) -> ModelRecord:
         record = ModelRecord(

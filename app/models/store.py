@@ -1,7 +1,6 @@
 """Models in Redis."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import cast
 
@@ -11,6 +10,7 @@ from redis.asyncio.client import Pipeline
 from app.errors import Conflict, NotFound
 from app.models.schemas import ModelRecord
 from app.storage import topics
+from app.storage.clock import server_seconds
 from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from app.storage.records import read_record, record_json
@@ -99,7 +99,7 @@ async def delete_model(redis: Redis, cluster_id: str, model_id: str) -> bool:
 
         def queue() -> None:
             pipe.hdel(keys.models, model_id)
-            pipe.zadd(keys.deleted_models, {model_id: time.time()})
+            pipe.zadd(keys.deleted_models, {model_id: server_seconds()})
             pipe.zremrangebyrank(keys.deleted_models, 0, -MAX_DELETED - 1)
             pipe.incr(keys.revision)
             topics.announce(pipe, keys, topics.WORK)

@@ -1,5 +1,7 @@
 """/v1/clusters/{cluster_id}/nodes"""
 
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -20,7 +22,7 @@ from app.http.openapi import (
     problem,
     problems,
 )
-from app.http.parameters import ClusterId, NodeId, path_id
+from app.http.parameters import ClusterId, NodeId, header, path_id
 from app.http.state import redis_of, settings_of
 from app.nodes import service
 from app.nodes.heartbeat import report_status
@@ -30,6 +32,8 @@ from app.nodes.schemas import NodeList, NodeResource, NodeSpec, NodeStatusAnswer
 from app.schema import ID_PATTERN
 
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/nodes", tags=["nodes"])
+
+HALF_A_SECOND = timedelta(seconds=0.5)
 
 _TAKEN = {
     **problem(409),
@@ -182,8 +186,25 @@ async def put_status(request: Request) -> Response:
     if digests is None:
         digests = state.holdings_digests = DigestMemory()
     return json_answer(
-        await report_status(redis_of(request), settings_of(request), digests, cluster_id, node_id, report)
+        await report_status(
+            redis_of(request),
+            settings_of(request),
+            digests,
+            cluster_id,
+            node_id,
+            report,
+            sent_at=_sent_at(request),
+        )
     )
+
+
+def _sent_at(request: Request) -> datetime | None:
+    """What the node's clock showed, by its Date header; that has whole seconds, so half of one is added."""
+    given = header(request, b"date")
+    try:
+        return None if given is None else parsedate_to_datetime(given).astimezone(UTC) + HALF_A_SECOND
+    except (ValueError, OverflowError):
+        return None
 
 
 routes = [Route("/v1/clusters/{cluster_id}/nodes/{node_id}/status", put_status, methods=["PUT"])]
@@ -203,6 +224,7 @@ openapi = {
                 description="Renews the lease and replaces the last status. `holds` replaces what the node "
                 "is known to hold, `holds_changed` edits it where `sequence_number` follows on the last one; "
                 "after a gap, a lapse of the lease or a digest that differs, the answer asks for `holds`. "
+                "The header `Date`, where there is one, says what the node's clock shows. "
                 "Experts of models that are not registered may be named and are not used; those that a "
                 "registered model does not have (any more) come back in the assignment's `evict`.",
                 request=body(NodeStatusReport, examples=STATUS_EXAMPLES),

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import cast
 
 import msgspec
@@ -21,6 +21,7 @@ from app.nodes.schemas import (
 )
 from app.nodes.service import ATTEMPTS, intervals, lease, require_instance, require_node
 from app.nodes.store import HoldingsChange, StoredNode, Written
+from app.storage.clock import server_now
 from app.storage.documents import generation_of, read_version
 from app.storage.keys import ClusterKeys
 
@@ -52,14 +53,18 @@ async def report_status(
     cluster_id: str,
     node_id: str,
     report: NodeStatusReport,
+    *,
+    sent_at: datetime | None = None,
 ) -> NodeStatusAnswer:
-    """Take a heartbeat in: renew the lease, keep the status, change the holdings.
+    """Take a heartbeat in: renew the lease, keep the status, change the holdings. sent_at: what the node's
+    clock showed.
 
     `Conflict` where the node is registered with another instance, or where a later heartbeat came before;
     `InvalidRequest` where `holds_digest` is not that of `holds`. The same heartbeat again only renews the
     lease.
     """
     cluster = await require_cluster(redis, cluster_id)
+    ahead = None if sent_at is None else (sent_at - server_now()).total_seconds()
     members = await _members(report)
     for _ in range(ATTEMPTS):
         before = await require_node(redis, cluster_id, node_id)
@@ -77,6 +82,7 @@ async def report_status(
             most=MAX_MEMBERS,
             lease_seconds=settings.node_lease_seconds,
             announce=effect.announce,
+            ahead_seconds=ahead,
         )
         if written is Written.OK:
             break
@@ -172,7 +178,7 @@ def _effect(before: StoredNode, report: NodeStatusReport) -> _Effect:
     record = NodeStatusRecord(
         instance_uid=report.instance_uid,
         sequence_number=report.sequence_number,
-        received_at=datetime.now(UTC),
+        received_at=server_now(),
         state=report.state,
         reason=report.reason,
         generation=report.generation,

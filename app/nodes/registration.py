@@ -2,7 +2,6 @@
 
 import math
 import secrets
-from datetime import UTC, datetime
 
 import structlog
 from redis.asyncio import Redis
@@ -16,6 +15,7 @@ from app.nodes.schemas import NodeRecord, NodeResource, NodeSpec
 from app.nodes.service import ATTEMPTS, get_node
 from app.nodes.store import StoredNode, Written
 from app.nodes.takeover import Holder, holder_of, name_of, restarted
+from app.storage.clock import server_now
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -87,7 +87,7 @@ def _record(before: StoredNode | None, node_id: str, spec: NodeSpec, *, kept_out
     known = None if before is None else before.record
     if known is not None and known.spec == spec:
         return known
-    now = datetime.now(UTC)
+    now = server_now()
     if known is not None:
         return known.model_copy(update={"updated_at": now, "spec": spec})
     uid = secrets.token_hex(8)

@@ -160,6 +160,15 @@ class NodeStatusRecord(Schema):
     latency: LatencySpec | None
 
 
+class NodeConflict(Schema):
+    """Two agents want to be one node, as stored: the one that has it, the one that came, and when it last did
+    (milliseconds since the epoch, server's clock)."""
+
+    at_milliseconds: int
+    holder: str
+    other: str
+
+
 class NodeStatus(NodeStatusRecord):
     """The last heartbeat, and how many experts the node is known to hold now."""
 

@@ -21,6 +21,7 @@ from app.nodes.schemas import (
 )
 from app.nodes.store import StoredNode, Written
 from app.nodes.takeover import name_of
+from app.storage.clock import server_now
 
 ATTEMPTS = 16
 
@@ -56,7 +57,7 @@ async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id:
         before = await require_node(redis, cluster_id, node_id)
         if before.record.draining:
             break
-        record = before.record.model_copy(update={"draining": True, "updated_at": datetime.now(UTC)})
+        record = before.record.model_copy(update={"draining": True, "updated_at": server_now()})
         if await store.revise_node(redis, cluster_id, before, record) is Written.OK:
             break
     else:
@@ -82,7 +83,7 @@ async def undrain_node(
         condition = condition or _resource(settings, cluster, before).condition
         if not before.record.draining:
             return condition, _resource(settings, cluster, before)
-        update = {"draining": False, "kept_out": False, "updated_at": datetime.now(UTC)}
+        update = {"draining": False, "kept_out": False, "updated_at": server_now()}
         record = before.record.model_copy(update=update)
         await store.revise_node(redis, cluster_id, before, record)
     raise Unavailable("others keep registering the same node", retry_after_seconds=1)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import orjson
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from app.nodes.schemas import NodeRecord, NodeStatusRecord
 from app.storage import topics
@@ -113,10 +114,11 @@ if first then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
 return 1
 """
 
-# KEYS nodes, node_status, node_leases, holdings, holdings_versions
+# KEYS nodes, node_status, node_leases, holdings, holdings_versions, node_clocks
 # ARGV node id, node record expected, status expected ('' for none), status, milliseconds of the lease, how to
 #      change the holdings (KEEP, REPLACE, EDIT), wake channel, topic, '1' to announce in any case, members to
-#      add and to remove, in MessagePack, most members
+#      add and to remove, in MessagePack, most members, seconds
+#      that the node's clock is ahead ('' for unknown)
 # Gives the outcome, version and number of the holdings, and the end of the lease.
 _HEARTBEAT = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return {'CHANGED', 0, 0, 0} end
@@ -162,9 +164,24 @@ else
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
 redis.call('ZADD', KEYS[3], string.format('%.0f', ends), ARGV[1])
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[6], ARGV[1], ARGV[13]) end
 if changed > 0 or ARGV[9] == '1' then redis.call('PUBLISH', ARGV[7], ARGV[8]) end
 return {'OK', version, redis.call('SCARD', KEYS[4]), ends}
 """
+
+
+# KEYS telemetry_instances, node_leases, node_status, node_clocks
+# ARGV node id, instance uid, milliseconds of the lease, seconds that the node's clock is ahead at least (''
+#      for unknown), wake channel, topic
+_RENEW = (
+    _LEASE
+    + """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[4], ARGV[1], ARGV[4]) end
+if renew(KEYS[2], KEYS[3], ARGV[1], ARGV[3]) then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
+return 1
+"""
+)
 
 
 class Written(Enum):
@@ -354,6 +371,7 @@ async def write_status(
     most: int,
     lease_seconds: float,
     announce: bool,
+    ahead_seconds: float | None,
 ) -> tuple[Written, int, int, int]:
     """Store a heartbeat if the node and its last heartbeat are as in `before`: the outcome, version and
     number of its holdings, and when its lease ends now (milliseconds, server's clock). A message wakes the
@@ -366,12 +384,13 @@ async def write_status(
     node_id = before.record.node_id
     outcome, version, count, ends = await redis.eval(
         _HEARTBEAT,
-        5,
+        6,
         keys.nodes,
         keys.node_status,
         keys.node_leases,
         keys.holdings(node_id),
         keys.holdings_versions,
+        keys.node_clocks,
         node_id,
         before.record_bytes,
         before.status_bytes,
@@ -384,8 +403,35 @@ async def write_status(
         added,
         removed,
         str(most),
+        "" if ahead_seconds is None else f"{ahead_seconds:.3f}",
     )
     return Written(outcome), version, count, ends
+
+
+def queue_renewal(
+    pipe: Pipeline,
+    keys: ClusterKeys,
+    node_id: str,
+    instance_uid: str,
+    *,
+    lease_seconds: float,
+    ahead_seconds: float | None,
+) -> None:
+    """Begin the node's lease anew, if this instance has it: it was heard of otherwise than by a heartbeat."""
+    pipe.eval(
+        _RENEW,
+        4,
+        keys.telemetry_instances,
+        keys.node_leases,
+        keys.node_status,
+        keys.node_clocks,
+        node_id,
+        instance_uid,
+        str(round(lease_seconds * 1000)),
+        "" if ahead_seconds is None else f"{ahead_seconds:.3f}",
+        keys.wake,
+        topics.WORK,
+    )
 
 
 async def read_holdings(redis: Redis, cluster_id: str, node_id: str) -> tuple[set[bytes], int]:

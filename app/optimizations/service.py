@@ -1,7 +1,6 @@
 """What may be asked of the solvers, and when."""
 
 import uuid
-from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 
@@ -19,6 +18,7 @@ from app.optimizations.schemas import (
     OptimizationState,
     Overrides,
 )
+from app.storage.clock import server_now
 
 FINAL = frozenset({OptimizationState.SUCCEEDED, OptimizationState.FAILED, OptimizationState.CANCELLED})
 
@@ -33,7 +33,7 @@ async def start(redis: Redis, cluster_id: str, request: OptimizationRequest) -> 
         optimization_id=str(uuid.uuid4()),
         request=request,
         state=OptimizationState.QUEUED,
-        created_at=datetime.now(UTC),
+        created_at=server_now(),
         started_at=None,
         finished_at=None,
         result=None,
@@ -51,9 +51,7 @@ async def cancel(redis: Redis, cluster_id: str, optimization_id: str) -> Optimiz
             return record
         if record.state in FINAL:
             raise Conflict(f"optimization {optimization_id} is {record.state.value} already")
-        return record.model_copy(
-            update={"state": OptimizationState.CANCELLED, "finished_at": datetime.now(UTC)}
-        )
+        return record.model_copy(update={"state": OptimizationState.CANCELLED, "finished_at": server_now()})
 
     record = await store.revise(redis, cluster_id, optimization_id, change)
     if record is None:

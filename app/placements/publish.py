@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import cast
 
 import orjson
@@ -23,6 +22,7 @@ from app.placements.schemas import (
     PlacementSummary,
 )
 from app.storage import topics
+from app.storage.clock import server_now
 from app.storage.documents import EncodedDocument, encode_document, queue_document, read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -177,7 +177,7 @@ def _compose(
             uid=uid,
             generation=generation,
             digest=placement_digest(ordered),
-            created_at=datetime.now(UTC),
+            created_at=server_now(),
             supersedes=supersedes,
         ),
         spec=PlacementSpec(nodes=nodes, models=models, holds=ordered),

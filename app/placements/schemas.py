@@ -225,6 +225,10 @@ class ConditionType(StrEnum):
     """Every stored record can be read, and all figures in them are ones that can be reckoned with."""
     TELEMETRY_PLAUSIBLE = "TelemetryPlausible"
     """What nodes count agrees with their tokens and with what they and the other nodes have shown."""
+    CLOCKS_AGREE = "ClocksAgree"
+    """The clocks of the service's processes and of live nodes show the time that Redis has."""
+    NODES_DISTINCT = "NodesDistinct"
+    """No two agents want to be one node."""
 
 
 class Outlook(StrEnum):

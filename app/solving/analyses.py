@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
@@ -18,6 +17,7 @@ from app.solving.observation import Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import AnalysisOutcome, analysis_task
+from app.storage.clock import server_now
 from app.storage.documents import EncodedDocument, encode_document, queue_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -144,7 +144,7 @@ def _compose(
     observation: Observation, built: BuiltProblem, outcome: AnalysisOutcome, first_block: int
 ) -> _Written:
     """CPU-bound. Layers from `first_block` on, and around, until `LAYERS_BYTES` are full."""
-    now = datetime.now(UTC)
+    now = server_now()
     analysis = compose_analysis(observation, built, outcome, now)
     overview = compose_overview(analysis, built, outcome, observation.held)
     generation = 0 if observation.in_force is None else observation.in_force.generation

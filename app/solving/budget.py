@@ -1,11 +1,12 @@
 """What nodes may still be asked to receive for new placements in the present interval."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from redis.asyncio import Redis
 
 from app.placements import store
 from app.solving.observation import Observation
+from app.storage.clock import server_now
 from solvers.instalment import UNLIMITED, Budget
 
 SLACK = 0.01
@@ -22,7 +23,7 @@ async def budget_left(redis: Redis, observation: Observation) -> Budget:
     if copies is None and size is None:
         return UNLIMITED
     interval = timedelta(seconds=settings.optimization_interval_seconds)
-    since = datetime.now(UTC) - (1.0 - SLACK) * interval
+    since = server_now() - (1.0 - SLACK) * interval
     entries, _ = await store.read_page(redis, observation.cluster.cluster_id, limit=LOOKED_BACK, before=None)
     recent = [
         entry.evidence

@@ -104,6 +104,7 @@ class ClusterMetrics:
         if problems.doubts is not None:
             doubted = {doubt.node_id for doubt in problems.doubts}
             metrics.CLUSTER_NODES_IMPLAUSIBLE.set(cluster, len(doubted))
+        metrics.NODE_CLOCK_AHEAD.set_statistics(cluster, observation.clocks_ahead.values())
         until = problems.until_us
         metrics.TELEMETRY_NEWEST.set(cluster, None if until is None else until / MICROSECONDS)
         metrics.NODE_TELEMETRY_AGE.set_statistics(

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from datetime import UTC, datetime
+from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -24,6 +24,7 @@ from app.solving.fold import FoldMoved
 from app.solving.intact import damaged, intact
 from app.solving.jobs import Jobs
 from app.solving.migration import Migration
+from app.solving.node_conditions import node_findings
 from app.solving.observation import Observation, Observer
 from app.solving.outcomes import Outcomes
 from app.solving.pace import Pace, Wake
@@ -34,6 +35,7 @@ from app.solving.solver_process import SolverProcess
 from app.solving.solves import Solves
 from app.solving.withdrawal import Withdrawal
 from app.storage import topics
+from app.storage.clock import PROCESS_CLOCKS_HEARD, server_now, server_seconds
 from app.storage.documents import encode_document, queue_document, read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -69,7 +71,7 @@ class ClusterController:
         self._lease = lease
         self._settings = settings
         self._wake = wake
-        self._observer = Observer(redis, keys)
+        self._observer = Observer(redis, keys, lease_seconds=settings.node_lease_seconds)
         self._problems = Problems(redis, keys, lease)
         withdrawal = Withdrawal()
         self._routing = RoutingTables(redis, keys, lease, withdrawal)
@@ -119,7 +121,7 @@ class ClusterController:
                     self._pause_seconds = self._pause(observation, woken)
                     failures = 0
                     self._abandoned.over()
-                    WORKER_TICK_TIME.set(self._lease.cluster_id, time.time())
+                    WORKER_TICK_TIME.set(self._lease.cluster_id, server_seconds())
                 except (RedisError, OSError, FoldMoved, Contended) as error:
                     failures += 1
                     WORKER_ABANDONED.inc()
@@ -156,7 +158,9 @@ class ClusterController:
             await self._jobs.take_over()
             stored = await read_document(self._redis, self._keys.placement_status)
             if stored is not None:
-                self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
+                # A newer process may have named conditions unknown here; it is made anew with each look.
+                with suppress(DamagedRecord):
+                    self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
         return True
 
     # --- one look
@@ -199,7 +203,7 @@ class ClusterController:
             seen,
             restless=woken or self.busy or waiting or unsettled,
             now=time.monotonic(),
-            until_due=min(ends, default=math.inf) / 1000.0 - time.time(),
+            until_due=(min(ends, default=math.inf) - observation.now_milliseconds) / 1000.0,
         )
 
     async def _fold(self, observation: Observation) -> None:
@@ -243,10 +247,11 @@ class ClusterController:
         """Conditions of the status beside those that `conditions` knows; others add theirs here."""
         doubts = self._problems.doubts
         quality = [] if doubts is None else [data_quality(doubts)]
-        return [intact(observation.faults), *quality]
+        nodes = node_findings(observation, PROCESS_CLOCKS_HEARD.ahead)
+        return [intact(observation.faults), *quality, *nodes]
 
     async def _show(self, observation: Observation, base: PlacementProblem | None) -> None:
-        now = datetime.now(UTC)
+        now = server_now()
         interval = self._settings.telemetry_interval_seconds
         status = await asyncio.to_thread(
             placement_status,

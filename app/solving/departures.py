@@ -1,6 +1,5 @@
 """Draining nodes leave: registered until nothing of the cluster is theirs any more."""
 
-import time
 from typing import Final, cast
 
 import structlog
@@ -10,6 +9,7 @@ from redis.asyncio.client import Pipeline
 from app.nodes.schemas import NodeRecord
 from app.solving.observation import Observation
 from app.storage import topics
+from app.storage.clock import server_seconds
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
@@ -22,12 +22,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def departing(observation: Observation) -> list[str]:
-    """Draining nodes that hold nothing (or are lost) and to which the generation in force gives nothing; not
-    those that left before and came back, while they live."""
+    """Draining nodes that hold nothing (or were lost a lease ago or more) and to which the generation in
+    force gives nothing; not those that left before and came back, while they live."""
     fleet, in_force = observation.fleet, observation.in_force
     leaving = []
     for row, node in enumerate(fleet.nodes):
-        if not node.draining or observation.held[row].any():
+        if not node.draining or observation.held[row].any() or node.node_id in observation.lately_lost:
             continue
         if node.kept_out and node.node_id in observation.live:
             continue  # it would only register again
@@ -56,10 +56,11 @@ async def remove_node(redis: Redis, keys: ClusterKeys, lease: Lease, node_id: st
             keys.telemetry_instances,
             keys.registration_rates,
             keys.node_conflicts,
+            keys.node_clocks,
         ):
             pipe.hdel(name, node_id)
         pipe.zrem(keys.node_leases, node_id)
-        pipe.zadd(keys.drained_nodes, {node_id: time.time()})
+        pipe.zadd(keys.drained_nodes, {node_id: server_seconds()})
         pipe.zremrangebyrank(keys.drained_nodes, 0, -MAX_KEPT_OUT - 1)
         pipe.delete(
             keys.holdings(node_id),

@@ -30,6 +30,7 @@ from app.metrics import (
 )
 from app.models.schemas import ModelRecord
 from app.solving.fold_batch import Entry, FoldBatch, Kept
+from app.storage.clock import server_seconds
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
@@ -250,7 +251,7 @@ class TelemetryFold:
         TELEMETRY_TOKENS.inc(folded.tokens)
         TELEMETRY_ACTIVATIONS.inc(folded.activations)
         TELEMETRY_STREAM_BYTES.set(cluster, max(0, waiting - folded.entry_bytes))
-        lag = time.time() - _milliseconds(last_id) / 1000 if more else 0.0
+        lag = server_seconds() - _milliseconds(last_id) / 1000 if more else 0.0
         TELEMETRY_FOLD_LAG.set(cluster, max(0.0, lag))
         return FoldOutcome(folded.windows, folded.discarded, folded.tokens, folded.activations, more)
 

@@ -1,7 +1,6 @@
 """What operators ask of the worker: solves and plans, one after another, beside its own work."""
 
 import asyncio
-from datetime import UTC, datetime
 from typing import cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import plan_task
 from app.solving.triggers import Reason
 from app.storage import topics
+from app.storage.clock import server_now
 from app.storage.fenced import fenced
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
@@ -203,7 +203,7 @@ class Jobs:
         pop: bool = False,
     ) -> OptimizationRecord:
         """Write the record in its new state, unless it was cancelled meanwhile; `pop` takes its job, too."""
-        now = datetime.now(UTC)
+        now = server_now()
         began = state is OptimizationState.RUNNING
         after = record.model_copy(
             update={
@@ -311,7 +311,7 @@ class Jobs:
 
     async def _store_plan(self, record: PlanRecord) -> None:
         """Store the plan, however long the server takes to be reached again: its job is gone already."""
-        after = record.model_copy(update={"updated_at": datetime.now(UTC)})
+        after = record.model_copy(update={"updated_at": server_now()})
         body = await asyncio.to_thread(record_json, after)
         outdated: list[str] = []
 

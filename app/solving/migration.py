@@ -6,7 +6,7 @@ and where nodes hold something else than they are to and no plan runs, make one 
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -30,6 +30,7 @@ from app.solving.restoration import CannotRestore, holds_of_generation, restore
 from app.solving.routing import RoutingTables
 from app.solving.solver_process import SolverProcess
 from app.solving.withdrawal import Withdrawal
+from app.storage.clock import server_now
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from migrations.model import MoveKind
@@ -115,7 +116,7 @@ class Migration:
             return None
         if execution.state is PlanState.PAUSED:
             return paused_plan(observation, execution.record.plan_id)
-        stuck = execution.stuck(datetime.now(UTC), STUCK_HEARTBEATS * self._heartbeat_seconds)
+        stuck = execution.stuck(server_now(), STUCK_HEARTBEATS * self._heartbeat_seconds)
         parts = [] if self._releasing.waiting_for is None else [self._releasing.waiting_for]
         return together([*parts, *(stuck_moves(node_id, count) for node_id, count in stuck.items())])
 
@@ -141,7 +142,7 @@ class Migration:
 
     async def _linger_on(self) -> None:
         """Keep out of routing tables what plans that ended just now had told nodes to drop."""
-        since = datetime.now(UTC) - timedelta(seconds=self._linger_seconds)
+        since = server_now() - timedelta(seconds=self._linger_seconds)
         for plan_id in await newest_plans(self._redis, self._keys, LINGERING_PLANS):
             record = await read_plan(self._redis, self._keys, plan_id)
             if record is None or record.state in WORKING or record.updated_at < since:
@@ -160,7 +161,7 @@ class Migration:
 
     async def step(self, observation: Observation, problem: PlacementProblem) -> None:
         """Carry on with the plan. `problem` needs neither traffic nor holdings."""
-        now = datetime.now(UTC)
+        now = server_now()
         self._releasing.waiting_for = None
         self._withdrawal.forget_lingering(
             time.monotonic(),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,7 @@ from app.solving.planning import (
 from app.solving.remedies import impossible_plan
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import PlanOutcome, plan_task
+from app.storage.clock import server_now
 from migrations.states import PlanState
 from solvers.problem import PlacementProblem, UInt8
 
@@ -150,7 +151,7 @@ class NextPlan:
         wait = min(BACK_OFF_SECONDS * 2**self._failures, BACK_OFF_LIMIT_SECONDS)
         self._failures = min(self._failures + 1, 16)
         self.wait(wait)
-        again = f"another is made at {in_words(datetime.now(UTC) + timedelta(seconds=wait))}"
+        again = f"another is made at {in_words(server_now() + timedelta(seconds=wait))}"
         self.trouble = Holdup(Outlook.WAITING, f"{trouble}; {again}")
 
     def cancelled(self, generation: int, trouble: Holdup | None = None) -> None:
@@ -184,7 +185,7 @@ class NextPlan:
             self.failed(in_force.generation, f"no plan could be made: {error}")
             log.error("planning failed", reason=str(error))
             return None
-        now = datetime.now(UTC)
+        now = server_now()
         reason = outcome.failure
         state = PlanState.RUNNING if reason is None else PlanState.FAILED
         requested, self._requested = self._requested, None

@@ -4,9 +4,8 @@ Each look costs one round trip; only what changed since the last one is read and
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -18,8 +17,10 @@ from app.errors import DamagedRecord
 from app.instance.figures import fault_of_node, sound_settings, sound_status
 from app.instance.fleet import ExpertAddress, Fleet
 from app.models.schemas import ModelRecord
-from app.nodes.schemas import NodeRecord, NodeStatusRecord
+from app.nodes.schemas import NodeConflict, NodeRecord, NodeStatusRecord
+from app.nodes.store import CONFLICT_SECONDS
 from app.placements.schemas import PlacementDocument
+from app.storage.clock import queue_now
 from app.storage.documents import generation_of, read_document
 from app.storage.keys import ClusterKeys
 from app.storage.records import read_record
@@ -39,6 +40,9 @@ class InForce:
 class Observation:
     """One look. `held` uint8[N, E]: what live nodes serve; the rows of nodes that are not live are empty.
 
+    `now_milliseconds`: when it was, by the server's clock, which says who is `live`. `lately_lost`: nodes
+    whose lease ran out less than a lease ago: they may go on routing as they did. `clocks_ahead`: seconds, of
+    the nodes that sent their time. `conflicts`: of the nodes that two agents want to be.
     `obsolete`: what live nodes hold of models that were deleted, or registered anew without it; an expert of
     a model that was never registered is not among them, since its model may be about to be.
     `faults`: in words, what is stored and left out of this look: it cannot be read, or would spoil solves.
@@ -61,6 +65,10 @@ class Observation:
     held_version: int
     live_version: int
     faults: tuple[str, ...] = ()
+    now_milliseconds: int = 0
+    lately_lost: frozenset[str] = frozenset()
+    clocks_ahead: Mapping[str, float] = field(default_factory=dict)
+    conflicts: Mapping[str, NodeConflict] = field(default_factory=dict)
 
     @property
     def recomputes(self) -> bool:
@@ -142,9 +150,11 @@ def _judge_node(_: str, node: NodeRecord) -> tuple[NodeRecord | None, str | None
 class Observer:
     """Looks at one cluster, again and again."""
 
-    def __init__(self, redis: Redis, keys: ClusterKeys) -> None:
+    def __init__(self, redis: Redis, keys: ClusterKeys, *, lease_seconds: float = 0.0) -> None:
+        """lease_seconds: how long nodes count as `lately_lost`."""
         self._redis = redis
         self._keys = keys
+        self._lease_milliseconds = lease_seconds * 1000.0
         self._cluster = _Decoded(ClusterRecord, keys.cluster)
         self._models = _Decoded(ModelRecord, keys.models)
         self._deleted_models: frozenset[str] = frozenset()
@@ -185,8 +195,12 @@ class Observer:
         pipe.get(keys.plan_active)
         pipe.llen(keys.plan_commands)
         pipe.llen(keys.jobs)
+        queue_now(pipe, keys.node_leases)
+        pipe.hgetall(keys.node_clocks)
+        pipe.hgetall(keys.node_conflicts)
         answers = await pipe.execute()
-        cluster, revision, statuses, leases, versions, pointer, paused, plan, commands, jobs = answers
+        cluster, revision, statuses, leases, versions, pointer, paused, plan, commands, jobs = answers[:10]
+        now, clocks, conflicts = answers[10:]
         if cluster is None:
             return None
         spec_changed = self._cluster.update({b"cluster": cluster})
@@ -199,9 +213,13 @@ class Observer:
         if spec_changed:
             self._spec_version += 1
         self._statuses.update(statuses)
-        now = time.time() * 1000.0
         ends = {node_id.decode(): float(end) for node_id, end in leases}
         live = frozenset(node_id for node_id in self._fleet.node_ids if ends.get(node_id, 0.0) > now)
+        lately_lost = frozenset(
+            node_id
+            for node_id in self._fleet.node_ids
+            if node_id not in live and ends.get(node_id, 0.0) + self._lease_milliseconds > now
+        )
         live_changed = live != self._live
         self._live = live
         self._live_version += live_changed
@@ -215,10 +233,16 @@ class Observer:
         return Observation(
             cluster=record,
             faults=(*of_settings, *self._nodes.faults.values(), *self._statuses.faults.values()),
+            now_milliseconds=now,
             fleet=self._fleet,
             statuses=dict(self._statuses.records),
             live=live,
+            lately_lost=lately_lost,
             lease_ends=ends,
+            clocks_ahead={
+                node_id: float(ahead) for name, ahead in clocks.items() if (node_id := name.decode()) in live
+            },
+            conflicts=_conflicts(conflicts, keys, self._fleet.rows.keys(), now),
             held=self._held,
             obsolete={node_id: found for node_id in sorted(live) if (found := self._obsolete.get(node_id))},
             in_force=self._in_force,
@@ -321,3 +345,17 @@ class Observer:
         )
         holds.flags.writeable = False
         self._in_force = InForce(number, document, holds)
+
+
+def _conflicts(
+    stored: Mapping[bytes, bytes], keys: ClusterKeys, node_ids: Collection[str], now_milliseconds: int
+) -> dict[str, NodeConflict]:
+    """Those of registered nodes that are not long over."""
+    found = {}
+    for name, value in stored.items():
+        node_id = name.decode()
+        if node_id in node_ids:
+            conflict = read_record(NodeConflict, value, keys.node_conflicts)
+            if now_milliseconds - conflict.at_milliseconds <= CONFLICT_SECONDS * 1000:
+                found[node_id] = conflict
+    return found

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from app.solving.solver_process import SolverClosed, SolverCrashed, SolverProces
 from app.solving.standing import improvement
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
 from app.solving.triggers import Reason
+from app.storage.clock import server_now
 from app.storage.lease import Lease
 from solvers.instalment import UNLIMITED
 from solvers.multipliers import Multipliers
@@ -113,7 +114,7 @@ async def solve_and_adopt(
 
     Raises `TaskError` when the solver fails, crashes or overruns, `UnknownNode`, `LeaseLost`.
     """
-    solved_at = datetime.now(UTC)
+    solved_at = server_now()
     settings = observation.cluster.settings
     names = names_of(observation.fleet, observation.usable, observation.live)
     if request.overrides != Overrides():

@@ -7,7 +7,7 @@ made without that traffic, which is what such a claim needs.
 import asyncio
 import math
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from app.solving.observation import InForce, Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.tasks import batch_task, outcome_task
+from app.storage.clock import server_now
 from app.storage.documents import read_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -90,7 +91,7 @@ class Outcomes:
         assert outcome is not None
         if outcome.converged_at is None:
             if converged:
-                await self._write(outcome.model_copy(update={"converged_at": datetime.now(UTC)}))
+                await self._write(outcome.model_copy(update={"converged_at": server_now()}))
             return
         if (
             time.monotonic() < self._not_before

@@ -6,7 +6,7 @@ No node has an order that is not known of, and whoever takes over finds the plan
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from redis.asyncio import Redis
@@ -18,6 +18,7 @@ from app.solving.execution import Execution
 from app.solving.orders import encode_orders
 from app.solving.plan_records import outdated_plans, queue_forgetting, queue_progress
 from app.storage import topics
+from app.storage.clock import server_now
 from app.storage.documents import EncodedDocument, queue_document
 from app.storage.fenced import fenced
 from app.storage.keys import ClusterKeys
@@ -74,7 +75,7 @@ class PlanJournal:
 
     async def end(self, requested: PlanRecord, state: PlanState, reason: str) -> None:
         """Of a plan that was asked for, and need not be made."""
-        update = {"state": state, "reason": reason, "updated_at": datetime.now(UTC)}
+        update = {"state": state, "reason": reason, "updated_at": server_now()}
         record = requested.model_copy(update=update)
 
         def queue(pipe: Pipeline) -> None:

@@ -132,12 +132,13 @@ class RoutingTables:
         }
 
     def in_use(self, observation: Observation) -> dict[str, str | None]:
-        """Live node -> version of the assignment it says it routes by."""
+        """Node -> version of the assignment it says it routes by; of live nodes, and of those that were lost
+        less than a lease ago: they are silent, and may go on serving their tokens as they did."""
         return {
             node_id: status.assignment_version
             if (status := observation.statuses.get(node_id)) is not None
             else None
-            for node_id in observation.live
+            for node_id in observation.live | observation.lately_lost
         }
 
     def _follow_latency(self, problem: PlacementProblem) -> None:

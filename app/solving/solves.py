@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from redis.asyncio import Redis
@@ -18,6 +18,7 @@ from app.solving.optimizer import Solved, solve_and_adopt
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
 from app.solving.triggers import URGENT, Reason, Situation, Triggers
+from app.storage.clock import server_now
 from app.storage.lease import Lease
 from app.storage.optimistic import Contended
 from solvers.multipliers import Multipliers
@@ -137,7 +138,7 @@ class Solves:
             self._not_before = now + wait
             self._triggers.forget()
             reason = f"solving failed: {error}"
-            again = f"it is tried again at {in_words(datetime.now(UTC) + timedelta(seconds=wait))}"
+            again = f"it is tried again at {in_words(server_now() + timedelta(seconds=wait))}"
             self._trouble = situation, Holdup(Outlook.WAITING, f"{reason}; {again}")
             log.error("solve failed", reason=str(error), again_in_seconds=wait)
             return

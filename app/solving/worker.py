@@ -32,7 +32,7 @@ from app.solving.pace import Wake
 from app.solving.sharing import in_own_order, share, surrendered
 from app.solving.solver_process import SolverClosed, SolverProcess
 from app.solving.tasks import warm_planner_task, warm_solver_task
-from app.storage import topics, workers
+from app.storage import clock, topics, workers
 from app.storage.keys import CLUSTERS, WAKE_PATTERN, ClusterKeys
 from app.storage.lease import Lease, LeaseLost, acquire, release, renew
 
@@ -98,7 +98,12 @@ class Worker:
                 await end(starting)
                 return
             await starting
-            listening = [asyncio.create_task(self._listen()), asyncio.create_task(self._glance())]
+            await clock.first_measure(self._redis)
+            listening = [
+                asyncio.create_task(self._listen()),
+                asyncio.create_task(self._glance()),
+                asyncio.create_task(clock.keep_clock(self._redis, clock.process_name("worker"))),
+            ]
             WORKERS.set(1)
             log.info("worker ready", worker=self.worker_id)
             while not self._stop.is_set():

@@ -13,6 +13,10 @@ no transaction or script touches it together with another key."""
 WORKERS = "moeplace:workers"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
+PROCESS_CLOCKS = f"{{{CLUSTERS}}}:process_clocks"
+"""HASH name of a process -> by how many milliseconds its host's clock is ahead of the server's, a colon, and
+until when that counts (milliseconds since the epoch, server's clock)."""
+
 INDEX_DISK_MARK = f"{{{CLUSTERS}}}:disk_mark"
 """As `ClusterKeys.disk_mark`, for the server that has `CLUSTERS`: it hashes to the same slot."""
 
@@ -59,7 +63,8 @@ class ClusterKeys:
 
     @property
     def deleted_models(self) -> str:
-        """ZSET model_id -> when it was deleted, bounded: nodes may still hold experts of it."""
+        """ZSET model_id -> when it was deleted, seconds since the epoch (server's clock), bounded: nodes may
+        still hold experts of it."""
         return self._key("deleted_models")
 
     @property
@@ -113,6 +118,11 @@ class ClusterKeys:
     def node_conflicts(self) -> str:
         """HASH node_id -> JSON `NodeConflict`, the last time that two agents wanted to be the node."""
         return self._key("node_conflicts")
+
+    @property
+    def node_clocks(self) -> str:
+        """HASH node_id -> seconds that the node's clock was ahead of the server's when last heard of."""
+        return self._key("node_clocks")
 
     # --- telemetry
     @property

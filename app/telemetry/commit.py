@@ -103,7 +103,10 @@ class GroupCommit:
         async with self._redis.pipeline(transaction=False) as pipe:
             for places in calls:
                 queue_appends(pipe, [windows[place] for place in places])
-            replies = await pipe.execute(raise_on_error=False)
+            for window in windows:
+                if window.renewal is not None:
+                    window.renewal.queue(pipe)
+            replies = (await pipe.execute(raise_on_error=False))[: len(calls)]
         outcomes: list[Outcome | Unavailable] = [Outcome.FULL] * len(windows)
         for places, reply in zip(calls, replies, strict=True):
             for at, place in enumerate(places):

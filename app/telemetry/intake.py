@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 from app.config import Settings
 from app.errors import BodyTooLarge, InvalidRequest, MalformedRequest, ProblemError, Unavailable
 from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
+from app.storage.clock import server_now
 from app.telemetry.account import Account
 from app.telemetry.checking import check
 from app.telemetry.decoding import Format, Malformed, decode
@@ -19,6 +19,7 @@ from app.telemetry.framing import MAX_WINDOW_BYTES, Framing, Values, has_several
 from app.telemetry.lanes import CommitLanes
 from app.telemetry.packed import pack
 from app.telemetry.registry import Registered, Registry
+from app.telemetry.renewals import Renewals
 from app.telemetry.store import Append, Outcome
 
 _ATTEMPTS = 5
@@ -41,6 +42,7 @@ class Intake:
         self._settings = settings
         self._registry = Registry(redis)
         self._commit = CommitLanes(redis)
+        self._renewals = Renewals(settings.node_lease_seconds)
 
     async def stop(self) -> None:
         await self._commit.drain()
@@ -137,7 +139,7 @@ class Intake:
             # It may have been registered a moment ago: Redis is only asked about windows that pass.
             registered = await self._registry.get(cluster_id, stale=registered)
         found = Faults(faults.at)
-        now = datetime.now(UTC)
+        now = server_now()
         if large:
             packed = await asyncio.to_thread(check, decoded, node_id, registered, now, found)
         else:
@@ -153,6 +155,12 @@ class Intake:
             packed.sequence_number,
             pack(packed),
             self._settings.max_unfolded_bytes,
+            self._renewals.due(
+                registered.keys,
+                node_id,
+                decoded.window.instance_uid,
+                (decoded.window.window.end_at - now).total_seconds(),
+            ),
         )
         return _Judged(append, registered, model_id, found)
 

@@ -7,6 +7,7 @@ import msgspec
 from redis.asyncio.client import Pipeline
 
 from app.storage.keys import ClusterKeys
+from app.telemetry.renewals import Renewal
 
 REMEMBERED = 1024
 """Newest sequence numbers remembered of a node's instance. Older ones that come for the first time cannot
@@ -62,7 +63,8 @@ return outcomes
 
 
 class Append(msgspec.Struct, frozen=True):
-    """One window on its way. `revision` is that of what it was judged by."""
+    """One window on its way. `revision` is that of what it was judged by. `renewal`: of its node's lease,
+    where that is due."""
 
     keys: ClusterKeys
     revision: bytes
@@ -71,6 +73,7 @@ class Append(msgspec.Struct, frozen=True):
     sequence_number: int
     packed: bytes
     max_unfolded_bytes: int
+    renewal: Renewal | None = None
 
     @property
     def shared(self) -> tuple[str, bytes, int]:

@@ -11,6 +11,7 @@ from app.access.roles import Role
 from app.access.secret import digest_of, make_token
 from app.clusters.store import ensure_cluster, require_cluster
 from app.errors import NotFound
+from app.storage.clock import server_now
 from app.storage.keys import EVERYWHERE
 from app.tokens.schemas import IssuedToken, TokenList, TokenResource
 
@@ -31,7 +32,7 @@ async def issue(
     if scope != EVERYWHERE:
         await ensure_cluster(redis, scope, limit=max_clusters)
     name, text = make_token(scope)
-    now = datetime.now(UTC)
+    now = server_now()
     record = TokenRecord(
         token_id=name.token_id,
         role=role,

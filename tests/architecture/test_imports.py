@@ -23,3 +23,25 @@ def test_libraries_know_no_time_of_day() -> None:
                 if name in {"time.time", "datetime.now", "datetime.utcnow", "date.today", "time.time_ns"}:
                     offences.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
     assert offences == []
+
+
+OWN_CLOCKS = ("demo", "fleet", "box", "cli", "tiny_moe")
+"""Of `app`: programs that measure what they do themselves, and share no deadline with another process."""
+
+OWN_CLOCK_FILES = ("app/storage/clock.py", "app/http/measuring.py")
+
+
+def test_the_clock_of_a_host_decides_nothing() -> None:
+    """The service takes the time from `app.storage.clock`: hosts' clocks differ, and a lease or a deadline
+    that two processes share would end at two times."""
+    offences = []
+    for path in sorted((ROOT / "app").rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        if name in OWN_CLOCK_FILES or path.relative_to(ROOT / "app").parts[0] in OWN_CLOCKS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                called = f"{node.value.id}.{node.attr}"
+                if called in {"time.time", "datetime.now", "datetime.utcnow", "date.today", "time.time_ns"}:
+                    offences.append(f"{name}:{node.lineno} {called}")
+    assert offences == []

@@ -47,14 +47,15 @@ def _shows(shown: Any, answer: Any) -> bool:
     return bool(shown == answer)
 
 
-def test_walk_through_runs_as_written(serve: Callable[..., Service]) -> None:
-    """Every block of the walk-through succeeds in order, and each answer shown is the last one received."""
-    service = serve()
+def _walk_through(service: Service, pause: float = 0.0) -> tuple[str, dict[int, Any], dict[int, Any]]:
+    """All that the blocks printed, run in order with a pause (seconds) before each that comes after the first
+    registration; the answers shown and those received, by the number of their block."""
     blocks = BLOCK.findall(_section("Five minutes with curl"))
     script, shown = ["set -euo pipefail"], {}
     for index, (language, text) in enumerate(blocks):
         if language == "sh":
-            script += [text, f'echo; echo "{ANSWERS} {index}"']
+            registered = "register()" in "\n".join(script)
+            script += [f"sleep {pause if registered else 0}", text, f'echo; echo "{ANSWERS} {index}"']
         elif language == "json":
             shown[index - 1] = json.loads(text)
     run = subprocess.run(
@@ -66,12 +67,40 @@ def test_walk_through_runs_as_written(serve: Callable[..., Service]) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "/problems/" not in run.stdout, run.stdout
     parts = re.split(rf"{ANSWERS} (\d+)\n", run.stdout)
     answers = {int(index): _documents(text) for text, index in zip(parts[::2], parts[1::2], strict=False)}
+    return run.stdout, shown, answers
+
+
+def test_walk_through_runs_as_written(serve: Callable[..., Service]) -> None:
+    """Every block of the walk-through succeeds in order, and each answer shown is the last one received."""
+    printed, shown, answers = _walk_through(serve())
+    assert "/problems/" not in printed, printed
     assert len(shown) >= 5
     for index, fragment in shown.items():
         assert _shows(fragment, answers[index][-1]), f"README shows {fragment}, got {answers[index][-1]}"
+
+
+def test_walk_through_bears_a_reader_who_pauses(serve: Callable[..., Service]) -> None:
+    """With pauses between the blocks that are longer than the nodes' lease the nodes are lost each time, and
+    the answers shown come all the same."""
+    service = serve(env={"MOEPLACE_NODE_LEASE_SECONDS": "2.5"})
+    printed, shown, answers = _walk_through(service, pause=2.7)
+    assert "/problems/" not in printed, printed
+    for index, fragment in shown.items():
+        assert _shows(fragment, answers[index][-1]), f"README shows {fragment}, got {answers[index][-1]}"
+
+
+def test_loops_of_the_walk_through_end(tmp_path: Path) -> None:
+    """What does not come is given up with a message that says where the reason stands."""
+    section = _section("Five minutes with curl")
+    function = re.search(r"^wait_for\(\) \{\n.*?^\}\n", section, re.MULTILINE | re.DOTALL)
+    assert function is not None
+    assert not re.search(r"^\s*(until|while)\b", section, re.MULTILINE)
+    script = f"LAB=lab\nsleep() {{ :; }}\n{function[0]}wait_for false\n"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert run.returncode == 1
+    assert "curl lab/placement/status" in run.stderr
 
 
 def _configuration() -> str:

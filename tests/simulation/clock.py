@@ -10,11 +10,15 @@ import secrets
 import selectors
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime, tzinfo
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from app.storage import clock
+
+R = TypeVar("R")
 
 BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
 """What calendars show when the loop's clock shows 0."""
@@ -22,6 +26,13 @@ BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
 SKEW: ContextVar[float] = ContextVar("skew", default=0.0)
 """How many seconds the wall clock of the process that runs is ahead of the server's. A task and whatever it
 starts are one process. Monotonic clocks are never wrong."""
+
+
+def process(work: Coroutine[Any, Any, R], ahead_seconds: float) -> "asyncio.Task[R]":
+    """Begin the work as a process whose host's clock is ahead of the server's; negative: behind."""
+    context = copy_context()
+    context.run(SKEW.set, ahead_seconds)
+    return asyncio.get_running_loop().create_task(work, context=context)
 
 
 class Standstill(Exception):
@@ -97,6 +108,7 @@ def virtual_time(loop: VirtualLoop, seed: int) -> Iterator[None]:
     def token_hex(nbytes: int | None = None) -> str:
         return rng.randbytes(nbytes or 16).hex()
 
+    clock.PROCESS_CLOCK = clock.ServerClock()
     replaced: list[tuple[Any, str, Any]] = [
         (time, "time", time.time),
         (time, "monotonic", time.monotonic),
@@ -119,3 +131,4 @@ def virtual_time(loop: VirtualLoop, seed: int) -> Iterator[None]:
         for module, name, original in replaced:
             setattr(module, name, original)
         random.setstate(state)
+        clock.PROCESS_CLOCK = clock.ServerClock()

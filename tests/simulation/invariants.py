@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from agent.messages import MoveOrder, TargetKind
 from agent.routing import Local, RoutingTable
 from app.storage.keys import ClusterKeys
 from migrations.states import PLAN_TRANSITIONS, MoveState, PlanState
+from tests.simulation.clock import BEGINS_AT
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -39,7 +39,7 @@ class Violation(AssertionError):
 class Watch:
     """Sees everything that happens, from outside; keeps a diary for whoever has to understand a failure."""
 
-    def __init__(self, keys: ClusterKeys, *, min_replicas: int, origin: bool) -> None:
+    def __init__(self, keys: ClusterKeys, *, min_replicas: int, origin: bool, lease_seconds: float) -> None:
         self._keys = keys
         self._min_replicas = 0 if origin else min_replicas
         self._loop = asyncio.get_running_loop()
@@ -50,6 +50,8 @@ class Watch:
         self._shaken: dict[ExpertKey, float] = {}
         self._dropped: set[tuple[str, ExpertKey]] = set()
         self._lease_ends: dict[str, float] = {}
+        self._lease_milliseconds = lease_seconds * 1000.0
+        self._lapsed_now: set[str] = set()
         self._unleased: set[str] = set()
         self._executed: set[tuple[str, int, str, str, int]] = set()
         self._progress: dict[tuple[str, str], tuple[int, int, int, str]] = {}
@@ -131,24 +133,24 @@ class Watch:
             self._shake(self.floor)
             del self._lease_ends[node_id]
             return
-        if self._lease_ends.get(node_id, ends) <= time.time() * 1000.0:
-            self._lapsed(node_id)
+        self.look_at_leases()
+        self._lapsed_now.discard(node_id)
         self._lease_ends[node_id] = ends
 
     def look_at_leases(self) -> None:
-        now = time.time() * 1000.0
+        now = (BEGINS_AT.timestamp() + self._loop.time()) * 1000.0
         for node_id, ends in self._lease_ends.items():
-            if ends <= now and node_id not in self._unleased:
-                self._lapsed(node_id)
-
-    def _lapsed(self, node_id: str) -> None:
-        self.note(f"the lease of {node_id} has run out")
-        self.seen["lapses"] += 1
-        self._unleased.add(node_id)
-        self._shake(self.floor)
+            if ends <= now and node_id not in self._lapsed_now:
+                self.note(f"the lease of {node_id} has run out")
+                self.seen["lapses"] += 1
+                self._lapsed_now.add(node_id)
+                self._shake(self.floor)
+            if ends + self._lease_milliseconds <= now:
+                self._unleased.add(node_id)
 
     def _excused(self, node_id: str) -> bool:
-        """Its lease ran out, and it has not switched to the newest table since: nobody waits for it."""
+        """Its lease ran out a lease ago, and it has not switched to the newest table since: nobody waits for
+        it any more."""
         return node_id in self._unleased
 
     # --- moves

@@ -11,6 +11,7 @@ from agent.node import NodeAgent, NodeConfig
 from agent.retrying import RetryPolicy
 from agent.routing import RoutingTable
 from agent.storage import FetchFailed
+from tests.simulation.clock import process
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Watch
 from tests.simulation.transport import Service, SimulatedClient
@@ -42,6 +43,8 @@ class Node:
     service: Service
     faults: Faults
     watch: Watch
+    ahead: Callable[[], float]
+    """Seconds by which the clocks of its host and of the API process it talks to are ahead, at each start."""
     memory: set[ExpertKey] = field(default_factory=set)
     starts: int = 0
     agent: NodeAgent | None = None
@@ -93,7 +96,7 @@ class Node:
             agent.holdings.reserve(key, shape.expert_bytes, DEVICE)
             agent.holdings.complete(key)
         self.agent = agent
-        self._task = asyncio.get_running_loop().create_task(agent.run())
+        self._task = process(agent.run(), self.ahead())
 
     async def stop(self, *, wipe: bool) -> None:
         """The agent dies in the middle of whatever it does."""

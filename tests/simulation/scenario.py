@@ -5,7 +5,9 @@ import contextlib
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -22,8 +24,9 @@ from app.nodes.schemas import HeldExperts, NodeHoldings, NodeRecord
 from app.nodes.service import drain_node
 from app.placements.schemas import OperatorPlacement
 from app.placements.service import put_placement, rollback
+from app.storage import clock
 from app.storage.keys import ClusterKeys
-from tests.simulation.clock import BEGINS_AT, VirtualLoop, virtual_time
+from tests.simulation.clock import BEGINS_AT, VirtualLoop, process, virtual_time
 from tests.simulation.faults import Faults, harmless, severe
 from tests.simulation.invariants import Violation, Watch
 from tests.simulation.node import Node, Shape
@@ -38,6 +41,9 @@ TROUBLE_SECONDS = 90.0
 """How long things go wrong."""
 SETTLE_SECONDS = 900.0
 """How long it may take from then on until the last generation is what nodes hold."""
+
+SKEW_LEASES = 2.0
+"""Leases by which the clock of a host may be ahead of the server's or behind it."""
 
 Placement = dict[str, set[ExpertKey]]
 
@@ -108,12 +114,21 @@ class Scenario:
             max_copies_per_node=rng.choice((1, 2, 4)),
             max_copies_per_cluster=rng.choice((2, 64)),
         )
-        self.watch = Watch(self.keys, min_replicas=self.min_replicas, origin=self.has_origin)
+        self.watch = Watch(
+            self.keys,
+            min_replicas=self.min_replicas,
+            origin=self.has_origin,
+            lease_seconds=self.settings.node_lease_seconds,
+        )
+        most_ahead = SKEW_LEASES * self.settings.node_lease_seconds
+        clocks = random.Random(f"clocks {seed}")
+        self.ahead: Callable[[], float] = partial(clocks.uniform, -most_ahead, most_ahead)
+        """Seconds by which the clock of another process is ahead of the server's."""
         self.store.written = self.watch.written
         self.store.scored = self._scored
         self.service = Service(self.store, CLUSTER, self.settings, self.faults)
         self.redis = self.service.redis
-        self.workers = Workers(self.store, self.keys, self.settings, self.faults, self.watch)
+        self.workers = Workers(self.store, self.keys, self.settings, self.faults, self.watch, self.ahead)
         self.nodes = {name: self._node(name, names) for name in names}
         self.watch.nodes = self.nodes
         self.watch.newest = self._newest_table
@@ -133,7 +148,7 @@ class Scenario:
             expert_bytes=EXPERT_BYTES,
             says_moves_version=name != names[-1],
         )
-        return Node(shape, self.service, self.faults, self.watch, peers=lambda: self.nodes)
+        return Node(shape, self.service, self.faults, self.watch, self.ahead, peers=lambda: self.nodes)
 
     def _scored(self, key: str, member: str, score: float | None) -> None:
         if key == self.keys.node_leases:
@@ -146,6 +161,7 @@ class Scenario:
     # --- the course of events
     async def play(self) -> float | None:
         """Seconds from the last fault until the fleet has converged; None where copies are lost for good."""
+        await clock.PROCESS_CLOCK.measure(self.redis)
         self._register()
         placement = self._draw(self.nodes)
         if not (self.has_origin and self.rng.random() < 0.5):
@@ -157,7 +173,7 @@ class Scenario:
         self.workers.start()
         await self._pass(5.0)
         for misfortune in self._misfortunes():
-            self._tasks.append(asyncio.get_running_loop().create_task(misfortune))
+            self._tasks.append(process(misfortune, self.ahead()))
         await self._pass(TROUBLE_SECONDS)
         await self._end_of_troubles()
         return await self._converge()

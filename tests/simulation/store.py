@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
+import msgspec
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import WatchError
 
@@ -318,12 +319,12 @@ def _conflict(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> int:
 
 
 def _heartbeat(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[Any]:
-    nodes, statuses, leases, holdings, versions = keys
-    node, record, expected, status, lasts, how, count, channel, topic, announce = argv[:10]
+    nodes, statuses, leases, holdings, versions, clocks = keys
+    node, record, expected, status, lasts, how, channel, topic, announce, more, less, most, ahead = argv
     if (store.hget(nodes, node) or b"") != record or (store.hget(statuses, node) or b"") != expected:
         return [b"CHANGED", 0, 0, 0]
     ends = store.now() + int(lasts)
-    added, removed = argv[10 : 10 + int(count)], argv[10 + int(count) :]
+    added, removed = ([encoded(it) for it in msgspec.msgpack.decode(part)] for part in (more, less))
     changed = 0
     if how == b"REPLACE":
         if store.smembers(holdings) != set(added):
@@ -332,10 +333,15 @@ def _heartbeat(store: Store, keys: tuple[str, ...], argv: list[bytes]) -> list[A
                 store.sadd(holdings, *added)
             changed = 1
     elif how == b"EDIT":
+        known = store.smembers(holdings)
+        if len((known | set(added)) - set(removed)) > int(most):
+            return [b"FULL", 0, len(known), 0]
         changed = store.srem(holdings, *removed) + store.sadd(holdings, *added)
     version = store.hincrby(versions, node, 1) if changed else int(store.hget(versions, node) or b"0")
     store.hset(statuses, node, status)
     store.zadd(leases, {node: float(ends)})
+    if ahead:
+        store.hset(clocks, node, ahead)
     if changed or announce == b"1":
         store.publish(channel.decode(), topic)
     return [b"OK", version, store.scard(holdings), ends]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -84,10 +85,11 @@ def _scripts(rng: random.Random) -> Call:
         added, removed = rng.choice(members), rng.choice([["z"], []])
         argv = [
             node, rng.choice(("r1", "r2")), rng.choice(("", *STATUSES)), rng.choice(STATUSES), "60000",
-            rng.choice(("KEEP", "REPLACE", "EDIT")), str(len(added)), "wake", "work", "1", *added, *removed,
+            rng.choice(("KEEP", "REPLACE", "EDIT")), "wake", "work", "1", msgspec.msgpack.encode(added),
+            msgspec.msgpack.encode(removed), rng.choice(("2", "9")), rng.choice(("", "0.5")),
         ]  # fmt: skip
-        keys = ["nodes", "status", "leases", f"held:{node}", "versions"]
-        return "eval", (node_store._HEARTBEAT, 5, *keys, *argv), {}
+        keys = ["nodes", "status", "leases", f"held:{node}", "versions", "clocks"]
+        return "eval", (node_store._HEARTBEAT, 6, *keys, *argv), {}
     attempt = rng.randint(1, 3)
     state = rng.choice(("IN_PROGRESS", "SUCCEEDED", "FAILED"))
     done = rng.randint(0, 3)

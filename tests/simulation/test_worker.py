@@ -348,3 +348,35 @@ def test_no_drop_is_released_while_copies_that_the_plan_counts_on_are_missing() 
         assert execution.outstanding == ["m1"]
 
     _in_virtual_time(course())
+
+
+def test_a_node_lost_less_than_a_lease_ago_holds_back_drops() -> None:
+    """A node that fell silent may go on routing as it did: copies that its table names stay for one more
+    lease from its loss on, and no longer. A node that had switched before holds back nothing."""
+
+    async def course() -> None:
+        store = _cluster()
+        _routes_by(store, "n1", "old")
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        observer = Observer(redis, KEYS, lease_seconds=60.0)
+        routing = RoutingTables(redis, KEYS, _lease(store), withdrawal := Withdrawal())
+        copy = HeldCopy("n2", "m", 0, 3)
+        withdrawal.tables_made({"n1": "old", "n2": "old"}, withdrawal.copies)
+        withdrawal.withdraw([copy])
+        withdrawal.tables_made({"n1": "new", "n2": "new"}, withdrawal.copies)
+
+        async def behind(lost_ago: float) -> list[str]:
+            now = BEGINS_AT.timestamp() + asyncio.get_running_loop().time()
+            store.zadd(KEYS.node_leases, {"n1": (now - lost_ago) * 1000.0, "n2": 0.0})
+            observation = await observer.look()
+            assert observation is not None
+            assert "n1" not in observation.live
+            return withdrawal.behind(copy, routing.in_use(observation))
+
+        assert await behind(1.0) == ["n1"]
+        assert await behind(59.0) == ["n1"]
+        assert await behind(61.0) == []
+        _routes_by(store, "n1", "new")
+        assert await behind(1.0) == []
+
+    _in_virtual_time(course())

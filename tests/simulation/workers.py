@@ -16,6 +16,7 @@ from app.storage import topics
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease, LeaseLost
 from solvers.problem import PlacementProblem
+from tests.simulation.clock import process
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Watch
 from tests.simulation.store import Connection, Store
@@ -55,8 +56,15 @@ class Workers:
     """At most one holds the lease; one that lost it goes on until it notices."""
 
     def __init__(
-        self, store: Store, keys: ClusterKeys, settings: Settings, faults: Faults, watch: Watch
+        self,
+        store: Store,
+        keys: ClusterKeys,
+        settings: Settings,
+        faults: Faults,
+        watch: Watch,
+        ahead: Callable[[], float],
     ) -> None:
+        self._ahead = ahead
         self._store = store
         self._keys = keys
         self._settings = settings
@@ -90,7 +98,7 @@ class Workers:
             self._wake,
         )
         self._watch.note(f"worker {name} takes over")
-        self._current = asyncio.get_running_loop().create_task(controller.run())
+        self._current = process(controller.run(), self._ahead())
         self._running.append(self._current)
 
     async def fail_over(self, *, zombie: bool, gap: float) -> None:

@@ -12,6 +12,8 @@ const CONDITIONS = {
   Intact: { yes: "good", no: "bad", words: ["Records intact", "Records damaged"] },
   TelemetryFresh: { yes: "good", no: "warn", words: ["Telemetry fresh", "Telemetry stale"] },
   TelemetryPlausible: { yes: "good", no: "warn", words: ["Telemetry plausible", "Telemetry doubtful"] },
+  ClocksAgree: { yes: "good", no: "warn", words: ["Clocks agree", "Clocks differ"] },
+  NodesDistinct: { yes: "good", no: "warn", words: ["Nodes distinct", "Two agents, one node"] },
 };
 const OUTLOOKS = { WAITING: ["warn", "Waiting"], CANNOT: ["bad", "Cannot converge"] };
 

@@ -1,0 +1,76 @@
+"""Conditions about nodes and clocks: what no placement can mend, and a person can."""
+
+import math
+from collections.abc import Mapping
+
+from app.placements.schemas import ConditionType, Outlook
+from app.solving.conditions import Finding
+from app.solving.observation import Observation
+
+CLOCK_SECONDS = 5.0
+"""A clock is wrong where it differs by more. Leases and deadlines do not depend on it; the ends of telemetry
+windows do, and a window that ends 60 s ahead is refused."""
+
+NAMED = 3
+"""Processes or nodes that a reason names; of the others it gives the number."""
+
+
+def node_findings(observation: Observation, processes: Mapping[str, float]) -> list[Finding]:
+    """processes: name of a process of the service -> seconds that its host's clock is ahead of Redis's."""
+    return [_clocks(observation, processes), _distinct(observation)]
+
+
+def _clocks(observation: Observation, processes: Mapping[str, float]) -> Finding:
+    clocks = {
+        **{f"process {name}": ahead for name, ahead in processes.items()},
+        **{f"node {node_id}": ahead for node_id, ahead in observation.clocks_ahead.items()},
+    }
+    wrong = sorted(
+        ((name, ahead) for name, ahead in clocks.items() if abs(ahead) > CLOCK_SECONDS),
+        key=lambda found: -abs(found[1]),
+    )
+    if not wrong:
+        words = f"all {len(clocks)} clocks known differ from that of Redis by at most {CLOCK_SECONDS:g} s"
+        return Finding(ConditionType.CLOCKS_AGREE, True, words)
+    named = [
+        f"the clock of {name} is about {_rough(ahead):g} s {_side(ahead)} that of Redis"
+        for name, ahead in wrong[:NAMED]
+    ]
+    return Finding(
+        ConditionType.CLOCKS_AGREE,
+        False,
+        _listed(named, len(wrong)),
+        outlook=Outlook.CANNOT,
+        remedy="let NTP set the clocks of all hosts, that of Redis too",
+    )
+
+
+def _rough(ahead: float) -> float:
+    """To the next 5 s, so that the words stay the same from look to look."""
+    return 5.0 * max(1.0, math.floor(abs(ahead) / 5.0 + 0.5))
+
+
+def _side(ahead: float) -> str:
+    return "ahead of" if ahead > 0 else "behind"
+
+
+def _distinct(observation: Observation) -> Finding:
+    conflicts = observation.conflicts
+    if not conflicts:
+        return Finding(ConditionType.NODES_DISTINCT, True, "no two agents want to be one node")
+    named = [
+        f"another agent, at {conflict.other}, wants to be {node_id}, which the agent at {conflict.holder} is"
+        for node_id, conflict in sorted(conflicts.items())[:NAMED]
+    ]
+    return Finding(
+        ConditionType.NODES_DISTINCT,
+        False,
+        _listed(named, len(conflicts)),
+        outlook=Outlook.CANNOT,
+        remedy="give each agent a node_id of its own, or stop one of the two",
+    )
+
+
+def _listed(named: list[str], count: int) -> str:
+    more = f"; and {count - len(named)} more" if count > len(named) else ""
+    return "; ".join(named) + more
