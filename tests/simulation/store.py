@@ -203,6 +203,12 @@ class Store:
         self._touch(key)
         return len(known)
 
+    def lpush(self, key: str, *values: object) -> int:
+        known = self._data.setdefault(key, [])
+        known[:0] = [encoded(value) for value in reversed(values)]
+        self._touch(key)
+        return len(known)
+
     def lpop(self, key: str) -> bytes | None:
         known = self._data.get(key, [])
         found = known.pop(0) if known else None

@@ -83,7 +83,7 @@ def _scripts(rng: random.Random) -> Call:
     if rng.random() < 0.6:
         members = [["x", "y"], ["x"], []]
         added, removed = rng.choice(members), rng.choice([["z"], []])
-        argv = [
+        argv: list[Any] = [
             node, rng.choice(("r1", "r2")), rng.choice(("", *STATUSES)), rng.choice(STATUSES), "60000",
             rng.choice(("KEEP", "REPLACE", "EDIT")), "wake", "work", "1", msgspec.msgpack.encode(added),
             msgspec.msgpack.encode(removed), rng.choice(("2", "9")), rng.choice(("", "0.5")),
