@@ -1,11 +1,11 @@
 """Whether all that is stored of a cluster can be read and reckoned with, as a condition."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from app.errors import DamagedRecord
 from app.placements.schemas import Condition, ConditionType, Outlook, PlacementStatus
 from app.solving.conditions import Finding
+from app.storage.clock import server_now
 
 NAMED = 5
 """Faults told in one reason; the rest is counted."""
@@ -30,7 +30,7 @@ def damaged(status: PlacementStatus, damage: DamagedRecord) -> PlacementStatus:
         reason=f"nothing is done for this cluster: {damage.detail}",
         outlook=Outlook.CANNOT,
         remedy=f"mend or delete key {damage.key} in Redis",
-        since=datetime.now(UTC),
+        since=server_now(),
     )
     known = next((it for it in status.conditions if it.type is ConditionType.INTACT), None)
     if known is not None and not known.status:
