@@ -189,6 +189,11 @@ class Store:
         lowest, highest = float(str(low)), float(str(high))
         return [member for member, score in self._ranked(key) if lowest <= score <= highest]
 
+    def zremrangebyrank(self, key: str, start: int, end: int) -> int:
+        ranked = self._ranked(key)
+        gone = ranked[start : len(ranked) + end + 1 if end < 0 else end + 1]
+        return self.zrem(key, *(member for member, _ in gone)) if gone else 0
+
     def zscore(self, key: str, member: object) -> float | None:
         return cast("float | None", self._map(key).get(encoded(member)))
 
