@@ -55,6 +55,9 @@ class Process:
     log: Path
     url: str = ""
 
+    def works(self) -> bool:
+        return "worker ready" in self.log.read_text()
+
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(30) == 0, self.log.read_text()
@@ -193,9 +196,7 @@ async def test_processes_of_two_versions_share_one_redis_under_traffic(start: St
             fleet.apis.append(next_api)
             await fleet.optimise()
             next_worker = start(version, "worker")
-            await in_time(
-                lambda log=next_worker.log: "worker ready" in log.read_text(), 120, "the worker starts"
-            )  # type: ignore[misc]
+            await in_time(next_worker.works, 120, "the worker starts")
             worker.stop()
             await fleet.optimise()
             rounds = fleet.rounds
@@ -215,7 +216,7 @@ async def test_processes_of_two_versions_share_one_redis_under_traffic(start: St
     async with asyncio.timeout(30):
         while await redis.xlen(KEYS.telemetry):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    folded = int(await redis.hget(KEYS.folded, "tokens_total") or 0)  # type: ignore[misc]
+    folded = int(await redis.hget(KEYS.folded, "tokens_total") or 0)
     assert 0 <= folded - fleet.tokens <= 20  # of the round that was given up
     for log in logs:
         text = log.read_text()
