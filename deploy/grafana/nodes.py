@@ -30,11 +30,12 @@ def page() -> Page:
     )
     page.graph(
         "Trouble",
-        "Nodes that flap, that cannot apply their assignment, that are behind.",
+        "Nodes that flap, that cannot apply their assignment, that are behind, whose counts cannot be right.",
         COUNT,
         Query(of_cluster("moeplace_cluster_nodes_flapping"), "{{cluster}} flapping"),
         Query(of_cluster("moeplace_cluster_nodes_failed"), "{{cluster}} failed"),
         Query(of_cluster("moeplace_cluster_nodes_behind"), "{{cluster}} behind"),
+        Query(of_cluster("moeplace_cluster_nodes_implausible"), "{{cluster}} implausible"),
     )
     page.graph(
         "Coming and going",
@@ -79,6 +80,28 @@ def page() -> Page:
         "Expected expert latency of a token at a node.",
         SECONDS,
         over_nodes("moeplace_node_mean_latency_seconds"),
+    )
+
+    page.graph(
+        "Registrations",
+        "By outcome; many refused ones mean that two agents have one node_id.",
+        PER_SECOND,
+        Query(rate("moeplace_node_registrations_total", "outcome"), "{{outcome}}"),
+    )
+    page.graph(
+        "Clocks of nodes",
+        "How far they are ahead of the clock of Redis; negative: behind.",
+        SECONDS,
+        over_nodes("moeplace_node_clock_ahead_seconds"),
+        signed=True,
+    )
+    page.graph(
+        "Clocks of the service",
+        "How far each host is ahead of the clock of Redis, and by how much a process may be wrong about it.",
+        SECONDS,
+        Query("moeplace_clock_ahead_seconds", "{{instance}} ahead"),
+        Query("moeplace_clock_error_seconds", "{{instance}} may be wrong by"),
+        signed=True,
     )
 
     page.row("Agents")

@@ -70,5 +70,5 @@ def test_where_tokens_and_authorities_come_from(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(NodeFileError, match=f"ca_file: {wrong}"):
             ServiceSection(url="https://127.0.0.1:1", ca_file=wrong).authorities()
         monkeypatch.setenv("MOEPLACE_CA_FILE", str(wrong))
-        with pytest.raises(NodeFileError, match=f"ca_file: {wrong}"):
+        with pytest.raises(NodeFileError, match=f"MOEPLACE_CA_FILE: {wrong}"):
             nothing.authorities()

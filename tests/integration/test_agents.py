@@ -31,6 +31,8 @@ ENVIRONMENT = {
 SETTINGS = {
     # Without an origin there would be nowhere to copy the first experts from.
     "origin": {"latency_seconds": 0.05},
+    # The default with an origin is 0, and the origin would do for what is not held.
+    "min_replicas": 1,
     "optimization_interval_seconds": 1.0,
     "time_limit_seconds": 1.0,
     "statistics_window_seconds": 4.0,
