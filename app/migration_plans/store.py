@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 from enum import Enum
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from app.errors import NotFound, TooManyRequests
+from app.errors import DamagedRecord, NotFound, TooManyRequests
 from app.migration_plans.schemas import MoveReportRecord, PlanCommand, PlanRecord, PlanSummary
 from app.storage import topics
 from app.storage.history import newest_first
@@ -18,6 +18,8 @@ from app.storage.keys import ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from app.storage.records import read_record, record_json
 from migrations.model import MoveKind
+
+Decoded = TypeVar("Decoded")
 
 MAX_COMMANDS = 64
 REPORTS_AT_ONCE = 500
@@ -29,16 +31,18 @@ _REPORT = """
 if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then return 'OTHER_INSTANCE' end
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 if not stored then return 'NOT_RELEASED' end
-local progress = cjson.decode(stored)
+local read, progress = pcall(cjson.decode, stored)
+if not read or type(progress) ~= 'table' or type(progress.attempts) ~= 'number' then return 'DAMAGED' end
 local attempt = tonumber(ARGV[4])
 if progress.state == 'PENDING' or attempt > progress.attempts then return 'NOT_RELEASED' end
 if attempt < progress.attempts then return 'STALE_ATTEMPT' end
 local before = redis.call('HGET', KEYS[2], ARGV[1])
 if before then
-  local last = cjson.decode(before)
-  if last.attempt == attempt then
+  local known, last = pcall(cjson.decode, before)
+  if known and type(last) == 'table' and last.attempt == attempt then
     if last.state ~= 'IN_PROGRESS' then return 'UNCHANGED' end
-    if ARGV[5] == 'IN_PROGRESS' and tonumber(ARGV[6]) <= last.bytes_done then return 'UNCHANGED' end
+    local done = tonumber(last.bytes_done) or -1
+    if ARGV[5] == 'IN_PROGRESS' and tonumber(ARGV[6]) <= done then return 'UNCHANGED' end
   end
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[7])
@@ -48,6 +52,9 @@ end
 redis.call('PUBLISH', ARGV[10], ARGV[11])
 return 'ACCEPTED'
 """
+
+
+_DAMAGED = b"DAMAGED"
 
 
 class Reported(Enum):
@@ -90,7 +97,7 @@ async def read_summary(redis: Redis, cluster_id: str, plan_id: str) -> PlanSumma
 
 def summarise(stored: bytes, key: str) -> PlanSummary:
     """Without looking into the moves, of which there may be tens of thousands."""
-    parts = msgspec.json.decode(stored, type=dict[str, msgspec.Raw])
+    parts = _decoded(stored, dict[str, msgspec.Raw], key)
     parts.pop("moves", None)
     return read_record(PlanSummary, msgspec.json.encode(parts), key)
 
@@ -100,7 +107,8 @@ async def read_moves(redis: Redis, cluster_id: str, plan_id: str) -> Mapping[str
     stored = await read_stored(redis, cluster_id, plan_id)
     if stored is None:
         return None
-    moves = await asyncio.to_thread(msgspec.json.decode, stored, type=_Moves)
+    key = ClusterKeys(cluster_id).plan(plan_id)
+    moves = await asyncio.to_thread(_decoded, stored, _Moves, key)
     return {move.move_id: move for move in moves.moves}
 
 
@@ -111,10 +119,20 @@ async def read_resource(redis: Redis, cluster_id: str, plan_id: str) -> bytes | 
         pipe.get(keys.plan(plan_id))
         pipe.hgetall(keys.plan_progress(plan_id))
         stored, progress = await pipe.execute()
-    return None if stored is None else await asyncio.to_thread(_join, stored, progress)
+    return None if stored is None else await asyncio.to_thread(_join, stored, progress, keys, plan_id)
 
 
-def _join(stored: bytes, progress: Mapping[bytes, bytes]) -> bytes:
+def _decoded(stored: bytes, wanted: type[Decoded], key: str) -> Decoded:
+    try:
+        return msgspec.json.decode(stored, type=wanted)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DamagedRecord(key, str(error)) from None
+
+
+def _join(stored: bytes, progress: Mapping[bytes, bytes], keys: ClusterKeys, plan_id: str) -> bytes:
+    _decoded(stored, dict[str, msgspec.Raw], keys.plan(plan_id))
+    for entry in progress.values():
+        _decoded(entry, dict[str, msgspec.Raw], keys.plan_progress(plan_id))
     entries = b",".join(progress[move_id] for move_id in sorted(progress))
     return stored.rstrip()[:-1] + b',"progress_of_moves":[' + entries + b"]}"
 
@@ -204,4 +222,8 @@ async def _write_some(
                 keys.wake,
                 topics.WORK,
             )
-        return [Reported(outcome) for outcome in await pipe.execute()]
+        outcomes = await pipe.execute()
+    for (plan_id, move, _), outcome in zip(plan_moves, outcomes, strict=True):
+        if outcome == _DAMAGED:
+            raise DamagedRecord(keys.plan_progress(plan_id), f"the progress of move {move.move_id}")
+    return [Reported(outcome) for outcome in outcomes]

@@ -23,6 +23,7 @@ from app.solving.departures import departing, remove_node
 from app.solving.fold import FoldMoved
 from app.solving.intact import damaged, intact
 from app.solving.jobs import Jobs
+from app.solving.left_out import LeftOut
 from app.solving.migration import Migration
 from app.solving.node_conditions import node_findings
 from app.solving.observation import Observation, Observer
@@ -71,6 +72,7 @@ class ClusterController:
         self._lease = lease
         self._settings = settings
         self._wake = wake
+        self._left_out = LeftOut()
         self._observer = Observer(redis, keys, lease_seconds=settings.node_lease_seconds)
         self._problems = Problems(redis, keys, lease)
         withdrawal = Withdrawal()
@@ -85,12 +87,13 @@ class ClusterController:
             heartbeat_seconds=settings.heartbeat_interval_seconds,
             lease_seconds=settings.node_lease_seconds,
             tick_seconds=settings.worker_tick_seconds,
+            left_out=self._left_out,
         )
-        self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration)
+        self._jobs = Jobs(redis, keys, lease, solver, planner, self._migration, self._left_out)
         self._solves = Solves(redis, lease, solver, planner, self._problems, wake)
         self._metrics = ClusterMetrics(lease.cluster_id)
         self._analyses = Analyses(redis, keys, lease, planner, self._problems, self._metrics)
-        self._outcomes = Outcomes(redis, keys, lease, planner, self._problems)
+        self._outcomes = Outcomes(redis, keys, lease, planner, self._problems, self._left_out)
         self._abandoned = Recurring(log, "look abandoned")
         self._status: PlacementStatus | None = None
         self._shown_generation: int | None = None
@@ -166,6 +169,7 @@ class ClusterController:
     # --- one look
     async def _tick(self) -> Observation | None:
         """What was seen; None when the cluster is gone."""
+        await self._left_out.look_again()
         await self._migration.read_reports()
         observation = await self._observer.look()
         if observation is None:
@@ -248,7 +252,7 @@ class ClusterController:
         doubts = self._problems.doubts
         quality = [] if doubts is None else [data_quality(doubts)]
         nodes = node_findings(observation, PROCESS_CLOCKS_HEARD.ahead)
-        return [intact(observation.faults), *quality, *nodes]
+        return [intact((*observation.faults, *self._left_out.faults)), *quality, *nodes]
 
     async def _show(self, observation: Observation, base: PlacementProblem | None) -> None:
         now = server_now()

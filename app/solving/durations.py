@@ -92,6 +92,7 @@ class Durations:
         self._past: list[PlanDuration] = []
 
     async def load(self) -> None:
+        """Raises `DamagedRecord`; there is no past then."""
         stored = cast("list[bytes]", await self._redis.lrange(self._keys.plan_durations, 0, KEPT - 1))
         self._learn([read_record(PlanDuration, entry, self._keys.plan_durations) for entry in stored])
 

@@ -8,9 +8,9 @@ from app.solving.conditions import Finding
 from app.storage.clock import server_now
 
 NAMED = 5
-"""Faults told in one reason; the rest is counted."""
+"""Faults that one reason names; of the rest it gives the number."""
 
-_REMEDY = "register the node anew, or change the setting, or mend the key in Redis, as named"
+_REMEDY = "of what is named: register the node anew, change the setting, or mend or delete the key in Redis"
 
 
 def intact(faults: Sequence[str]) -> Finding:

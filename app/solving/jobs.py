@@ -1,6 +1,7 @@
 """What operators ask of the worker: solves and plans, one after another, beside its own work."""
 
 import asyncio
+from contextlib import suppress
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from app.optimizations.schemas import OptimizationRecord, OptimizationResult, Op
 from app.placements.publish import GenerationChanged
 from app.solving.cancellation import end
 from app.solving.durations import rounds_of_copies
+from app.solving.left_out import LeftOut
 from app.solving.migration import Migration
 from app.solving.next_plan import PLAN_SECONDS
 from app.solving.observation import Observation
@@ -47,6 +49,7 @@ from solvers.problem import ProblemError, UInt8
 AGAIN_SECONDS = 0.5
 
 INTERRUPTED = "the worker that was at it ended; ask again"
+DAMAGED = "its job in Redis was damaged; ask again"
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,7 +69,9 @@ class Jobs:
         solver: SolverProcess,
         planner: SolverProcess,
         migration: Migration,
+        left_out: LeftOut,
     ) -> None:
+        self._left_out = left_out
         self._redis = redis
         self._keys = keys
         self._lease = lease
@@ -83,19 +88,26 @@ class Jobs:
 
     async def take_over(self) -> None:
         """What a worker had begun and cannot have finished has failed."""
+        await self._fail_abandoned(INTERRUPTED)
+
+    async def _fail_abandoned(self, reason: str) -> None:
+        """What was asked for, has no job in the queue and is not being done."""
         keys = self._keys
-        queued = {job.id for job in await self._queued()}
-        for found in cast("list[bytes]", await self._redis.zrevrange(keys.optimizations, 0, -1)):
+        # The queue last: what is asked for meanwhile is in it.
+        optimizations = cast("list[bytes]", await self._redis.zrevrange(keys.optimizations, 0, -1))
+        plans = await newest_plans(self._redis, keys, 2 * MAX_QUEUED)
+        busy_with = {job.id for job in await self._queued()} | self._migration.requested
+        for found in optimizations:
             record = await self._optimization_record(found.decode())
-            if record is None or record.optimization_id in queued:
+            if record is None or record.optimization_id in busy_with:
                 continue
             if record.state in (OptimizationState.RUNNING, OptimizationState.QUEUED):
-                await self._store(record, OptimizationState.FAILED, error=INTERRUPTED)
-        for plan_id in await newest_plans(self._redis, keys, 2 * MAX_QUEUED):
-            plan = await read_plan(self._redis, keys, plan_id)
+                await self._store(record, OptimizationState.FAILED, error=reason)
+        for plan_id in plans:
+            plan = await self._plan_record(plan_id)
             unplanned = plan is not None and plan.state is PlanState.PENDING and plan.estimate is None
-            if plan is not None and unplanned and plan_id not in queued:
-                await self._store_plan(plan.model_copy(update=_failed(INTERRUPTED)))
+            if plan is not None and unplanned and plan_id not in busy_with:
+                await self._store_plan(plan.model_copy(update=_failed(reason)))
 
     async def step(self, observation: Observation, built: BuiltProblem | None) -> None:
         """See to the job that runs, or begin the next."""
@@ -105,17 +117,17 @@ class Jobs:
                 if not task.cancelled():
                     task.result()
             elif self._optimization is not None:
-                record = await self._optimization_record(self._optimization)
-                if record is None or record.state is OptimizationState.CANCELLED:
+                key = self._keys.optimization(self._optimization)
+                stored = cast("bytes | None", await self._redis.get(key))
+                if stored is None or _is_cancelled(stored, key):
                     log.info("optimization cancelled", optimization=self._optimization)
                     self._running.cancel()
             return
         if not observation.jobs_waiting:
             return
-        queued = await self._queued(1)
-        if not queued:
+        job = await self._next_job()
+        if job is None:
             return
-        job = queued[0]
         if job.kind is JobKind.OPTIMIZATION:
             await self._begin_optimization(job, observation, built)
         else:
@@ -220,8 +232,7 @@ class Jobs:
         async def check(pipe: Pipeline) -> None:
             nonlocal gone
             stored = cast("bytes | None", await pipe.get(key))
-            known = None if stored is None else read_record(OptimizationRecord, stored, key)
-            gone = known is None or known.state is OptimizationState.CANCELLED
+            gone = stored is None or _is_cancelled(stored, key)
 
         def queue(pipe: Pipeline) -> None:
             if not gone:
@@ -234,13 +245,22 @@ class Jobs:
         return after
 
     async def _optimization_record(self, optimization_id: str) -> OptimizationRecord | None:
+        """None where there is none that can be read."""
         key = self._keys.optimization(optimization_id)
-        stored = cast("bytes | None", await self._redis.get(key))
-        return None if stored is None else read_record(OptimizationRecord, stored, key)
+
+        async def read() -> OptimizationRecord | None:
+            stored = cast("bytes | None", await self._redis.get(key))
+            return None if stored is None else read_record(OptimizationRecord, stored, key)
+
+        return await self._left_out.read(read, None)
 
     # --- plans
+    async def _plan_record(self, plan_id: str) -> PlanRecord | None:
+        """None where there is none that can be read."""
+        return await self._left_out.read(lambda: read_plan(self._redis, self._keys, plan_id), None)
+
     async def _plan(self, job: Job, observation: Observation, built: BuiltProblem | None) -> None:
-        record = await read_plan(self._redis, self._keys, job.id)
+        record = await self._plan_record(job.id)
         if record is None or record.state is not PlanState.PENDING:
             return
         try:
@@ -329,22 +349,45 @@ class Jobs:
                 await asyncio.sleep(AGAIN_SECONDS)
 
     # --- the queue
-    async def _queued(self, count: int = MAX_QUEUED) -> list[Job]:
+    async def _queued(self) -> list[Job]:
+        """Those that can be read."""
         jobs = []
-        for stored in cast("list[bytes]", await self._redis.lrange(self._keys.jobs, 0, count - 1)):
-            try:
+        for stored in cast("list[bytes]", await self._redis.lrange(self._keys.jobs, 0, MAX_QUEUED - 1)):
+            with suppress(DamagedRecord):
                 jobs.append(read_record(Job, stored, self._keys.jobs))
-            except DamagedRecord:
-                log.error("job not understood, left out", job=stored[:200])
-                if count == 1:
-                    await self._pop()
         return jobs
+
+    async def _next_job(self) -> Job | None:
+        """The first of the queue. One that cannot be read is taken off it, and what asked for it fails."""
+        first = cast("bytes | None", await self._redis.lindex(self._keys.jobs, 0))
+        if first is None:
+            return None
+        try:
+            return read_record(Job, first, self._keys.jobs)
+        except DamagedRecord as damage:
+            log.error("a damaged job is taken off the queue", job=first[:200])
+            self._left_out.note(damage, self._read_jobs)
+            await self._pop()
+            await self._fail_abandoned(DAMAGED)
+            return None
+
+    async def _read_jobs(self) -> None:
+        for stored in cast("list[bytes]", await self._redis.lrange(self._keys.jobs, 0, -1)):
+            read_record(Job, stored, self._keys.jobs)
 
     async def _pop(self) -> None:
         def queue(pipe: Pipeline) -> None:
             pipe.lpop(self._keys.jobs)
 
         await fenced(self._redis, self._lease, queue)
+
+
+def _is_cancelled(stored: bytes, key: str) -> bool:
+    """A record that cannot be read is not: what is written next mends it."""
+    try:
+        return read_record(OptimizationRecord, stored, key).state is OptimizationState.CANCELLED
+    except DamagedRecord:
+        return False
 
 
 def _failed(reason: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ and where nodes hold something else than they are to and no plan runs, make one 
 """
 
 import asyncio
+import functools
 import time
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,12 +14,20 @@ import structlog
 from redis.asyncio import Redis
 
 from app.metrics import MIGRATION_DURATION, MIGRATION_PLANS, MOVED_BYTES, MOVES
-from app.migration_plans.schemas import CancelMode, MoveReportRecord, PlanCommand, PlanRecord, PlanVerb
+from app.migration_plans.schemas import (
+    CancelMode,
+    MoveReportRecord,
+    PlanCommand,
+    PlanRecord,
+    PlanVerb,
+    ReleasedMoves,
+)
 from app.placements.publish import GenerationChanged
 from app.solving.durations import Durations, PlanDuration, rounds_of_moves
 from app.solving.execution import WORKING, Execution
 from app.solving.expectation import Deviation, Expectation
 from app.solving.holdup import Holdup, together
+from app.solving.left_out import LeftOut
 from app.solving.next_plan import NextPlan
 from app.solving.observation import Observation
 from app.solving.orders import orders
@@ -29,10 +38,12 @@ from app.solving.remedies import cancelled_plan, paused_plan, stuck_moves
 from app.solving.restoration import CannotRestore, holds_of_generation, restore
 from app.solving.routing import RoutingTables
 from app.solving.solver_process import SolverProcess
-from app.solving.withdrawal import Withdrawal
+from app.solving.withdrawal import HeldCopy, Withdrawal
 from app.storage.clock import server_now
+from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
+from app.storage.records import read_record
 from migrations.model import MoveKind
 from migrations.states import PLAN_TRANSITIONS, MoveState, PlanEvent, PlanState
 from solvers.problem import PlacementProblem
@@ -73,7 +84,9 @@ class Migration:
         heartbeat_seconds: float,
         lease_seconds: float,
         tick_seconds: float = 0.5,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self._left_out = LeftOut() if left_out is None else left_out
         self._redis = redis
         self._keys = keys
         self._lease = lease
@@ -123,31 +136,68 @@ class Migration:
     # --- taking over
     async def take_over(self, observation: Observation) -> None:
         """Go on with the plan that another worker began, and with what it kept out of routing tables."""
-        await self.durations.load()
+        await self._left_out.read(self.durations.load, None)
         await self._linger_on()
         if observation.active_plan is not None:
-            record = await read_plan(self._redis, self._keys, observation.active_plan)
-            if record is not None and record.state in WORKING:
-                progress = await read_progress(self._redis, self._keys, record.plan_id)
-                execution = await asyncio.to_thread(Execution, record, progress)
+            record = await self._record(observation.active_plan)
+            execution = None if record is None or record.state not in WORKING else await self._stored(record)
+            if execution is not None:
                 self._begin(execution, observation)
-                log.info("plan taken over", plan=record.plan_id, state=record.state.value)
+                log.info("plan taken over", plan=execution.record.plan_id, state=execution.state.value)
                 return
+            if (
+                self._left_out.faults
+            ):  # the plan may be among them; its orders to nodes are records of their own
+                await self._linger_on_orders(observation)
         for plan_id in await newest_plans(self._redis, self._keys, 1):
-            record = await read_plan(self._redis, self._keys, plan_id)
+            record = await self._record(plan_id)
             if record is not None and record.state is PlanState.CANCELLED and not record.validate_only:
                 self._next.cancelled(
                     record.to_generation, cancelled_plan(observation, record.plan_id, record.to_generation)
                 )
 
+    async def _record(self, plan_id: str) -> PlanRecord | None:
+        """None where there is none that can be read."""
+        return await self._left_out.read(lambda: read_plan(self._redis, self._keys, plan_id), None)
+
+    async def _stored(self, record: PlanRecord) -> Execution | None:
+        """The plan with its progress; None where that cannot be read."""
+        progress = await self._left_out.read(
+            lambda: read_progress(self._redis, self._keys, record.plan_id), None
+        )
+        return None if progress is None else await asyncio.to_thread(Execution, record, progress)
+
     async def _linger_on(self) -> None:
         """Keep out of routing tables what plans that ended just now had told nodes to drop."""
         since = server_now() - timedelta(seconds=self._linger_seconds)
         for plan_id in await newest_plans(self._redis, self._keys, LINGERING_PLANS):
-            record = await read_plan(self._redis, self._keys, plan_id)
+            record = await self._record(plan_id)
             if record is None or record.state in WORKING or record.updated_at < since:
                 continue
-            self._linger(Execution(record, await read_progress(self._redis, self._keys, plan_id)))
+            execution = await self._stored(record)
+            if execution is not None:
+                self._linger(execution)
+
+    async def _linger_on_orders(self, observation: Observation) -> None:
+        """Keep out of routing tables what nodes have orders to drop."""
+
+        async def drops(node_id: str) -> list[HeldCopy]:
+            key = self._keys.moves(node_id)
+            document = await read_document(self._redis, key)
+            if document is None:
+                return []
+            orders = read_record(ReleasedMoves, document.json, key)
+            return [
+                HeldCopy(node_id, move.model_id, move.layer, move.expert)
+                for move in orders.moves
+                if move.kind is MoveKind.DROP
+            ]
+
+        until = time.monotonic() + self._linger_seconds
+        for node_id in observation.fleet.node_ids:
+            nothing: list[HeldCopy] = []
+            copies = await self._left_out.read(functools.partial(drops, node_id), nothing)
+            self._withdrawal.linger(copies, until)
 
     # --- each look
     async def read_reports(self) -> None:
@@ -156,7 +206,11 @@ class Migration:
         self._reports = {}
         if self._execution is not None:
             self._reports = await read_reports(
-                self._redis, self._keys, self._execution.record.plan_id, self._execution.outstanding
+                self._redis,
+                self._keys,
+                self._execution.record.plan_id,
+                self._execution.outstanding,
+                self._left_out,
             )
 
     async def step(self, observation: Observation, problem: PlacementProblem) -> None:
@@ -167,7 +221,10 @@ class Migration:
             time.monotonic(),
             lambda node_id: self._journal.goes_by_newest(node_id, observation.statuses.get(node_id)),
         )
-        commands = await read_commands(self._redis, self._keys) if observation.commands_waiting else []
+        commands: list[PlanCommand] = []
+        stored_commands = 0
+        if observation.commands_waiting:
+            commands, stored_commands = await read_commands(self._redis, self._keys, self._left_out)
         execution = self._execution
         if execution is not None:
             self._absorb(execution, now)
@@ -184,7 +241,7 @@ class Migration:
                 await self._roll_back(execution, observation, problem, now)
             await self._prepare(execution, observation)
         self._releasing.withdraw(execution, observation, problem)
-        await self._save(observation, problem, now, commands=len(commands))
+        await self._save(observation, problem, now, commands=stored_commands)
         if execution is not None and execution.ended:
             await self._learn(execution, observation)
             self._finish(execution, observation)
@@ -214,6 +271,11 @@ class Migration:
     def away(self, observation: Observation) -> bool:
         """A plan may be needed: nodes hold something else than they are to, and none is being carried out."""
         return self._execution is None and self._next.needed(observation)
+
+    @property
+    def requested(self) -> frozenset[str]:
+        """Plans that operators asked for and that are still to be made."""
+        return frozenset() if self._next.requested is None else frozenset({self._next.requested})
 
     def request(self, record: PlanRecord, generation: int) -> None:
         """The next plan, to `generation`, is this one that an operator asked for."""

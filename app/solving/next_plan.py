@@ -127,6 +127,11 @@ class NextPlan:
             return False
         return not np.array_equal(_target(observation, observation.in_force), observation.held)
 
+    @property
+    def requested(self) -> str | None:
+        """The plan that an operator asked for and that is not made yet."""
+        return None if self._requested is None else self._requested.plan_id
+
     def request(self, record: PlanRecord, generation: int) -> None:
         """The next plan, to `generation`, is this one that an operator asked for."""
         self._requested = record.model_copy(update={"to_generation": generation})

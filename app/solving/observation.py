@@ -222,6 +222,7 @@ class Observer:
         )
         live_changed = live != self._live
         self._live = live
+        wanted_twice, of_conflicts = _conflicts(conflicts, keys, self._fleet.rows.keys(), now)
         self._live_version += live_changed
         await self._read_holdings(versions, anew=spec_changed, live_changed=live_changed)
         await self._read_placement(pointer[0], pointer[1], anew=spec_changed)
@@ -232,7 +233,12 @@ class Observer:
             record = record.model_copy(update={"settings": settings})
         return Observation(
             cluster=record,
-            faults=(*of_settings, *self._nodes.faults.values(), *self._statuses.faults.values()),
+            faults=(
+                *of_settings,
+                *self._nodes.faults.values(),
+                *self._statuses.faults.values(),
+                *of_conflicts,
+            ),
             now_milliseconds=now,
             fleet=self._fleet,
             statuses=dict(self._statuses.records),
@@ -240,9 +246,11 @@ class Observer:
             lately_lost=lately_lost,
             lease_ends=ends,
             clocks_ahead={
-                node_id: float(ahead) for name, ahead in clocks.items() if (node_id := name.decode()) in live
+                node_id: seconds
+                for name, ahead in clocks.items()
+                if (node_id := name.decode()) in live and (seconds := _number(ahead)) is not None
             },
-            conflicts=_conflicts(conflicts, keys, self._fleet.rows.keys(), now),
+            conflicts=wanted_twice,
             held=self._held,
             obsolete={node_id: found for node_id in sorted(live) if (found := self._obsolete.get(node_id))},
             in_force=self._in_force,
@@ -347,15 +355,28 @@ class Observer:
         self._in_force = InForce(number, document, holds)
 
 
+def _number(stored: bytes) -> float | None:
+    """None for what is none: the node's next heartbeat replaces it."""
+    try:
+        return float(stored)
+    except ValueError:
+        return None
+
+
 def _conflicts(
     stored: Mapping[bytes, bytes], keys: ClusterKeys, node_ids: Collection[str], now_milliseconds: int
-) -> dict[str, NodeConflict]:
-    """Those of registered nodes that are not long over."""
-    found = {}
+) -> tuple[dict[str, NodeConflict], list[str]]:
+    """Those of registered nodes that are not long over; and in words those that cannot be read."""
+    found, faults = {}, []
     for name, value in stored.items():
         node_id = name.decode()
-        if node_id in node_ids:
+        if node_id not in node_ids:
+            continue
+        try:
             conflict = read_record(NodeConflict, value, keys.node_conflicts)
-            if now_milliseconds - conflict.at_milliseconds <= CONFLICT_SECONDS * 1000:
-                found[node_id] = conflict
-    return found
+        except DamagedRecord as damage:
+            faults.append(f"{node_id}: {damage.detail}")
+            continue
+        if now_milliseconds - conflict.at_milliseconds <= CONFLICT_SECONDS * 1000:
+            found[node_id] = conflict
+    return found, faults

@@ -20,6 +20,7 @@ from app.metrics import PLACEMENT_ACHIEVED_IMPROVEMENT, PLACEMENT_TRUE_GAP
 from app.placements.schemas import PlacementDocument, PlacementOutcome, TrueGap, unmeasured
 from app.placements.store import OUTCOME_FIELD
 from app.solving.cancellation import end
+from app.solving.left_out import LeftOut
 from app.solving.observation import InForce, Observation
 from app.solving.problems import Problems
 from app.solving.solver_process import SolverClosed, SolverProcess, TaskError
@@ -56,8 +57,15 @@ class Outcomes:
     """One cluster's, for as long as one lease lasts."""
 
     def __init__(
-        self, redis: Redis, keys: ClusterKeys, lease: Lease, planner: SolverProcess, problems: Problems
+        self,
+        redis: Redis,
+        keys: ClusterKeys,
+        lease: Lease,
+        planner: SolverProcess,
+        problems: Problems,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self._left_out = LeftOut() if left_out is None else left_out
         self._redis = redis
         self._keys = keys
         self._lease = lease
@@ -117,27 +125,34 @@ class Outcomes:
 
     async def _begin(self, in_force: InForce, observation: Observation) -> None:
         """Another generation: what is known of it, and what it superseded where that is retained."""
-        key = self._keys.placement_generation(in_force.generation)
-        stored = cast("bytes | None", await self._redis.hget(key, OUTCOME_FIELD))
         document = in_force.document
         before = None
         superseded = document.metadata.supersedes
         if superseded is not None:
-            key = self._keys.placement_generation(superseded)
-            found = await read_document(self._redis, key)
-            if found is not None:
-                earlier = await asyncio.to_thread(read_record, PlacementDocument, found.json, key)
+            earlier = await self._left_out.read(lambda: self._read_placement(superseded), None)
+            if earlier is not None:
                 before = await asyncio.to_thread(
                     observation.fleet.matrix_of_holdings, earlier.spec.holds, ignore_unknown=True
                 )
+        known = await self._left_out.read(lambda: self._read_outcome(in_force.generation), None)
         self._before = before
         self._measured_version = 0
         self._not_before = 0.0
-        self._outcome = (
-            unmeasured(in_force.generation, document.evidence)
-            if stored is None
-            else read_record(PlacementOutcome, stored, self._keys.placement_generation(in_force.generation))
+        self._outcome = unmeasured(in_force.generation, document.evidence) if known is None else known
+
+    async def _read_placement(self, generation: int) -> PlacementDocument | None:
+        key = self._keys.placement_generation(generation)
+        found = await read_document(self._redis, key)
+        return (
+            None
+            if found is None
+            else await asyncio.to_thread(read_record, PlacementDocument, found.json, key)
         )
+
+    async def _read_outcome(self, generation: int) -> PlacementOutcome | None:
+        key = self._keys.placement_generation(generation)
+        stored = cast("bytes | None", await self._redis.hget(key, OUTCOME_FIELD))
+        return None if stored is None else read_record(PlacementOutcome, stored, key)
 
     async def _measure(
         self, outcome: PlacementOutcome, built: BuiltProblem, in_force: InForce, observation: Observation

@@ -7,7 +7,9 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.errors import DamagedRecord
 from app.migration_plans.schemas import MoveProgress, MoveReportRecord, PlanCommand, PlanRecord
+from app.solving.left_out import LeftOut
 from app.storage.keys import ClusterKeys
 from app.storage.records import read_record, record_json
 
@@ -29,18 +31,27 @@ async def read_progress(redis: Redis, keys: ClusterKeys, plan_id: str) -> Progre
 
 
 async def read_reports(
-    redis: Redis, keys: ClusterKeys, plan_id: str, move_ids: list[str]
+    redis: Redis, keys: ClusterKeys, plan_id: str, move_ids: list[str], left_out: LeftOut
 ) -> dict[str, MoveReportRecord]:
-    """Only of the moves named: at most those that nodes have been told to do."""
+    """Only of the moves named: at most those that nodes have been told to do. A damaged report is left out:
+    the node's next one replaces it, or the move is tried again when its time is over."""
     if not move_ids:
         return {}
     key = keys.plan_reports(plan_id)
     stored = cast("list[bytes | None]", await redis.hmget(key, move_ids))
-    return {
-        move_id: read_record(MoveReportRecord, report, key)
-        for move_id, report in zip(move_ids, stored, strict=True)
-        if report is not None
-    }
+    reports: dict[str, MoveReportRecord] = {}
+
+    async def read_again() -> None:
+        for report in cast("list[bytes]", await redis.hvals(key)):
+            read_record(MoveReportRecord, report, key)
+
+    for move_id, report in zip(move_ids, stored, strict=True):
+        if report is not None:
+            try:
+                reports[move_id] = read_record(MoveReportRecord, report, key)
+            except DamagedRecord as damage:
+                left_out.note(damage, read_again)
+    return reports
 
 
 async def newest_plans(redis: Redis, keys: ClusterKeys, count: int) -> list[str]:
@@ -55,9 +66,16 @@ async def outdated_plans(redis: Redis, keys: ClusterKeys) -> list[str]:
     return [plan_id.decode() for plan_id in found if plan_id != active]
 
 
-async def read_commands(redis: Redis, keys: ClusterKeys) -> list[PlanCommand]:
+async def read_commands(redis: Redis, keys: ClusterKeys, left_out: LeftOut) -> tuple[list[PlanCommand], int]:
+    """The commands that can be read, and how many are stored."""
     stored = cast("list[bytes]", await redis.lrange(keys.plan_commands, 0, -1))
-    return [read_record(PlanCommand, command, keys.plan_commands) for command in stored]
+    commands = []
+    for command in stored:
+        try:
+            commands.append(read_record(PlanCommand, command, keys.plan_commands))
+        except DamagedRecord as damage:
+            left_out.note(damage, lambda: read_commands(redis, keys, LeftOut()))
+    return commands, len(stored)
 
 
 def queue_forgetting(pipe: Pipeline, keys: ClusterKeys, outdated: Iterable[str]) -> None:

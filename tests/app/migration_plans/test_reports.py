@@ -294,3 +294,30 @@ async def test_commands_follow_the_state_machine(api: AsyncClient, redis: Redis)
     await redis.set(KEYS.plan(PLAN), stored.replace(b'"RUNNING"', b'"SUCCEEDED"'))
     assert (await api.post(f"{url}:pause")).status_code == 409
     assert (await api.post(f"{BASE}/migration_plans/none:pause")).status_code == 404
+
+
+async def test_a_damaged_report_is_replaced_by_the_next(api: AsyncClient, redis: Redis, plan: None) -> None:
+    """A node's report is accepted although the one before cannot be read."""
+    await redis.hset(KEYS.plan_reports(PLAN), "copy", b"{damaged")
+    answer = await put(api, "copy", body())
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "ACCEPTED")
+
+
+@pytest.mark.parametrize("damaged", [b"{damaged", b"7", b"{}"])
+async def test_damaged_progress_of_a_move_is_named(
+    api: AsyncClient, redis: Redis, plan: None, damaged: bytes
+) -> None:
+    """Who reports gets the key, and not an internal error."""
+    await redis.hset(KEYS.plan_progress(PLAN), "copy", damaged)
+    answer = await put(api, "copy", body())
+    assert answer.status_code == 503
+    assert KEYS.plan_progress(PLAN) in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["", f"/{PLAN}"])
+async def test_a_damaged_plan_is_named(api: AsyncClient, redis: Redis, plan: None, path: str) -> None:
+    """In the list and by itself; no broken JSON is served."""
+    await redis.set(KEYS.plan(PLAN), b"{damaged")
+    answer = await api.get(f"{BASE}/migration_plans{path}")
+    assert answer.status_code == 503
+    assert KEYS.plan(PLAN) in answer.json()["detail"]

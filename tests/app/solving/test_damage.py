@@ -1,14 +1,23 @@
 """Records that cannot be read, or reckoned with, cost their own cluster as little as may be, and no other."""
 
+import json
+import time
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from app.migration_plans.schemas import ReleasedMove
 from app.nodes.schemas import NodeRecord
+from app.optimizations.schemas import OptimizationRecord, OptimizationRequest, OptimizationState
+from app.optimizations.service import start
+from app.optimizations.store import read_stored
 from app.placements.schemas import Condition, ConditionType
-from app.solving import triggers
+from app.solving import left_out, triggers
+from app.solving.orders import encode_orders
+from app.storage.documents import queue_document, read_document
 from app.storage.keys import CLUSTERS, ClusterKeys
+from migrations.model import MoveKind
 from tests.app.solving.simulation import Cluster, Nodes, obeying, until, working
 
 pytestmark = pytest.mark.anyio
@@ -82,3 +91,103 @@ async def test_what_is_damaged_in_one_cluster_stops_no_other(redis: Redis) -> No
             return condition is not None and condition.status
 
         await until(mended, what="the cluster going on")
+
+
+async def _state(cluster: Cluster, optimization_id: str) -> OptimizationState:
+    stored = await read_stored(cluster.redis, cluster.cluster_id, optimization_id)
+    assert stored is not None
+    return OptimizationRecord.model_validate_json(stored).state
+
+
+async def test_damaged_plans_and_jobs_do_not_stop_their_cluster(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that takes over a cluster whose plan, its progress, past durations, a command, a job and an
+    optimization are damaged names them all, carries on with the rest, and forgets those that are mended."""
+    monkeypatch.setattr(left_out, "FIRST_PAUSE_SECONDS", 0.2)
+    cluster = await _cluster(redis, "worn")
+    keys = cluster.keys
+    async with obeying(Nodes(cluster)):
+        async with working(redis):
+            await until(lambda: cluster.condition("Converged"), what="convergence")
+        plan_id = (await cluster.plans())[0].plan_id
+        lost = await start(redis, cluster.cluster_id, OptimizationRequest(validate_only=True))
+        waiting = await start(redis, cluster.cluster_id, OptimizationRequest(validate_only=True))
+        await redis.set(keys.plan_active, plan_id)
+        damaged = {keys.plan(plan_id), keys.optimization(lost.optimization_id), keys.plan_durations}
+        await redis.set(keys.plan(plan_id), b"{damaged")
+        await redis.set(keys.optimization(lost.optimization_id), b"{damaged")
+        await redis.lpush(keys.plan_durations, b"{damaged")
+        await redis.rpush(keys.plan_commands, b"{damaged")
+        await redis.lpush(keys.jobs, b"{damaged")
+        await redis.hset(keys.node_clocks, "a", "soon")
+        await redis.hset(keys.node_conflicts, "a", b"{damaged")
+        async with working(redis):
+
+            async def done() -> bool:
+                return await _state(cluster, waiting.optimization_id) is OptimizationState.SUCCEEDED
+
+            await until(done, what="the job behind the damaged ones")
+            for key in (*damaged, keys.node_conflicts):
+                await until(lambda key=key: _not_intact(cluster, f"key {key} in Redis"), what=key)
+            await redis.delete(*damaged, keys.node_conflicts)
+
+            async def mended() -> bool:
+                condition = await _intact(cluster)
+                return condition is not None and condition.status
+
+            await until(mended, what="the damage being forgotten")
+
+
+async def _sources(cluster: Cluster, node_id: str, layer: int, expert: int) -> set[str | None]:
+    """Nodes that `node_id` calls for an expert."""
+    document = await read_document(cluster.redis, cluster.keys.assignment(node_id))
+    assert document is not None
+    table = json.loads(document.json)
+    for routes in table["routes"]:
+        if routes["layer"] == layer and expert in routes["experts"]:
+            found = routes["targets"][routes["experts"].index(expert)]
+            return {table["targets"][target]["node_id"] for target in found}
+    return set()
+
+
+async def test_what_nodes_were_to_drop_stays_out_of_routes_when_the_plan_is_damaged(redis: Redis) -> None:
+    """Orders to nodes outlive their plan: a worker that takes over leaves the copies out that they name."""
+    cluster = Cluster(redis, "worn")
+    keys = cluster.keys
+    await cluster.create()
+    for node_id in ("a", "b"):
+        await cluster.add_node(node_id, 4)
+    async with obeying(Nodes(cluster)), working(redis):
+        await until(lambda: cluster.condition("Converged"), what="convergence")
+    member = min(await cluster.held("a") - await cluster.held("b"))
+    model_id, layer, expert = member.split("/")
+    assert "a" in await _sources(cluster, "b", int(layer), int(expert))
+    order = ReleasedMove(
+        move_id="m",
+        plan_id="p",
+        kind=MoveKind.DROP,
+        model_id=model_id,
+        layer=int(layer),
+        expert=int(expert),
+        bytes=1000,
+        device_id=None,
+        source_node_id=None,
+        source_url=None,
+        expert_digest=None,
+        attempt=1,
+        rate_limit_bytes_per_second=None,
+    )
+    async with redis.pipeline(transaction=True) as pipe:
+        queue_document(pipe, keys.moves("a"), encode_orders("u1", 1, "a", [order], "mark"))
+        pipe.set(keys.plan_active, "p")
+        pipe.set(keys.plan("p"), b"{damaged")
+        pipe.zadd(keys.plans, {"p": time.time()})
+        await pipe.execute()
+
+    async def left_out_of_routes() -> bool:
+        return "a" not in await _sources(cluster, "b", int(layer), int(expert))
+
+    async with working(redis):
+        await until(lambda: _not_intact(cluster, f"key {keys.plan('p')} in Redis"), what="the key")
+        await until(left_out_of_routes, 20.0, what="routes without the copy")
