@@ -108,7 +108,7 @@ class Node:
             file.experts.max_sends,
             file.experts.send_limit,
             counted=self.metrics.sent_bytes.inc,
-            sent=self._sent,
+            sent=self._journal.sent,
             refused=self.metrics.sends_refused.inc,
         )
         # An embedded application is served at `experts_url`; a proxy may be in front, at `experts.url`.
@@ -202,9 +202,6 @@ class Node:
 
     def _fetched(self, key: ExpertKey, size: int, seconds: float, sources: Sequence[str]) -> None:
         self._journal.note("fetched", key, bytes=size, seconds=seconds, places=sources)
-
-    def _sent(self, key: ExpertKey, size: int, seconds: float, client: str) -> None:
-        self._journal.note("sent", key, bytes=size, seconds=seconds, places=[client], preposition="to")
 
     def _evicted(self, key: ExpertKey) -> None:
         self._journal.note("evicted", key)

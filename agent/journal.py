@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from agent.holdings import ExpertKey
 
 INTERVAL_SECONDS = 10.0
-"""After a line, what follows of its kind is collected for so long and told in one line."""
+"""After a line, what follows of its kind is collected for so long and written as one line."""
 
 
 @dataclass(slots=True)
@@ -69,6 +69,10 @@ class Journal:
             self._write(kind)
         else:
             self._timers[kind] = asyncio.get_running_loop().call_later(wait, self._write, kind)
+
+    def sent(self, key: ExpertKey, size: int, seconds: float, client: str) -> None:
+        """`Sends` calls it."""
+        self.note("sent", key, bytes=size, seconds=seconds, places=[client], preposition="to")
 
     def end(self) -> None:
         """Write what has been collected."""

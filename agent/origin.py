@@ -17,7 +17,7 @@ from agent.experts.signing import Verifier
 from agent.holdings import ExpertKey
 from agent.metrics import CONTENT_TYPE, SendingMetrics
 from agent.serving.application import experts_routes
-from agent.serving.sending import Sends
+from agent.serving.sending import Sends, Sent, not_recorded
 
 
 class CheckpointShelf:
@@ -85,13 +85,19 @@ def origin_application(
     at_once: int = 4,
     bytes_per_second: float | None = None,
     verifier: Verifier | None = None,
+    sent: Sent = not_recorded,
 ) -> Starlette:
     """The shelf over HTTP, with /metrics. At most `at_once` experts are sent at a time, together at most
-    `bytes_per_second`. `verifier`: judges requests for experts; None: anybody may fetch."""
+    `bytes_per_second`. `verifier`: judges requests for experts; None: anybody may fetch. `sent`: as of
+    `Sends`."""
     registry = CollectorRegistry()
     metrics = SendingMetrics(registry)
     sends = Sends(
-        at_once, bytes_per_second, counted=metrics.sent_bytes.inc, refused=metrics.sends_refused.inc
+        at_once,
+        bytes_per_second,
+        counted=metrics.sent_bytes.inc,
+        refused=metrics.sends_refused.inc,
+        sent=sent,
     )
 
     async def expose(_: Request) -> Response:

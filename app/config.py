@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         256,
         ge=1,
         description="Requests one API process works on at once, without long polls; beyond: 503, "
-        "beyond half of it some.",
+        "above half of it, some get 503 by chance.",
     )
     max_held_bytes: int = Field(
         128 << 20, ge=1024, description="Bytes of bodies one API process holds at once; beyond: 503."

@@ -19,6 +19,14 @@ from agent.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 
+Sent = Callable[[ExpertKey, int, float, str], None]
+"""Called once an answer is out: the expert, its bytes, the seconds it took, the client's address."""
+
+
+def not_recorded(key: ExpertKey, size: int, seconds: float, client: str) -> None:
+    """Nobody wants to know."""
+
+
 RETRY_AFTER_SECONDS = 1
 _CLIENT_TAKES_NOTHING_SECONDS = 30.0
 
@@ -33,7 +41,7 @@ class Sends:
         *,
         counted: Callable[[int], None] = lambda _: None,
         refused: Callable[[], None] = lambda: None,
-        sent: Callable[[ExpertKey, int, float, str], None] = lambda *_: None,
+        sent: Sent = not_recorded,
     ) -> None:
         """`counted`: told the bytes sent, as they are sent. `refused`: called for every request answered 503
         because too many were running. `sent`: called once an answer is out, with the expert, its bytes, the

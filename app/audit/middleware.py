@@ -113,12 +113,17 @@ async def _record(scope: Scope, begun: _Begun, status: int) -> None:
         generation_after=after,
         changes=[_without_secrets(change) for change in noted_changes(scope)[:MAX_CHANGES]],
     )
-    log.info("operator action", **record.model_dump(mode="json", exclude={"at", "trace_id"}))
+    log.info("operator action", **record.model_dump(mode="json", exclude=_not_logged(record)))
     everywhere = begun.cluster_id is None or begun.operation in _ABOUT_CLUSTERS
     try:
         await store.append(redis, EVERYWHERE if everywhere else str(begun.cluster_id), record)
     except (RedisError, OSError) as error:
         log.error("an operator's action could not be recorded", operation=begun.operation, error=str(error))
+
+
+def _not_logged(record: AuditRecord) -> set[str]:
+    """The line has a time and a trace of its own; most operations change no setting."""
+    return {"at", "trace_id"} if record.changes else {"at", "trace_id", "changes"}
 
 
 def _without_secrets(change: Change) -> Change:

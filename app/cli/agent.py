@@ -12,6 +12,7 @@ from agent.client import ServiceError
 from agent.config import NodeFile, NodeFileError, read_node_file
 from agent.experts.directory import DirectoryInUse
 from agent.host import Node
+from agent.wording import counted
 from app import logs
 from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
 from app.listening import ListeningError, is_loopback, open_listener, url_of
@@ -91,8 +92,8 @@ async def _run(file: NodeFile) -> None:
     async def work() -> None:
         async with node:
             typer.echo(
-                f"moeplace agent {file.node_id} serves {len(node.holdings)} experts on {url_of(experts)}, "
-                f"local programs on {url_of(local)}"
+                f"moeplace agent {file.node_id} serves {counted(len(node.holdings), 'expert')} "
+                f"on {url_of(experts)}, local programs on {url_of(local)}"
             )
             await node.ended()
 

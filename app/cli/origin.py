@@ -1,10 +1,11 @@
 """`moeplace origin`."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +28,16 @@ from agent.config import (
 )
 from agent.experts.signing import Verifier
 from agent.holdings import is_id
+from agent.journal import Journal
 from agent.origin import CheckpointShelf, model_spec, origin_application
 from agent.serving.embedded import serving
+from agent.wording import counted
 from app import logs
 from app.cli.service_access import converted
 from app.cli.settings import LogFormatOption, LogLevel, fail, settings_from
 from app.listening import ListeningError, is_loopback, open_listener, url_of
+
+logger = logging.getLogger("agent.origin")
 
 
 def _rate(text: str) -> float:
@@ -202,8 +207,12 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_end)
     verifier = None if token is None else Verifier(token, (reached, url_of(listener)))
-    application = origin_application(shelf, at_once=max_sends, bytes_per_second=send_limit, verifier=verifier)
-    async with serving(application, listener):
+    journal = Journal(logger)
+    application = origin_application(
+        shelf, at_once=max_sends, bytes_per_second=send_limit, verifier=verifier, sent=journal.sent
+    )
+    async with serving(application, listener), AsyncExitStack() as stack:
+        stack.callback(journal.end)
         if service is not None:
             base_url, cluster_id, service_token = service
             async with _client(base_url, cluster_id, service_token) as client:
@@ -218,7 +227,8 @@ async def _run(
                     )
         checkpoint = shelf.checkpoint
         typer.echo(
-            f"moeplace origin serves {len(checkpoint.experts)} experts of {shelf.model_id} on {reached}"
+            f"moeplace origin serves {counted(len(checkpoint.experts), 'expert')} of {shelf.model_id} "
+            f"on {reached}"
         )
         await ending.wait()
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agent.wording import counted
 from app.cli.solve import EXIT_INFEASIBLE, read_instance, refuse
 from migrations.explanation import Explanation, explain
 from migrations.gantt import gantt_svg
@@ -83,7 +84,7 @@ def _summary(made: Plan) -> list[str]:
     copies = sum(move.kind is MoveKind.COPY for move in made.moves)
     estimate = made.estimate
     return [
-        f"OK: {copies} copies, {len(made.moves) - copies} drops",
+        f"OK: {counted(copies, 'copy', 'copies')}, {counted(len(made.moves) - copies, 'drop')}",
         f"bytes: {estimate.bytes}",
         f"seconds: {estimate.seconds:.6g} (no schedule takes less than {estimate.lower_bound_seconds:.6g})",
     ]

@@ -152,9 +152,9 @@ class _Issued(msgspec.Struct, frozen=True):
     token_id: str
 
 
-def _page(answer: Any) -> TokenList:
+def read_page(answer: Any) -> TokenList:
     try:
-        return TokenList.model_validate(answer)
+        return TokenList.model_validate(answer, extra="ignore")  # a newer service has more fields
     except ValidationError:
         raise AnswerNotUnderstood(NOT_THE_SERVICE) from None
 
@@ -188,7 +188,7 @@ class _Service:
         pages: list[TokenList] = []
         after = ""
         while True:
-            page = self._ask("GET", f"{_path(cluster)}?limit={_PAGE}{after}", _page)
+            page = self._ask("GET", f"{_path(cluster)}?limit={_PAGE}{after}", read_page)
             pages.append(page)
             if page.next_after is None:
                 return pages

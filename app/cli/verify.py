@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from agent.wording import agreeing, counted
 from app.cli.plan import read_current, read_target
 from app.cli.solve import read_instance, refuse
 from migrations.model import PlanError, load_plan
@@ -40,4 +41,5 @@ def verify_command(
         typer.echo(str(violation))
     if violations:
         raise typer.Exit(EXIT_VIOLATED)
-    typer.echo(f"OK: {len(made.moves)} moves keep every rule")
+    count = len(made.moves)
+    typer.echo(f"OK: {counted(count, 'move')} {agreeing(count, 'keeps', 'keep')} every rule")

@@ -69,7 +69,12 @@ class ClusterSettings(Schema):
     ] = 1800.0
     statistics_half_life_seconds: Annotated[
         float | None,
-        Field(gt=0, le=1e7, description="Age at which telemetry counts half; null: no decay."),
+        Field(
+            gt=0,
+            le=1e7,
+            description="Age at which telemetry counts half; null: no decay. Only PUT can say null: in a "
+            "merge patch it means the default. There 1e7 (116 days) has nearly the same effect.",
+        ),
         HALF_LIFE,
     ] = 600.0
     max_moves_per_interval: Annotated[

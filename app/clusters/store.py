@@ -8,6 +8,7 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from agent.wording import agreeing, counted
 from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.errors import Conflict, NotFound
 from app.storage import topics
@@ -155,7 +156,10 @@ async def delete_cluster(redis: Redis, cluster_id: str) -> bool:
         now = cast("int", await pipe.eval(NOW, 1, keys.node_leases))
         alive = await pipe.zcount(keys.node_leases, now, "+inf")
         if alive:
-            raise Conflict(f"{alive} nodes of cluster {cluster_id} are alive: stop them first")
+            raise Conflict(
+                f"{counted(alive, 'node')} of cluster {cluster_id} {agreeing(alive, 'is', 'are')} alive: "
+                f"stop {agreeing(alive, 'it', 'them')} first"
+            )
 
         def queue() -> None:
             pipe.unlink(keys.cluster, *found)

@@ -31,7 +31,7 @@ VALUE_BYTES = 128
 """What a value takes, about, once it is parsed."""
 
 MOST_FAULTS = 2000
-"""To tell a fault takes ten times as long as to parse a value: of more faults their number alone is told."""
+"""A fault takes ten times as long to write as a value to parse. Of more, only the number is answered."""
 
 
 class Limits(NamedTuple):
@@ -111,7 +111,8 @@ def judged(model: type[M], body: bytes) -> M:
     except ValidationError as error:
         if error.error_count() > MOST_FAULTS:
             raise InvalidRequest(
-                f"the body has {error.error_count()} faults, too many to tell them: it is no {model.__name__}"
+                f"the body has {error.error_count()} faults, too many to list them: it is not a "
+                f"{model.__name__}"
             ) from None
         raise from_validation(error.errors(include_url=False, include_input=False)) from None
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agent.wording import counted
 from app.clusters.schemas import ClusterSettings
 from app.errors import FieldError
 from app.instance.fleet import Fleet, UInt8, UnknownExpert
@@ -105,8 +106,8 @@ def _shortfalls(
     if len(missing):
         first = fleet.address(int(missing[0]))
         detail = (
-            f"{len(missing)} experts are held by fewer than {problem.min_replicas} nodes, the first expert "
-            f"{first.expert} of layer {first.layer} of {first.model_id} by {replicas[missing[0]]}"
+            f"experts held by fewer than {counted(problem.min_replicas, 'node')}: {len(missing)}, the first "
+            f"expert {first.expert} of layer {first.layer} of {first.model_id} by {replicas[missing[0]]}"
         )
         faults.append(FieldError("/holds", detail, "NOT_COVERED"))
     if not faults:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agent.wording import agreeing, counted
 from app.solving.standing import Standing, improvement, worth_it
 from app.solving.tasks import SolveOutcome
 
@@ -41,7 +42,7 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
         if outcome.withheld_copies > 0:
             return Decision(False, f"not adopted: the limits of this interval leave nothing{left}")
         return Decision(False, "the placement in force is as good")
-    moving = f"{outcome.copies} copies taking {found.migration_seconds:.3g} s"
+    moving = f"{counted(outcome.copies, 'copy', 'copies')} taking {found.migration_seconds:.3g} s"
     rule = f"pay back by {min_improvement:.1%} within {horizon_seconds:g} s"
     if not worth_it(found, in_force, horizon_seconds, min_improvement):
         return Decision(False, f"not adopted: latency {gain}, and {moving}, do not {rule}{left}")
@@ -57,8 +58,9 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
             )
     return Decision(
         True,
-        f"adopted: latency {gain}{held_out}, {outcome.copies} copies ({outcome.migration_bytes} bytes) pay "
-        f"back within the horizon of {horizon_seconds:g} s{left}",
+        f"adopted: latency {gain}{held_out}, {counted(outcome.copies, 'copy', 'copies')} "
+        f"({outcome.migration_bytes} bytes) {agreeing(outcome.copies, 'pays', 'pay')} back "
+        f"within the horizon of {horizon_seconds:g} s{left}",
     )
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
+from agent.wording import agreeing, counted
 from app.nodes.schemas import ApplyState
 from app.placements.schemas import Condition, ConditionType, NodeProgress, Outlook, PlacementStatus
 from app.solving.holdup import Holdup, in_words, together
@@ -127,12 +128,13 @@ def _available(observation: Observation, problem: PlacementProblem | None) -> Fi
     experts = fleet.experts
     unheld = observation.held.sum(axis=0) == 0
     count = int(unheld.sum())
+    are = agreeing(count, "is", "are")
     if count == 0:
         return Finding(ConditionType.AVAILABLE, True, f"all {experts} experts are held by live nodes")
     if problem is not None and np.isfinite(problem.origin_latency_seconds[observation.live_mask]).all():
-        reason = f"{count} of {experts} experts are served by the origin alone"
+        reason = f"{count} of {experts} experts {are} served by the origin alone"
         return Finding(ConditionType.AVAILABLE, True, reason)
-    reason = f"{count} of {experts} experts are held by no live node"
+    reason = f"{count} of {experts} experts {are} held by no live node"
     remedy = "register nodes that hold them, or give the cluster an origin (PUT /v1/clusters/CLUSTER)"
     remedy = remedy.replace("CLUSTER", observation.cluster.cluster_id)
     if observation.in_force is not None:
@@ -161,12 +163,13 @@ def _converged(
     if different:
         missing = sum(node.missing_count for node in different)
         excess = sum(node.excess_count for node in different)
-        words = f"{len(different)} of {len(live)} live nodes lack {missing}, hold {excess} experts too many"
+        nodes_of = f"{len(different)} of {counted(len(live), 'live node')}"
+        words = f"{nodes_of}: {counted(missing, 'expert')} missing, {excess} too many"
         holdups += [Holdup(Outlook.UNDER_WAY, words), *(one for one in plan if one is not None)]
     holdups += _wrong_nodes(observation, nodes, no_placement)
     obsolete = sum(node.obsolete_count for node in live)
     if obsolete and not different:
-        words = f"live nodes hold {obsolete} experts of models that were deleted or replaced"
+        words = f"live nodes hold {counted(obsolete, 'expert')} of models that were deleted or replaced"
         holdups.append(Holdup(Outlook.UNDER_WAY, words))
     stale = [node.node_id for node in live if not node.routes_current]
     if stale and not different:
@@ -189,13 +192,13 @@ def _wrong_nodes(
     wrong = []
     lost = [node.node_id for node in nodes if not node.live and node.desired_count]
     if lost:
-        wrong.append(f"{len(lost)} nodes of the placement are not alive, first {lost[0]}")
+        wrong.append(f"{listed(lost)} of the placement {agreeing(len(lost), 'is', 'are')} not alive")
     usable = observation.usable
     leaving = [n for n in nodes if n.live and n.node_id not in usable and n.desired_count]
     if leaving:
         count = sum(node.desired_count for node in leaving)
         drained = listed([node.node_id for node in leaving])
-        wrong.append(f"{count} experts of {drained}, to be drained, are to go elsewhere")
+        wrong.append(f"{counted(count, 'expert')} of {drained}, to be drained, must go elsewhere")
     if not wrong:
         return []
     holdups = [Holdup(Outlook.UNDER_WAY, words) for words in wrong]

@@ -1,5 +1,6 @@
 """The condition that says whether what nodes count can be right."""
 
+from agent.wording import counted
 from app.instance.plausibility import Doubt, reasons
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
@@ -13,7 +14,7 @@ def data_quality(doubts: tuple[Doubt, ...]) -> Finding:
     if not nodes:
         return Finding(ConditionType.TELEMETRY_PLAUSIBLE, True, "counts agree with tokens and among nodes")
     words = "; ".join(reason for said in list(nodes.values())[:_NAMED] for reason in said)
-    more = f"; and {len(nodes) - _NAMED} nodes more" if len(nodes) > _NAMED else ""
+    more = f"; and {counted(len(nodes) - _NAMED, 'node')} more" if len(nodes) > _NAMED else ""
     return Finding(
         ConditionType.TELEMETRY_PLAUSIBLE,
         False,

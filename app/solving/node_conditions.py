@@ -30,7 +30,7 @@ def _clocks(observation: Observation, processes: Mapping[str, float]) -> Finding
         key=lambda found: -abs(found[1]),
     )
     if not wrong:
-        words = f"all {len(clocks)} clocks known differ from that of Redis by at most {CLOCK_SECONDS:g} s"
+        words = f"no known clock differs from that of Redis by more than {CLOCK_SECONDS:g} s"
         return Finding(ConditionType.CLOCKS_AGREE, True, words)
     named = [
         f"the clock of {name} is about {_rough(ahead):g} s {_side(ahead)} that of Redis"

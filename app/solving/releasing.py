@@ -1,8 +1,9 @@
 """Which moves nodes are told to do next: copies as their sources allow, drops once nobody routes to them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from agent.wording import agreeing, counted
 from app.instance.fleet import UnknownExpert
 from app.migration_plans.schemas import PlannedMove
 from app.placements.schemas import Outlook
@@ -10,6 +11,7 @@ from app.solving.execution import Execution, Source
 from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.planning import planning_limits, release_limits
+from app.solving.remedies import listed
 from app.solving.routing import RoutingTables, without
 from app.solving.sources import choose_source
 from app.solving.withdrawal import HeldCopy, Withdrawal
@@ -66,11 +68,7 @@ class Releasing:
                 return False
             behind = self._withdrawal.behind(copy, in_use)
             if behind:
-                self.waiting_for = Holdup(
-                    Outlook.WAITING,
-                    f"{len(behind)} nodes, first {behind[0]}, still route to a copy that is to be dropped",
-                    f"should it last: look at the agent of {behind[0]}, which is to use the newest routes",
-                )
+                self.waiting_for = still_routing(behind, observation.lately_lost)
             return not behind
 
         execution.release(execution.ready(limits_of(observation)), source_of, may_drop, now)
@@ -114,6 +112,24 @@ def limits_of(observation: Observation) -> Limits:
     """How many moves nodes may have at once."""
     settings = observation.cluster.settings
     return release_limits(settings.max_copies_per_node, settings.max_copies_per_cluster)
+
+
+def still_routing(behind: Sequence[str], lately_lost: frozenset[str]) -> Holdup:
+    """behind: nodes, one at least, that use routes with a copy that is to be dropped."""
+    alive = [node_id for node_id in behind if node_id not in lately_lost]
+    if alive:
+        who, first = counted(len(alive), "node"), alive[0]
+        return Holdup(
+            Outlook.WAITING,
+            f"{who}, first {first}, still {agreeing(len(alive), 'routes', 'route')} to a copy that is to be "
+            "dropped",
+            f"should it last: look at the agent of {first}, which is to use the newest routes",
+        )
+    return Holdup(
+        Outlook.UNDER_WAY,
+        f"{listed(behind)}, lost just now, may still route to a copy that is to be dropped: the drop waits "
+        "until the silence has lasted for two leases",
+    )
 
 
 def copy_of(move: PlannedMove) -> HeldCopy:

@@ -92,6 +92,7 @@ class Worker:
         stopping = asyncio.create_task(self._stop.wait())
         alive_seconds = ALIVE_PART * self._settings.worker_lease_seconds
         try:
+            log.info("worker starts; the first start compiles kernels, for a minute or more")
             starting = asyncio.create_task(self._start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():

@@ -1,16 +1,20 @@
 """Experts found in checkpoints of every layout, and cut out of them as files."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors
+from httpx import ASGITransport, AsyncClient
 
 from agent.checkpoint.checkpoint import open_checkpoint
 from agent.checkpoint.digests import FILE, expert_digests
 from agent.checkpoint.shards import CheckpointError
 from agent.experts.content import ContentReader
+from agent.journal import Journal
+from agent.origin import CheckpointShelf, origin_application
 from app.models.huggingface import read_config
 from tests.agent.checkpoints import EXPERTS, LAYOUTS, Made, Tensors, base, olmoe, write_checkpoint
 
@@ -165,3 +169,20 @@ def test_an_incomplete_download_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../../secret"}}')
     with pytest.raises(CheckpointError, match="expected a file of the same directory"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.anyio
+async def test_an_origin_logs_what_it_sends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A line names the expert and who fetched it."""
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, LAYOUTS["deepseek_v3"]))
+    shelf = CheckpointShelf("m", checkpoint, expert_digests(checkpoint))
+    expert = checkpoint.experts[0]
+    application = origin_application(shelf, sent=Journal(logging.getLogger("origin")).sent)
+    path = f"/v1/experts/m/{expert.layer}/{expert.expert}"
+    with caplog.at_level(logging.INFO):
+        async with AsyncClient(transport=ASGITransport(application), base_url="http://origin") as client:
+            assert (await client.get(path)).status_code == 200
+    assert any(
+        line.startswith(f"sent m/{expert.layer}/{expert.expert}: ") and line.endswith(", to 127.0.0.1")
+        for line in caplog.messages
+    )

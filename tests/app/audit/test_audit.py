@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from app.audit import store
 from tests.app.access.fleet import OPERATOR, client_of, issue, started
@@ -134,3 +135,15 @@ async def test_drains_and_pauses_are_on_record_with_old_and_new_values(api: Asyn
     assert await _changes(api, path) == [("/condition", "DRAINING", "LIVE")]
     await api.post("/v1/clusters/east/placement:pause")
     assert await _changes(api, path) == [("/paused", False, True)]
+
+
+async def test_the_log_has_changes_only_where_there_are_some(app: FastAPI) -> None:
+    """The line of an operation that changes no setting has no empty list."""
+    token = await issue(app, "east", {"role": "OPERATOR"})
+    async with client_of(app, token["token"]) as client:
+        with capture_logs() as logs:
+            await client.put("/v1/clusters/east", json={"automatic": False})
+            await client.put("/v1/clusters/east/models/tiny", json={"preset": "tiny-moe"})
+    lines = {line["operation"]: line for line in logs if line["event"] == "operator action"}
+    assert "changes" not in lines["put_model"]
+    assert lines["put_cluster"]["changes"]

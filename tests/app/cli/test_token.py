@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from app.access.secret import digest_of, name_of
 from app.cli import command_line
+from app.cli.token import read_page
 from app.storage.client import open_client
 from app.storage.keys import EVERYWHERE, ClusterKeys
 
@@ -78,3 +79,21 @@ def test_secrets_are_made_anew() -> None:
     made = {run("make")[1].strip() for _ in range(5)}
     assert len(made) == 5
     assert all(len(secret) == 43 for secret in made)
+
+
+def test_the_list_of_a_newer_service_is_read() -> None:
+    """Fields that this version does not know are passed over, at every depth."""
+    token = {
+        "token_id": "0123456789abcdef",
+        "role": "NODE",
+        "cluster_id": "edge",
+        "node_id": "a",
+        "note": "",
+        "created_at": "2026-01-01T00:00:00Z",
+        "created_by": "operator-setting",
+        "expires_at": None,
+        "last_used_at": None,
+        "scopes": ["telemetry"],
+    }
+    page = read_page({"tokens": [token], "next_after": None, "total": 1})
+    assert page.tokens[0].node_id == "a"

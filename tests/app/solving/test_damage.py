@@ -1,5 +1,6 @@
 """Records that cannot be read, or reckoned with, cost their own cluster as little as may be, and no other."""
 
+import functools
 import json
 import time
 from typing import Any
@@ -129,7 +130,8 @@ async def test_damaged_plans_and_jobs_do_not_stop_their_cluster(
 
             await until(done, what="the job behind the damaged ones")
             for key in (*damaged, keys.node_conflicts):
-                await until(lambda key=key: _not_intact(cluster, f"key {key} in Redis"), what=key)
+                named = functools.partial(_not_intact, cluster, f"key {key} in Redis")
+                await until(named, what=key)
             await redis.delete(*damaged, keys.node_conflicts)
 
             async def mended() -> bool:

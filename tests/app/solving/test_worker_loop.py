@@ -263,7 +263,7 @@ async def test_drop_waits_for_every_node_to_switch(redis: Redis) -> None:
         async def held_back() -> bool:
             status = await cluster.status()
             conditions = [] if status is None else status.conditions
-            return any("still route to a copy" in condition.reason for condition in conditions)
+            return any("to a copy that is to be dropped" in condition.reason for condition in conditions)
 
         async def withdrawn() -> bool:
             documents = [await read_document(redis, cluster.keys.assignment(node_id)) for node_id in "bc"]
