@@ -88,8 +88,8 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         256,
         ge=1,
-        description="Requests one API process works on at once, without long polls; beyond: 503, "
-        "above half of it, some get 503 by chance.",
+        description="Requests one API process works on at once, without long polls. From half of it on, "
+        "some more get 503 by chance, and beyond it all.",
     )
     max_held_bytes: int = Field(
         128 << 20, ge=1024, description="Bytes of bodies one API process holds at once; beyond: 503."
