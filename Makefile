@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
 
-.PHONY: install tools demo test test-lowest test-bounds test-transformers lint types pictures clean
+.PHONY: install tools demo test test-lowest test-bounds test-transformers soak lint types pictures clean
 
 install: $(STAMP)
 
@@ -65,6 +65,12 @@ test-transformers: install
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[transformers]'
 	$(BIN)/python -m pytest tests/agent/hooks tests/agent/architectures
+
+# What the service survives, at length: kills, simulated fleets with wrong clocks, fuzzed requests. Two hours on two
+# cores; writes benchmarks/results/soak.md. SOAK=... names parts and options.
+SOAK ?=
+soak: install
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import cast
 
 import httpx
@@ -12,7 +13,10 @@ import numpy as np
 from redis.asyncio import Redis
 
 from app.instance.bucket_encoding import decode_bucket
+from app.storage.client import open_client
+from app.storage.embedded import EmbeddedServer
 from app.storage.keys import ClusterKeys
+from tests.service import Service
 
 LAYERS = {0: 8, 3: 6}
 NODES = ("n1", "n2", "n3")
@@ -28,9 +32,13 @@ class Sender:
     cluster_id: str
     node_id: str
     seed: int
+    pause_seconds: float = 0.0
+    """Between an acknowledgement and the next window."""
     windows: int = 0
     tokens: int = 0
     repeats: int = 0
+    longest_seconds: float = 0.0
+    """The longest that a window waited for its acknowledgement."""
     counts: np.ndarray[tuple[int], np.dtype[np.int64]] = field(
         default_factory=lambda: np.zeros(sum(LAYERS.values()), np.int64)
     )
@@ -42,10 +50,13 @@ class Sender:
             while not stop.is_set() and not self.failure:
                 counts = rng.integers(0, 2**20, sum(LAYERS.values()))
                 tokens = int(rng.integers(1, 1000))
+                begun = time.monotonic()
                 if self._post(client, counts.astype("<u4"), tokens):
                     self.windows += 1
                     self.tokens += tokens
                     self.counts += counts
+                    self.longest_seconds = max(self.longest_seconds, time.monotonic() - begun)
+                stop.wait(self.pause_seconds)
 
     def _post(
         self, client: httpx.Client, counts: np.ndarray[tuple[int], np.dtype[np.uint32]], tokens: int
@@ -88,11 +99,11 @@ class Sender:
         return False
 
 
-def register(base_url: str, cluster_id: str) -> None:
+def register(base_url: str, cluster_id: str, **settings: float) -> None:
     """The cluster that senders post for; it only folds."""
     base = f"/v1/clusters/{cluster_id}"
     with httpx.Client(base_url=base_url, timeout=10) as client:
-        client.put(base, json={"automatic": False}).raise_for_status()
+        client.put(base, json={"automatic": False, **settings}).raise_for_status()
         blocks = [
             {"layer": layer, "experts": experts, "expert_bytes": 1000, "top_k": 2}
             for layer, experts in LAYERS.items()
@@ -132,6 +143,43 @@ async def read_folded(redis: Redis, cluster_id: str) -> Folded:
         counts[node_id] = np.sum([b.counts for b in buckets], axis=0).tolist()
         windows[node_id] = sum(b.windows for b in buckets)
     return Folded(totals, windows, counts, left)
+
+
+def wait_until_folded(service: Service) -> None:
+    """Return once the same worker has seen an empty stream for several of its ticks."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    empty_since, worker = time.monotonic(), -1
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        try:
+            found, pid = _stream_bytes(service.base_url), service.child("worker").pid
+        except (httpx.TransportError, LookupError):
+            found, pid = [], -1
+        if not found or any(found) or pid != worker:
+            empty_since, worker = time.monotonic(), pid
+        elif time.monotonic() - empty_since > 2:
+            return
+    raise AssertionError(f"not all is folded after {SETTLE_SECONDS:g} s:\n{service.logs()}")
+
+
+def _stream_bytes(base_url: str) -> list[float]:
+    """What live workers last saw waiting; empty while none has looked."""
+    text = httpx.get(f"{base_url}/metrics", timeout=5).text
+    name = "moeplace_telemetry_stream_bytes{"
+    return [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name)]
+
+
+async def read_left_behind(data_dir: Path, cluster_id: str, binary: Path | None = None) -> Folded:
+    """From the directory that a service has left. `binary`: the server to open it with."""
+    server = EmbeddedServer(data_dir, binary=binary)
+    server.spawn()
+    try:
+        await server.ready()
+        async with open_client(server.url) as redis:
+            return await read_folded(redis, cluster_id)
+    finally:
+        server.kill()
+        server.close()
 
 
 def require_counted_once(folded: Folded, senders: list[Sender]) -> None:

@@ -38,6 +38,15 @@ class Service:
                     return process
         raise LookupError(f"no {name} process among the children of {self.process.pid}")
 
+    def solvers(self) -> list[psutil.Process]:
+        """The running processes beside the worker that solve and plan."""
+        found = []
+        for process in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "--multiprocessing-fork" in process.cmdline():
+                    found.append(process)
+        return found
+
     def has(self, name: str) -> bool:
         """Whether the child runs. One that was killed is missing until another is started in its place."""
         try:

@@ -10,21 +10,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
-from app.storage.client import open_client
-from app.storage.embedded import EmbeddedServer
 from tests.conftest import TEST_SERVER
 from tests.senders import (
     NODES,
     SETTLE_SECONDS,
-    Folded,
     Posting,
     Sender,
-    read_folded,
+    read_left_behind,
     register,
     require_counted_once,
+    wait_until_folded,
 )
 from tests.service import Service
 
@@ -52,43 +49,6 @@ def kill_in_turn(service: Service, rng: random.Random) -> dict[str, int]:
     return kills
 
 
-def stream_bytes(base_url: str) -> list[float]:
-    """What live workers last saw waiting; empty while none has looked."""
-    text = httpx.get(f"{base_url}/metrics", timeout=5).text
-    name = "moeplace_telemetry_stream_bytes{"
-    return [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name)]
-
-
-def wait_until_folded(service: Service) -> None:
-    """The same worker has seen an empty stream for several of its ticks."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    empty_since, worker = time.monotonic(), -1
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        try:
-            found, pid = stream_bytes(service.base_url), service.child("worker").pid
-        except (httpx.TransportError, LookupError):
-            found, pid = [], -1
-        if not found or any(found) or pid != worker:
-            empty_since, worker = time.monotonic(), pid
-        elif time.monotonic() - empty_since > 2:
-            return
-    raise AssertionError(f"not all is folded after {SETTLE_SECONDS:g} s:\n{service.logs()}")
-
-
-async def read(data_dir: Path) -> Folded:
-    """From the directory that the service has left."""
-    server = EmbeddedServer(data_dir, binary=TEST_SERVER)
-    server.spawn()
-    try:
-        await server.ready()
-        async with open_client(server.url) as redis:
-            return await read_folded(redis, CLUSTER)
-    finally:
-        server.kill()
-        server.close()
-
-
 @pytest.mark.timeout(300)
 def test_what_was_acknowledged_is_counted_once(serve: Callable[..., Service], tmp_path: Path) -> None:
     """Three nodes post while API, worker and server are killed again and again; the sums agree exactly."""
@@ -105,7 +65,7 @@ def test_what_was_acknowledged_is_counted_once(serve: Callable[..., Service], tm
     wait_until_folded(service)
     assert service.terminate() == 0, service.logs()
 
-    folded = asyncio.run(read(data_dir))
+    folded = asyncio.run(read_left_behind(data_dir, CLUSTER, TEST_SERVER))
     print(folded, {s.node_id: (s.windows, s.repeats) for s in senders})
     require_counted_once(folded, senders)
     assert min(sender.windows for sender in senders) > 5
