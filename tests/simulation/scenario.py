@@ -21,7 +21,7 @@ from app.migration_plans import service as plans
 from app.migration_plans.schemas import CancelMode, PlanRequest, PlanVerb
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import HeldExperts, NodeHoldings, NodeRecord
-from app.nodes.service import drain_node
+from app.nodes.service import drain_node, undrain_node
 from app.placements.schemas import OperatorPlacement
 from app.placements.service import put_placement, rollback
 from app.storage import clock
@@ -288,16 +288,27 @@ class Scenario:
             self.watch.note(f"{node.node_id} is back on the network")
 
     async def _drains(self) -> None:
-        """Nodes leave in order; their agents, still running, register them anew once they are gone."""
+        """Nodes leave in order. Their agents, still running, register them anew once they are gone; they get
+        nothing until the operator lets them in."""
         while True:
             await asyncio.sleep(self.rng.uniform(5.0, 30.0))
+            out = sorted(self._draining())
+            if out:
+                if self.rng.random() < 0.5:
+                    await self._let_in(self.rng.choice(out))
+                continue
             name = self.rng.choice(sorted(self.nodes))
-            if self._draining() or not self._draw([other for other in self.nodes if other != name]):
+            if not self._draw([other for other in self.nodes if other != name]):
                 continue
             with contextlib.suppress(ProblemError):
                 await drain_node(self.redis, self.settings, CLUSTER, name)
                 self.watch.note(f"operator drains {name}")
             await self._publish()
+
+    async def _let_in(self, name: str) -> None:
+        with contextlib.suppress(ProblemError):
+            await undrain_node(self.redis, self.settings, CLUSTER, name)
+            self.watch.note(f"operator lets {name} in")
 
     def _draining(self) -> set[str]:
         records = [NodeRecord.model_validate_json(r) for r in self.store.hgetall(self.keys.nodes).values()]
@@ -336,6 +347,10 @@ class Scenario:
         self.lost = not self.has_origin and not held.issuperset(self.experts)
         draining = self._draining()
         self.target = self._draw([name for name in self.nodes if name not in draining])
+        if not self.target:  # too few are left to hold everything
+            for name in sorted(draining):
+                await self._let_in(name)
+            self.target = self._draw(self.nodes)
         holds = [NodeHoldings(node_id=n, holds=_grouped(held)) for n, held in sorted(self.target.items())]
         before = self.store.hget(self.keys.placement, "generation")
         document = await put_placement(self.redis, CLUSTER, OperatorPlacement(holds=holds), lambda _: None)

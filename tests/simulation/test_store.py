@@ -65,6 +65,7 @@ def _scripts(rng: random.Random) -> Call:
     """One call of a script, with arguments that reach its branches."""
     node = rng.choice(("n1", "n2"))
     record = rng.choice(("r1", "r2"))
+    argv: list[Any]
     if rng.random() < 0.3:
         keys = [
             "nodes", "revision", rng.choice(("cluster", "none")), "status", "leases", f"held:{node}",
@@ -83,7 +84,7 @@ def _scripts(rng: random.Random) -> Call:
     if rng.random() < 0.6:
         members = [["x", "y"], ["x"], []]
         added, removed = rng.choice(members), rng.choice([["z"], []])
-        argv: list[Any] = [
+        argv = [
             node, rng.choice(("r1", "r2")), rng.choice(("", *STATUSES)), rng.choice(STATUSES), "60000",
             rng.choice(("KEEP", "REPLACE", "EDIT")), "wake", "work", "1", msgspec.msgpack.encode(added),
             msgspec.msgpack.encode(removed), rng.choice(("2", "9")), rng.choice(("", "0.5")),
