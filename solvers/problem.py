@@ -198,21 +198,26 @@ class PlacementProblem:
         _each("route_block", block, (block >= 0) & (block < self.blocks), f"a block in 0..{self.blocks - 1}")
         _each("route_rate", rate, (rate >= 0) & np.isfinite(rate), "a finite rate of at least 0")
         experts = self.route_experts
-        limit = self.experts_per_block[block][:, None]
-        inside = (experts >= -1) & (experts < limit)
-        if not inside.all():
+        if not routes:
+            return
+        ordered = np.sort(experts, axis=1)
+        if ordered.shape[1] and (
+            ordered[:, 0].min() < -1 or (ordered[:, -1] >= self.experts_per_block[block]).any()
+        ):
+            limit = self.experts_per_block[block][:, None]
+            inside = (experts >= -1) & (experts < limit)
             r, k = np.unravel_index(int(np.argmin(inside)), inside.shape)
             last = int(limit[r, 0]) - 1
             raise ProblemError(
                 f"route_experts[{r},{k}]: is {experts[r, k]}, "
                 f"expected an expert of block {block[r]} in 0..{last}, or -1"
             )
-        ordered = np.sort(experts, axis=1)
-        if routes:
-            empty = ordered[:, -1] < 0 if ordered.shape[1] else np.ones(routes, np.bool_)
-            if empty.any():
-                raise ProblemError(f"route_experts[{int(np.argmax(empty))}]: expected at least one expert")
-        repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        empty = ordered[:, -1] < 0 if ordered.shape[1] else np.ones(routes, np.bool_)
+        if empty.any():
+            raise ProblemError(f"route_experts[{int(np.argmax(empty))}]: expected at least one expert")
+        repeated = ordered[:, 1:] == ordered[:, :-1]
+        if repeated.any():  # of pads, most likely
+            repeated &= ordered[:, 1:] >= 0
         if repeated.any():
             r, k = np.unravel_index(int(np.argmax(repeated)), repeated.shape)
             raise ProblemError(

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from app.instance.faults import Fault
 from app.schema import ExpertId, Identifier, Layer, Schema, Timestamp
 
 
@@ -43,6 +44,21 @@ class LayerFigures(Schema):
     copies: Annotated[int, Field(description="Experts that live nodes hold, replicas counted each.")]
 
 
+class CountsDoubt(Schema):
+    """Why what a node counts of a model is not taken at its word (docs/telemetry.md)."""
+
+    model_id: Identifier
+    fault: Fault
+    ratio: Annotated[
+        float | None,
+        Field(
+            description="Expert calls counted over tokens x top_k; of OUTWEIGHS_FLEET, calls over those that "
+            "count. Null without tokens."
+        ),
+    ]
+    reason: str
+
+
 class NodeFigures(Schema):
     node_id: Identifier
     live: bool
@@ -55,6 +71,16 @@ class NodeFigures(Schema):
     unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
     mean_latency_seconds: Annotated[float | None, Field(description="Per token, over all MoE layers.")]
     served_per_second: Annotated[float, Field(description="Activations this node serves, for all nodes.")]
+    counts_ratio: Annotated[
+        float | None,
+        Field(
+            description="Expert calls counted over tokens x top_k, over all models; 1 where every call of "
+            "its own tokens is counted once. Null without tokens."
+        ),
+    ] = None
+    doubts: Annotated[
+        list[CountsDoubt], Field(description="Of what it counts; empty where all is well.")
+    ] = []
 
 
 class NodeAnalysis(NodeFigures):

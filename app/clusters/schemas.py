@@ -64,6 +64,15 @@ class ClusterSettings(Schema):
     min_improvement: Annotated[
         float, Field(ge=0, lt=1, description="Relative gain below which nothing moves.")
     ] = 0.02
+    max_node_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="The largest part of the fleet's expert calls that one node weighs, where it counts "
+            "more than 4 typical nodes. 1: what it has counted in three time buckets is believed.",
+        ),
+    ] = 0.5
     statistics_window_seconds: Annotated[
         float, Field(ge=1, le=604_800, description="Telemetry older than this is forgotten.")
     ] = 1800.0

@@ -2,8 +2,9 @@
 
 A batch is made of the routes of one time bucket, or of some that follow each other where a layer of a node
 has no routes in one. Batches differ in their routes alone: every node and layer makes the same calls in
-all, those counted on average. The routes are scaled by node and layer, never by expert: factors that depend
-on the routes drawn would make the cost on a batch a biased estimate of the true one (docs/solvers.md).
+all, those of the problem, whose rates were judged (`app.instance.plausibility`). The routes are scaled by
+node and layer, never by expert: factors that depend on the routes drawn would make the cost on a batch a
+biased estimate of the true one (docs/solvers.md).
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def batch_problems(
     node that has counts and never any routes has the same single calls in every batch. O(R log R).
     """
     samples = [_sampled(fleet, statistics, alive) for statistics in buckets]
-    calls = _mean_calls(fleet, buckets, alive)
+    calls = _calls(problem)
     cells = problem.nodes * problem.blocks
     cell_calls = (
         np.add.reduceat(calls, problem.block_offset[:-1], axis=1).reshape(-1) if cells else np.zeros(0)
@@ -109,20 +110,14 @@ def _sampled(fleet: Fleet, statistics: Statistics, alive: Bools) -> tuple[Int64,
     )
 
 
-def _mean_calls(fleet: Fleet, buckets: Sequence[Statistics], alive: Bools) -> Float64:
-    """float64[N, E]: calls per second, on average of the buckets in which the node has reported."""
-    calls = np.zeros(fleet.shape)
-    for row, index, name in _traffic(fleet, alive):
-        rates = [
-            traffic.activations_per_second
-            for statistics in buckets
-            if (traffic := statistics.traffic.get(name)) is not None
-            and traffic.digest == fleet.models[index].digest
-        ]
-        if rates:
-            start, end = fleet.block_offset[fleet.model_block_offset[index : index + 2]].tolist()
-            calls[row, start:end] = np.mean(rates, axis=0)
-    return calls
+def _calls(problem: PlacementProblem) -> Float64:
+    """float64[N, E]: calls per second."""
+    given = problem.route_experts >= 0
+    columns = problem.block_offset[problem.route_block][:, None] + problem.route_experts
+    cells = problem.route_node[:, None].astype(np.int64) * problem.experts + columns
+    rates = np.broadcast_to(problem.route_rate[:, None], given.shape)
+    calls = np.bincount(cells[given], rates[given], minlength=problem.nodes * problem.experts)
+    return calls.astype(np.float64).reshape(problem.nodes, problem.experts)
 
 
 def _traffic(fleet: Fleet, alive: Bools) -> list[tuple[int, int, tuple[str, str]]]:

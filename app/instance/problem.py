@@ -11,13 +11,14 @@ from app.clusters.schemas import ClusterSettings
 from app.instance.fleet import Fleet
 from app.instance.latency import origin_latency, peer_latency
 from app.instance.plausibility import Doubt, judged
-from app.instance.routes import Routes, Split, fleet_routes
+from app.instance.routes import Routes, fleet_routes, half_routes
 from app.instance.samples import SampleSizes, sample_sizes
 from app.instance.shrinkage import shrunk
 from app.instance.statistics import Statistics
 from app.nodes.schemas import NodeStatusRecord
 from solvers.problem import PlacementProblem
 
+Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 
@@ -29,27 +30,38 @@ MIN_HALF_SHARE = 0.2
 class BuiltProblem:
     """A problem in the order of `fleet`, and what was known when it was built.
 
-    node_tokens_per_second float64[N]; usable bool[N]: live and not draining, may hold experts
-    halves: the same with the traffic of time buckets of even number alone, and of the others, by the counts
-    and the routes of these buckets; each activates as much as all of it at every node and in every block.
-    None while either half says too little.
+    node_tokens_per_second float64[N]; alive bool[N]: live; usable bool[N]: live and not draining, may hold
+    experts
+    believed: the traffic that the problem was made of
     samples: how many tokens the routes were sampled from; None without traffic
-    doubts: what nodes counted and the problem does not take at its word
+    doubts: what nodes counted and the problem does not take at its word; counts_ratio float64[N]: as of
+    `Judged`
     """
 
     problem: PlacementProblem
     fleet: Fleet
     node_tokens_per_second: Float64
-    usable: npt.NDArray[np.bool_]
+    alive: Bools
+    usable: Bools
     telemetry_until: datetime | None
-    halves: tuple[PlacementProblem, PlacementProblem] | None = None
-    samples: SampleSizes | None = None
-    doubts: tuple[Doubt, ...] = ()
+    believed: Statistics
+    samples: SampleSizes | None
+    doubts: tuple[Doubt, ...]
+    counts_ratio: Float64
 
     @property
     def tokens_per_second(self) -> float:
         """What J(X) is divided by to give the mean latency per token."""
         return float(self.node_tokens_per_second.sum())
+
+    def halves(self) -> tuple[PlacementProblem, PlacementProblem] | None:
+        """`problem` with the traffic of time buckets of even number alone, and of the others, by the counts
+        and the routes of these buckets; each activates as much as all of it at every node and in every block.
+        None while either half says too little.
+
+        CPU-bound, about twice as much work as the problem was: made only where a placement is to be tried.
+        """
+        return _halves(self.problem, half_routes(self.fleet, self.believed, self.alive))
 
 
 def build_problem(
@@ -76,9 +88,9 @@ def build_problem(
     draining = np.asarray([node.draining for node in fleet.nodes], np.bool_)
     usable = alive & ~draining
     current = np.where(alive[:, None], holds, 0).astype(np.uint8)
-    plausible = judged(fleet, statistics, alive, current)
-    statistics = plausible.statistics
-    split = fleet_routes(fleet, shrunk(fleet, statistics, alive), alive)
+    plausible = judged(fleet, statistics, alive, current, settings.max_node_share)
+    believed = shrunk(fleet, plausible.statistics, alive)
+    routes = fleet_routes(fleet, believed, alive)
     specs = [node.spec for node in fleet.nodes]
     devices = [(row, device.memory_bytes) for row, spec in enumerate(specs) for device in spec.devices]
     origin = settings.origin
@@ -90,10 +102,10 @@ def build_problem(
         ),
         latency_seconds=peer_latency(fleet, settings, statuses).seconds,
         origin_latency_seconds=origin_latency(fleet, settings, statuses),
-        route_node=split.whole.node,
-        route_block=split.whole.block,
-        route_experts=split.whole.experts,
-        route_rate=split.whole.rate,
+        route_node=routes.node,
+        route_block=routes.block,
+        route_experts=routes.experts,
+        route_rate=routes.rate,
         coupling=settings.coupling,
         min_replicas=settings.min_replicas if origin is not None else max(1, settings.min_replicas),
         current=current,
@@ -106,23 +118,37 @@ def build_problem(
         device_node=np.asarray([row for row, _ in devices], np.int32),
         device_capacity_bytes=np.asarray([size for _, size in devices], np.int64),
     )
-    samples = sample_sizes(fleet, statistics, alive)
-    tokens = _tokens(fleet, statistics, alive)
     return BuiltProblem(
-        problem, fleet, tokens, usable, statistics.until, _halves(problem, split), samples, plausible.doubts
+        problem,
+        fleet,
+        _tokens(fleet, believed, alive),
+        alive,
+        usable,
+        statistics.until,
+        believed,
+        sample_sizes(fleet, believed, alive),
+        plausible.doubts,
+        plausible.counts_ratio,
     )
 
 
-def _halves(problem: PlacementProblem, split: Split) -> tuple[PlacementProblem, PlacementProblem] | None:
-    whole, *parts = (_calls(routes, problem) for routes in split)
-    if whole.sum() == 0.0 or min(part.sum() for part in parts) < MIN_HALF_SHARE * whole.sum():
+def _halves(
+    problem: PlacementProblem, parts: tuple[Routes, Routes]
+) -> tuple[PlacementProblem, PlacementProblem] | None:
+    whole = _calls(problem, _routes_of(problem))
+    calls = [_calls(problem, routes) for routes in parts]
+    if whole.sum() == 0.0 or min(part.sum() for part in calls) < MIN_HALF_SHARE * whole.sum():
         return None
     halves = []
-    for routes, part in zip(split[1:], parts, strict=True):
+    for routes, part in zip(parts, calls, strict=True):
         factor = np.divide(whole, part, out=np.zeros_like(whole), where=part > 0)
         rate = routes.rate * factor[_cells(routes, problem)]
         halves.append(_with_routes(problem, routes._replace(rate=rate)))
     return halves[0], halves[1]
+
+
+def _routes_of(problem: PlacementProblem) -> Routes:
+    return Routes(problem.route_node, problem.route_block, problem.route_experts, problem.route_rate)
 
 
 def _cells(routes: Routes, problem: PlacementProblem) -> npt.NDArray[np.int64]:
@@ -130,11 +156,11 @@ def _cells(routes: Routes, problem: PlacementProblem) -> npt.NDArray[np.int64]:
     return routes.node.astype(np.int64) * problem.blocks + routes.block
 
 
-def _calls(routes: Routes, problem: PlacementProblem) -> Float64:
+def _calls(problem: PlacementProblem, routes: Routes) -> Float64:
     """float64[N B]: expert calls per second of each (node, block)."""
-    calls = np.zeros(problem.nodes * problem.blocks)
-    np.add.at(calls, _cells(routes, problem), routes.rate * (routes.experts >= 0).sum(axis=1))
-    return calls
+    each = routes.rate * (routes.experts >= 0).sum(axis=1)
+    size = problem.nodes * problem.blocks
+    return np.bincount(_cells(routes, problem), each, minlength=size).astype(np.float64)
 
 
 def _with_routes(problem: PlacementProblem, routes: Routes) -> PlacementProblem:
@@ -146,7 +172,7 @@ def _with_routes(problem: PlacementProblem, routes: Routes) -> PlacementProblem:
     )
 
 
-def _tokens(fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]) -> Float64:
+def _tokens(fleet: Fleet, statistics: Statistics, alive: Bools) -> Float64:
     """float64[N]: tokens per second of the nodes that are alive, over all models."""
     tokens = np.zeros(len(fleet.nodes))
     for row in np.flatnonzero(alive).tolist():

@@ -19,11 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from app.instance.reservoir import uniforms
+from app.instance.reservoir import hashes
 from solvers.compiled import compiled
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
 RAKING_ROUNDS = 20
@@ -80,7 +81,7 @@ def complete(rest: Float64, offset: Int64, k: Int64, most: int, seed: int) -> Ra
     room = called.astype(np.int64) + k
     orders = np.where(called > 0, np.minimum(most // room, ORDERS), 0)
     rows = int(np.where(called > 0, np.maximum(orders * room, most * (orders == 0)), 0).sum())
-    drawn = uniforms(seed, max(1, int(orders.max(initial=0))) * len(rest)).reshape(-1, len(rest))
+    drawn = hashes(seed, max(1, int(orders.max(initial=0))) * len(rest)).reshape(-1, len(rest))
     block = np.zeros(rows, np.int32)
     experts = np.full((rows, width), -1, np.int32)
     rate = np.zeros(rows)
@@ -181,21 +182,25 @@ def _complete(
     k: Int64,
     orders: Int64,
     most: int,
-    drawn: Float64,
+    drawn: UInt64,
     block: Int32,
     experts: Int32,
     rate: Float64,
 ) -> int:
     """Writes block, experts and rate; how many rows. orders int64[B]: 0 where there is room for `most` only;
-    drawn float64[orders, E]: a number for each expert, different in each order."""
+    drawn uint64[orders, E]: a number for each expert, different in each order."""
     made = 0
+    ids = np.uint64(0xFFFF)  # in place of the low bits: to sort numbers is faster than to sort places
     for b in range(len(offset) - 1):
         at = offset[b]
         some = np.flatnonzero(rest[at : offset[b + 1]] > 0.0)
         if len(some) == 0:
             continue
         for drawing in range(max(1, orders[b])):
-            order = some[np.argsort(drawn[drawing, at + some], kind="mergesort")]
+            numbers = np.empty(len(some), np.uint64)
+            for i in range(len(some)):
+                numbers[i] = (drawn[drawing, at + some[i]] & ~ids) | np.uint64(some[i])
+            order = (np.sort(numbers) & ids).astype(np.int64)
             # The experts' calls lie on a line one after another, and the line in pieces below each other:
             # every column is a route.
             calls = rest[at + order] / max(1, orders[b])

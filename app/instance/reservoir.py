@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.telemetry.packed import NO_EXPERT
+from solvers.compiled import compiled
 
 ROUTES_PER_BLOCK = 512
 """Routes kept of one block in one time bucket of one node."""
@@ -141,21 +142,47 @@ def widened(experts: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint1
 
 
 def thinned(
-    block: npt.NDArray[np.int32], weight: npt.NDArray[np.float64], capacity: int
+    block: npt.NDArray[np.integer], weight: npt.NDArray[np.float64], capacity: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """At most `capacity` routes of each block, by priority sampling: which, in order, and what each then
     weighs. Deterministic."""
-    if not len(block) or int(np.bincount(block).max()) <= capacity:
+    sizes = np.bincount(block)
+    if not len(block) or int(sizes.max()) <= capacity:
         return np.arange(len(block)), weight
-    priority = weight / uniforms(len(block), len(block))
-    order = np.lexsort((-priority, block))
-    ordered = block[order]
-    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    threshold = np.zeros(int(ordered[-1]) + 1)
-    beyond = order[rank == capacity]
-    threshold[block[beyond]] = priority[beyond]
-    kept = np.sort(order[rank < capacity])
-    return kept, np.maximum(weight[kept], threshold[block[kept]])
+    first = np.concatenate(([0], np.cumsum(sizes)))
+    order = np.argsort(block, kind="stable")  # in order already: one look at each
+    kept, estimate = np.zeros(len(block), np.bool_), weight.copy()
+    _thin(first, order, weight / uniforms(len(block), len(block)), capacity, kept, estimate)
+    rows = np.flatnonzero(kept)
+    return rows, estimate[rows]
+
+
+@compiled
+def _thin(
+    first: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    priority: npt.NDArray[np.float64],
+    capacity: int,
+    kept: npt.NDArray[np.bool_],
+    estimate: npt.NDArray[np.float64],
+) -> None:
+    """Writes kept and estimate."""
+    for b in range(len(first) - 1):
+        rows = order[first[b] : first[b + 1]]
+        if len(rows) <= capacity:
+            kept[rows] = True
+            continue
+        falling = np.argsort(-priority[rows], kind="mergesort")
+        threshold = priority[rows[falling[capacity]]]
+        for rank in range(capacity):
+            row = rows[falling[rank]]
+            kept[row] = True
+            estimate[row] = max(estimate[row], threshold)
+
+
+def warm() -> None:
+    """Compiles the kernel, or loads it from numba's cache."""
+    thinned(np.zeros(2, np.int32), np.ones(2), 1)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -163,10 +190,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
     """float64[count] in (0, 1]: item i of the stream entry `seed` (splitmix64 of both)."""
+    return ((hashes(seed, count) >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
+
+
+def hashes(seed: int, count: int) -> npt.NDArray[np.uint64]:
+    """uint64[count]: of which `uniforms` are made."""
     with np.errstate(over="ignore"):
         base = _mixed(np.asarray([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64))
-        hashed = _mixed(base + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
-    return ((hashed >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
+        return _mixed(base + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
 
 def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -1,6 +1,7 @@
 """The routes of a problem: those sampled at each node, weighed and completed to make the calls counted."""
 
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,14 +42,6 @@ class Routes(NamedTuple):
     rate: Float64
 
 
-class Split(NamedTuple):
-    """All traffic, and that of time buckets of even number and of the others, each at its own rates."""
-
-    whole: Routes
-    even: Routes
-    odd: Routes
-
-
 class Sample(NamedTuple):
     """Routes seen of one model at one node, in order of block, and the calls counted.
 
@@ -62,33 +55,69 @@ class Sample(NamedTuple):
     calls: Float64
 
 
-def fleet_routes(fleet: Fleet, statistics: Statistics, alive: Bools) -> Split:
-    """Of the nodes that are alive: bool[N]. Deterministic; a node's routes depend on its own traffic, and on
-    how many others there are where these are very many."""
-    cells = max(1, int(alive.sum()) * len(fleet.blocks))
-    capacity = min(_MAX_ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, MAX_ROUTES // cells))
-    most = max(_MIN_ROUTES_PER_BLOCK, MAX_COMPLETIONS // cells)
-    mosts = (most, max(_MIN_ROUTES_PER_BLOCK, most // 2), max(_MIN_ROUTES_PER_BLOCK, most // 2))
+def room_for_samples(cells: int) -> int:
+    """Sampled routes of each of so many (node, block), at most."""
+    return min(_MAX_ROUTES_PER_BLOCK, max(_MIN_ROUTES_PER_BLOCK, MAX_ROUTES // max(1, cells)))
 
-    def some(low: int, high: int) -> list[list[Routes]]:
-        parts: list[list[Routes]] = [[], [], []]
+
+def fleet_routes(fleet: Fleet, statistics: Statistics, alive: Bools) -> Routes:
+    """Of the nodes that are alive: bool[N]. Deterministic; a node's routes depend on its own traffic, and on
+    how many others there are where these are very many. O(N E + R K)."""
+    return _routes(fleet, statistics, alive, _whole, MAX_COMPLETIONS)
+
+
+def half_routes(fleet: Fleet, statistics: Statistics, alive: Bools) -> tuple[Routes, Routes]:
+    """As `fleet_routes`, of time buckets of even number and of the others, each at its own rates."""
+    even, odd = (
+        _routes(fleet, statistics, alive, part, MAX_COMPLETIONS // 2) for part in (_of_even, _of_odd)
+    )
+    return even, odd
+
+
+def _routes(
+    fleet: Fleet,
+    statistics: Statistics,
+    alive: Bools,
+    part: Callable[[Traffic], tuple[Float64, Float64]],
+    completions: int,
+) -> Routes:
+    """part: the weights of a node's routes float64[R] and the calls of its experts float64[E]."""
+    cells = max(1, int(alive.sum()) * len(fleet.blocks))
+    capacity = room_for_samples(cells)
+    most = max(_MIN_ROUTES_PER_BLOCK, completions // cells)
+    spans = [_Span.of(fleet, index) for index in range(len(fleet.models))]
+
+    def some(low: int, high: int) -> list[Routes]:
+        found = []
         for row in (low + np.flatnonzero(alive[low:high])).tolist():
-            for index, model in enumerate(fleet.models):
+            for model, span in zip(fleet.models, spans, strict=True):
                 traffic = statistics.traffic.get((fleet.node_ids[row], model.model_id))
                 if traffic is None or traffic.digest != model.digest:
                     continue
-                start, end = fleet.model_block_offset[index : index + 2].tolist()
-                offset = fleet.block_offset[start : end + 1] - fleet.block_offset[start]
                 seed = zlib.crc32(f"{fleet.node_ids[row]}/{model.model_id}".encode())
-                sampled = np.bincount(traffic.route_block, minlength=end - start) > 0
-                for part, sample, room in zip(parts, _samples(traffic, capacity), mosts, strict=True):
-                    found = matched(sample, offset, fleet.top_k[start:end], sampled, most=room, seed=seed)
-                    node = np.full(len(found.rate), row, np.int32)
-                    part.append(Routes(node, found.block + np.int32(start), found.experts, found.rate))
-        return parts
+                sampled = np.bincount(traffic.route_block, minlength=len(span.top_k)) > 0
+                sample = _sample(traffic, *part(traffic), capacity)
+                rated = matched(sample, span.offset, span.top_k, sampled, most=most, seed=seed)
+                node = np.full(len(rated.rate), row, np.int32)
+                found.append(Routes(node, rated.block + np.int32(span.first), rated.experts, rated.rate))
+        return found
 
     found = side_by_side(some, even_ranges(len(fleet.nodes), fleet.experts))
-    return Split(*(_joined([routes for parts in found for routes in parts[kind]]) for kind in range(3)))
+    return _joined([routes for parts in found for routes in parts])
+
+
+class _Span(NamedTuple):
+    """The blocks of one model. first: of them; offset int64[B + 1]: first column of each; top_k int64[B]."""
+
+    first: int
+    offset: Int64
+    top_k: Int64
+
+    @classmethod
+    def of(cls, fleet: Fleet, index: int) -> "_Span":
+        start, end = fleet.model_block_offset[index : index + 2].tolist()
+        offset = fleet.block_offset[start : end + 1] - fleet.block_offset[start]
+        return cls(start, offset, fleet.top_k[start:end])
 
 
 def matched(sample: Sample, offset: Int64, top_k: Int64, sampled: Bools, *, most: int, seed: int) -> Rated:
@@ -112,19 +141,27 @@ def matched(sample: Sample, offset: Int64, top_k: Int64, sampled: Bools, *, most
     return Rated(block[order], experts[order], rate[order])
 
 
-def _samples(traffic: Traffic, capacity: int) -> tuple[Sample, Sample, Sample]:
-    """Of the whole, of even time buckets and of odd ones, with at most `capacity` routes of each block."""
-    even_weight, even_calls = traffic.even_route_weight, traffic.even_activations_per_second
-    whole_weight, whole_calls = traffic.route_weight, traffic.activations_per_second
-    weights = (whole_weight, even_weight, np.maximum(whole_weight - even_weight, 0.0))
-    calls = (whole_calls, even_calls, np.maximum(whole_calls - even_calls, 0.0))
-    samples = []
-    for weight, called in zip(weights, calls, strict=True):
-        some = weight > 0
-        block, experts = traffic.route_block[some], traffic.route_experts[some]
-        kept, estimate = thinned(block, weight[some], capacity)
-        samples.append(Sample(block[kept], experts[kept], estimate, called))
-    return samples[0], samples[1], samples[2]
+def _whole(traffic: Traffic) -> tuple[Float64, Float64]:
+    return traffic.route_weight, traffic.activations_per_second
+
+
+def _of_even(traffic: Traffic) -> tuple[Float64, Float64]:
+    return traffic.even_route_weight, traffic.even_activations_per_second
+
+
+def _of_odd(traffic: Traffic) -> tuple[Float64, Float64]:
+    (weight, calls), (even_weight, even_calls) = _whole(traffic), _of_even(traffic)
+    return np.maximum(weight - even_weight, 0.0), np.maximum(calls - even_calls, 0.0)
+
+
+def _sample(traffic: Traffic, weight: Float64, calls: Float64, capacity: int) -> Sample:
+    """With at most `capacity` routes of each block."""
+    block, experts = traffic.route_block, traffic.route_experts
+    some = weight > 0
+    if not some.all():
+        block, experts, weight = block[some], experts[some], weight[some]
+    kept, estimate = thinned(block, weight, capacity)
+    return Sample(block[kept], experts[kept], estimate, calls)
 
 
 def _joined(parts: list[Routes]) -> Routes:

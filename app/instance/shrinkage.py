@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from app.instance.fleet import Fleet
 from app.instance.reservoir import thinned
+from app.instance.routes import room_for_samples
 from app.instance.statistics import Statistics, Traffic, merged_routes
 
 PRIOR_SAMPLES = 16.0
@@ -26,9 +27,6 @@ PRIOR_SAMPLES = 16.0
 
 ENOUGH_SAMPLES = 256.0
 """With more of its own a node takes nothing from the fleet: it would change nothing that can be measured."""
-
-POOL_ROUTES_PER_BLOCK = 512
-_LEAST_OF_A_NODE = 4
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -47,9 +45,10 @@ class _Pool(NamedTuple):
 def shrunk(fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]) -> Statistics:
     """The same with routes of the fleet for the layers of a node that has sampled few of them.
 
-    alive bool[N]: whose routes are the fleet's. Deterministic. At most POOL_ROUTES_PER_BLOCK routes are added
+    alive bool[N]: whose routes are the fleet's. Deterministic. At most `room_for_samples` routes are added
     for a layer of a node; one that the node has itself is then there twice. O(R log R).
     """
+    most = room_for_samples(int(alive.sum()) * len(fleet.blocks))
     traffic = dict(statistics.traffic)
     for index, model in enumerate(fleet.models):
         names = [
@@ -60,16 +59,16 @@ def shrunk(fleet: Fleet, statistics: Statistics, alive: npt.NDArray[np.bool_]) -
         names = [name for name in names if traffic[name].digest == model.digest]
         start, end = fleet.model_block_offset[index : index + 2].tolist()
         offset = fleet.block_offset[start : end + 1] - fleet.block_offset[start]
-        traffic |= zip(names, _shrunk([traffic[name] for name in names], offset), strict=True)
+        traffic |= zip(names, _shrunk([traffic[name] for name in names], offset, most), strict=True)
     return replace(statistics, traffic=traffic)
 
 
-def _shrunk(traffic: Sequence[Traffic], offset: Int64) -> list[Traffic]:
-    """Of one model; offset int64[B + 1]: first expert of each block."""
+def _shrunk(traffic: Sequence[Traffic], offset: Int64, most: int) -> list[Traffic]:
+    """Of one model; offset int64[B + 1]: first expert of each block; most: routes added of a block."""
     needing = [_needs(one, offset) for one in traffic]
     if len(traffic) < 2 or not any(few.any() for few in needing):
         return list(traffic)
-    pool = _pool(traffic, offset)
+    pool = _pool(traffic, offset, most)
     if not len(pool.block):
         return list(traffic)
     return [
@@ -90,9 +89,9 @@ def _activations(traffic: Traffic, offset: Int64) -> Float64:
     return _sums(block, traffic.activations_per_second, blocks)
 
 
-def _pool(traffic: Sequence[Traffic], offset: Int64) -> _Pool:
+def _pool(traffic: Sequence[Traffic], offset: Int64, most: int) -> _Pool:
     blocks = len(offset) - 1
-    share = max(_LEAST_OF_A_NODE, 2 * POOL_ROUTES_PER_BLOCK // len(traffic))
+    share = max(1, 2 * most // len(traffic))
     width = max(one.route_experts.shape[1] for one in traffic)
     keys, weights = [], []
     for one in traffic:
@@ -107,7 +106,7 @@ def _pool(traffic: Sequence[Traffic], offset: Int64) -> _Pool:
         weights.append(np.column_stack([rate, even])[some])
     key, merged = merged_routes(np.concatenate(keys), np.concatenate(weights))
     block, experts, weight = key[:, 0], key[:, 1:], merged
-    kept, thin = thinned(block, weight[:, 0], POOL_ROUTES_PER_BLOCK)
+    kept, thin = thinned(block, weight[:, 0], most)
     block, experts, weight = (
         block[kept],
         experts[kept],

@@ -243,6 +243,7 @@ class Traffic:
     even_activations_per_second, even_route_weight: the part of both from time buckets of even number. What
     one half of the buckets says can be tried on the other, whose requests are others.
     shown_calls_per_second: median over time buckets, 0 with fewer than MIN_BUCKETS_SHOWN
+    counted_calls: that the rates were made of, of whatever age
     route_samples float64[B]: tokens that were sampled of each block; of those that age, their part
     """
 
@@ -258,6 +259,7 @@ class Traffic:
     newest_us: int
     route_samples: Float64
     shown_calls_per_second: float = 0.0
+    counted_calls: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,6 +347,7 @@ def _traffic(
         newest_us,
         _samples([bucket.routes for bucket in buckets], weights, len(model.blocks)),
         _shown(buckets),
+        float(sum(bucket.counts.sum(dtype=np.float64) for bucket in buckets)),
     )
 
 

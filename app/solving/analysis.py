@@ -8,6 +8,7 @@ from app.analysis.packed import PackedLayer
 from app.analysis.schemas import (
     Analysis,
     AnalysisOverview,
+    CountsDoubt,
     FleetFigures,
     LayerAnalysis,
     LayerFigures,
@@ -15,6 +16,7 @@ from app.analysis.schemas import (
     NodeFigures,
     TopExpert,
 )
+from app.instance.plausibility import by_node
 from app.instance.problem import BuiltProblem
 from app.solving.observation import Observation
 from app.solving.tasks import AnalysisOutcome
@@ -35,6 +37,7 @@ def compose_analysis(
     tokens = built.node_tokens_per_second
     # Seconds of latency per second of traffic, per node: what a token of it pays over all layers.
     latency = (parts.rate * parts.latency_seconds).sum(axis=1)
+    doubts = by_node(built.doubts)
     nodes = []
     for row, node_id in enumerate(fleet.node_ids):
         total = float(calls[row].sum())
@@ -51,6 +54,13 @@ def compose_analysis(
                 unserved_ratio=_ratio(parts.unserved_ratio[row] @ calls[row], total),
                 mean_latency_seconds=_ratio(latency[row], tokens[row]),
                 served_per_second=float(outcome.served[row]),
+                counts_ratio=_finite(float(built.counts_ratio[row])),
+                doubts=[
+                    CountsDoubt(
+                        model_id=doubt.model_id, fault=doubt.fault, ratio=doubt.ratio, reason=doubt.reason
+                    )
+                    for doubt in doubts.get(node_id, ())
+                ],
                 layers=_layers(observation, built, outcome, calls, row),
             )
         )

@@ -1,7 +1,7 @@
 """The condition that says whether what nodes count can be right."""
 
 from agent.wording import counted
-from app.instance.plausibility import Doubt, reasons
+from app.instance.plausibility import Doubt, by_node
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
 
@@ -10,10 +10,10 @@ _NAMED = 5
 
 def data_quality(doubts: tuple[Doubt, ...]) -> Finding:
     """Names the first nodes, each with the ratio seen."""
-    nodes = reasons(doubts)
+    nodes = by_node(doubts)
     if not nodes:
         return Finding(ConditionType.TELEMETRY_PLAUSIBLE, True, "counts agree with tokens and among nodes")
-    words = "; ".join(reason for said in list(nodes.values())[:_NAMED] for reason in said)
+    words = "; ".join(doubt.reason for some in list(nodes.values())[:_NAMED] for doubt in some)
     more = f"; and {counted(len(nodes) - _NAMED, 'node')} more" if len(nodes) > _NAMED else ""
     return Finding(
         ConditionType.TELEMETRY_PLAUSIBLE,

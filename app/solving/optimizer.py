@@ -31,7 +31,7 @@ from app.solving.publication import publish_matrix
 from app.solving.remedies import not_found
 from app.solving.solver_process import SolverClosed, SolverCrashed, SolverProcess, TaskError, TaskOverran
 from app.solving.standing import improvement
-from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
+from app.solving.tasks import SolveOutcome, SolveRequest, solve_task, trial_task
 from app.solving.triggers import Reason
 from app.storage.clock import server_now
 from app.storage.lease import Lease
@@ -127,8 +127,6 @@ async def solve_and_adopt(
     if built.telemetry_until is None and request.overrides.min_replicas is None:
         problem = await asyncio.to_thread(_each_once, problem)
     built = replace(built, problem=problem)
-    # What an operator asks for is judged by the operator.
-    halves = built.halves if reason != Reason.OPERATOR else None
     budget = UNLIMITED
     if not request.ignore_migration_cost and request.overrides == Overrides():
         budget = await budget_left(redis, observation)
@@ -145,14 +143,19 @@ async def solve_and_adopt(
         time_limit_seconds=limit,
         min_improvement=settings.min_improvement,
         budget=budget,
-        halves=halves,
         names=names,
         multipliers=multipliers,
     )
-    # For the solve, and what may follow it: a part of it chosen, the same tried on half of the traffic.
-    deadline = (4 if halves or not budget.unlimited else 1) * limit * GRACE_FACTOR + GRACE_SECONDS
+    # For the solve, and for the part of it that is chosen where what nodes may receive is bounded.
+    deadline = (1 if budget.unlimited else 2) * limit * GRACE_FACTOR + GRACE_SECONDS
     try:
         outcome = await solver.run(solve_task, asked, deadline_seconds=deadline)
+        # What an operator asks for is judged by the operator.
+        if outcome.to_be_tried and reason != Reason.OPERATOR:
+            halves = await asyncio.to_thread(built.halves)
+            if halves is not None:
+                trial = await solver.run(trial_task, asked, *halves, deadline_seconds=2 * deadline)
+                outcome = replace(outcome, trial=trial)
     except TaskError as error:
         _count_failure(error)
         raise

@@ -34,10 +34,8 @@ FIRST_TRIAL_SECONDS = 5.0
 class SolveRequest:
     """`in_force` uint8[N, E]: what the generation in force gives to the nodes; None before the first.
 
-    `budget`: what nodes may receive for the new placement, but for what must be. `halves`: the problem with
-    the traffic of one half of the time and with that of the other: what pays on all of it by
-    `min_improvement` is tried by solving the first and judging on the second. `names`: what words call nodes
-    and experts. `multipliers`: of the solve before, so that the bound begins where that one's ended.
+    `budget`: what nodes may receive for the new placement, but for what must be. `names`: what words call
+    nodes and experts. `multipliers`: of the solve before, so that the bound begins where that one's ended.
     """
 
     problem: PlacementProblem
@@ -48,7 +46,6 @@ class SolveRequest:
     time_limit_seconds: float
     min_improvement: float = 0.0
     budget: Budget = UNLIMITED
-    halves: tuple[PlacementProblem, PlacementProblem] | None = None
     names: Names = BY_INDEX
     multipliers: Multipliers | None = None
 
@@ -69,8 +66,9 @@ class SolveOutcome:
 
     `copies` and `migration_bytes`: what nodes would have to receive to hold it; `withheld_copies`: what more
     for the solver's. `rebalance_copies`: what they would have to receive for the one that balances load as
-    EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `trial`: None where
-    none was made. `shortage`: what the fleet lacks, where it has no feasible placement.
+    EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `to_be_tried`: it
+    is a first placement, or pays by `min_improvement` on all of the traffic. `trial`: None where none was
+    made. `shortage`: what the fleet lacks, where it has no feasible placement.
     """
 
     result: SolveResult
@@ -82,6 +80,7 @@ class SolveOutcome:
     shortage: Shortage | None = None
     withheld_copies: int = 0
     rebalance_copies: int | None = None
+    to_be_tried: bool = False
     trial: Trial | None = None
 
     @property
@@ -141,12 +140,10 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
     holds = _part(request, problem, result.placement.holds)
     found = _standing(problem, holds, request.names)
     copies = _copies(problem, holds)
-    rebalance_copies, trial = None, None
+    rebalance_copies = None
     pays = in_force is not None and _pays(request, found, in_force)
     if in_force is not None and (in_force.shortfalls or pays):
         rebalance_copies = _rebalance_copies(problem)
-    if request.halves is not None and (in_force is None or (feasible and pays)):
-        trial = _tried(request, request.in_force, *request.halves)
     return SolveOutcome(
         result=result,
         found=found,
@@ -156,7 +153,7 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
         holds=holds,
         withheld_copies=_copies(problem, result.placement.holds) - copies,
         rebalance_copies=rebalance_copies,
-        trial=trial,
+        to_be_tried=in_force is None or (feasible and pays),
     )
 
 
@@ -180,15 +177,14 @@ def _part(request: SolveRequest, problem: PlacementProblem, goal: UInt8) -> UInt
     return instalment(problem, request.in_force, goal, request.budget, stopping)
 
 
-def _tried(
-    request: SolveRequest, in_force: UInt8 | None, first: PlacementProblem, second: PlacementProblem
-) -> Trial | None:
-    """None where the first half has no placement.
+def trial_task(request: SolveRequest, first: PlacementProblem, second: PlacementProblem) -> Trial | None:
+    """The solve made again with the traffic of one half of the time and judged on that of the other; None
+    where the first half has no placement.
 
     Begun from what is in force a search may end there although the whole was improved from it; then it begins
     anew, so that being stuck is not taken for noise.
     """
-    names = request.names
+    names, in_force = request.names, request.in_force
     # nobody asks how good this one is
     request = replace(request, params={**request.params, "bound_steps": 0})
     if in_force is None:  # the first placement does not wait for it long

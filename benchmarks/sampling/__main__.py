@@ -157,7 +157,7 @@ class Setting:
         alive = np.ones(NODES, np.bool_)
         if shrink:
             statistics = shrunk(self._fleet, statistics, alive)
-        return self._with(fleet_routes(self._fleet, statistics, alive).whole)
+        return self._with(fleet_routes(self._fleet, statistics, alive))
 
     def _traffic(self, node: int, counted: npt.NDArray[np.int32], sampled: npt.NDArray[np.int32]) -> Traffic:
         experts = self.trace.experts

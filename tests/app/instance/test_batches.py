@@ -22,7 +22,7 @@ Route = tuple[int, list[int], float]  # block, experts, weight
 def traffic(routes: Sequence[Route], rates: Sequence[float] = (4.0, 2.0, 2.0, 1.0, 3.0)) -> Traffic:
     return Traffic(
         "d1",
-        1.0,
+        3.0,
         np.array(rates),
         np.zeros(5),
         np.array([block for block, _, _ in routes], np.int32),
@@ -36,10 +36,14 @@ def traffic(routes: Sequence[Route], rates: Sequence[float] = (4.0, 2.0, 2.0, 1.
 
 
 def batches(buckets: Sequence[dict[str, Traffic]]) -> tuple[PlacementProblem, ...]:
+    counted = {}
+    for name in {name for bucket in buckets for name in bucket}:
+        rates = np.mean([b[name].activations_per_second for b in buckets if name in b], axis=0)
+        counted[name, "m"] = traffic([], rates.tolist())
     made = build_problem(
         FLEET,
         ClusterSettings(origin=OriginSpec(latency_seconds=1.0), min_replicas=0),
-        Statistics({}, None),
+        Statistics(counted, None),
         holds=np.zeros(FLEET.shape, np.uint8),
         live=set(FLEET.node_ids),
         statuses={},
@@ -56,8 +60,8 @@ def calls(problem: PlacementProblem) -> list[float]:
     return found
 
 
-def test_every_batch_makes_the_calls_counted_on_average_with_its_own_routes() -> None:
-    """Two buckets whose counts are 8 and 16 calls a second in layer 0 give two batches of 12, each with the
+def test_every_batch_makes_the_calls_of_the_problem_with_its_own_routes() -> None:
+    """A problem with 12 calls a second in layer 0 and two buckets give two batches of 12, each with the
     routes of its bucket; a layer without any routes has its single calls, the same ones in both."""
     first = {"a": traffic([(0, [0, 1], 2.0)])}
     second = {"a": traffic([(0, [0, 2], 1.0), (0, [1, 2], 3.0)], (8.0, 4.0, 4.0, 1.0, 3.0))}

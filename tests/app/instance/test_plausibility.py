@@ -1,5 +1,7 @@
 """One node's wrong counts are named, and do not outweigh the others'."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -27,9 +29,12 @@ def window(node_id: str, at: float, counts: list[int], tokens: int, seconds: flo
 
 
 def built(
-    windows: list[PackedWindow], nodes: int = 4, holds: npt.NDArray[np.uint8] | None = None
+    windows: list[PackedWindow],
+    nodes: int = 4,
+    holds: npt.NDArray[np.uint8] | None = None,
+    names: Sequence[str] = (),
 ) -> BuiltProblem:
-    fleet = Fleet.of([MODEL], [node(f"n{i}") for i in range(nodes)])
+    fleet = Fleet.of([MODEL], [node(name) for name in names or [f"n{i}" for i in range(nodes)]])
     grouped: dict[tuple[NodeModel, int], list[PackedWindow]] = {}
     for one in windows:
         grouped.setdefault(((one.node_id, "moe"), one.end_us // SPAN), []).append(one)
@@ -59,6 +64,7 @@ def honest(node_id: str, shift: int, at: float = 10.0, times: int = 1) -> Packed
     return window(node_id, at, counts, sum(counts) // 2)
 
 
+BUSY = [*(f"m{i:02}" for i in range(11)), "n3"]
 HONEST = [honest("n0", 0), honest("n1", 3), honest("n2", 6)]
 
 
@@ -110,13 +116,14 @@ def test_a_window_of_a_microsecond_does_not_take_the_memory_of_honest_nodes() ->
 
 
 def test_a_hot_node_weighs_what_it_has_shown() -> None:
-    """Ten times the others in each of three time buckets is believed; in one alone it is not yet."""
-    others = [honest(f"n{i}", i, at) for i in range(3) for at in (10, 160, 310)]
-    shown = built(others + [honest("n3", 1, at, 10) for at in (10, 160, 310)])
+    """Ten times the others in each of three time buckets is believed beside eleven others; in one alone it is
+    not yet."""
+    others = [honest(f"m{i:02}", i, at) for i in range(11) for at in (10, 160, 310)]
+    shown = built(others + [honest("n3", 1, at, 10) for at in (10, 160, 310)], names=BUSY)
     assert shown.doubts == ()
-    assert calls(shown)[3] == pytest.approx(10 * calls(shown)[0])
-    new = built([*others, honest("n3", 1, 310, 10)])
-    assert calls(new)[3] == pytest.approx(4 * calls(new)[0])
+    assert calls(shown)[11] == pytest.approx(10 * calls(shown)[0])
+    new = built([*others, honest("n3", 1, 310, 10)], names=BUSY)
+    assert calls(new)[11] == pytest.approx(4 * calls(new)[0])
 
 
 def test_a_fleet_whose_other_nodes_are_idle_is_not_bounded() -> None:

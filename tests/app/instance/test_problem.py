@@ -231,12 +231,13 @@ def test_halves_are_the_traffic_of_either_time_at_the_rate_of_all_of_it() -> Non
         even_rates=[2.0, 2.0, 0.0, 0.0, 0.0],
     )
     built = build(stats={("n1", "a"): parts})
-    assert built.halves is not None
+    halves = built.halves()
+    assert halves is not None
     whole = (built.problem.route_rate * (built.problem.route_experts >= 0).sum(axis=1)).sum()
-    for half in built.halves:
+    for half in halves:
         calls = (half.route_experts >= 0).sum(axis=1)
         assert (half.route_rate * calls).sum() == pytest.approx(whole)
-    even, odd = built.halves
+    even, odd = halves
     assert even.route_experts[:, :2].tolist() == [[0, 1]]
     assert odd.route_rate[1] == pytest.approx(3 * odd.route_rate[0])
     assert odd.route_experts[:, :2].tolist() == [[0, 1], [0, 2]]
@@ -249,4 +250,4 @@ def test_there_are_no_halves_while_one_says_too_little() -> None:
         parts = traffic(
             calls, [(0, [0, 1], 4.0)], even=[4.0 * share], even_rates=[share * rate for rate in calls]
         )
-        assert build(stats={("n1", "a"): parts}).halves is None
+        assert build(stats={("n1", "a"): parts}).halves() is None

@@ -9,7 +9,7 @@ import pytest
 from app.clusters.schemas import ClusterSettings, OriginSpec
 from app.instance.fleet import Fleet
 from app.instance.problem import build_problem
-from app.instance.shrinkage import POOL_ROUTES_PER_BLOCK, shrunk
+from app.instance.shrinkage import shrunk
 from app.instance.statistics import Statistics, Traffic
 from solvers.problem import PlacementProblem
 from tests.app.instance.test_batches import FLEET, traffic
@@ -103,6 +103,6 @@ def test_the_routes_added_are_bounded_and_say_which_time_they_are_from() -> None
         )
 
     found = shrunk(fleet, of(of_pairs(pairs[:2], 1.0), of_pairs(pairs, 3.0)), BOTH).traffic["a", "m"]
-    assert 2 < len(found.route_weight) <= 2 + POOL_ROUTES_PER_BLOCK
+    assert 2 < len(found.route_weight) <= 2 + 512
     assert found.route_weight.sum() == pytest.approx(2.0 + 16.0)
     np.testing.assert_allclose(found.even_route_weight, found.route_weight / 4)

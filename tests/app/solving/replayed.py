@@ -1,7 +1,7 @@
 """The demo's fleet under real traces of tiny-moe, through the service's own functions from buckets of
 telemetry to the decision; without Redis, without a clock, and with nodes that have moved at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +16,7 @@ from app.instance.statistics import MICROSECONDS, Bucket, bucket_us, combine
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, LatencySpec, NodeRecord, NodeSpec
 from app.solving.adoption import Decision, decide
-from app.solving.tasks import SolveOutcome, SolveRequest, solve_task
+from app.solving.tasks import SolveOutcome, SolveRequest, solve_task, trial_task
 from app.tiny_moe import shape, traces
 from solvers.instalment import UNLIMITED, Budget
 from solvers.objective import evaluate, migration_cost
@@ -133,19 +133,19 @@ class Replayed:
         return decision
 
     def solve(self, built: BuiltProblem, budget: Budget = UNLIMITED) -> SolveOutcome:
-        return solve_task(
-            SolveRequest(
-                built.problem,
-                self.in_force,
-                "sgd",
-                {"bound_steps": 0},
-                seed=0,
-                time_limit_seconds=10.0,
-                min_improvement=self.settings.min_improvement,
-                budget=budget,
-                halves=built.halves,
-            )
+        request = SolveRequest(
+            built.problem,
+            self.in_force,
+            "sgd",
+            {"bound_steps": 0},
+            seed=0,
+            time_limit_seconds=10.0,
+            min_improvement=self.settings.min_improvement,
+            budget=budget,
         )
+        outcome = solve_task(request)
+        halves = built.halves() if outcome.to_be_tried else None
+        return outcome if halves is None else replace(outcome, trial=trial_task(request, *halves))
 
     def built(self) -> BuiltProblem:
         return self._problem(self._buckets)

@@ -1,9 +1,11 @@
 """What a placement costs in sample and held out."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from app.solving.adoption import decide
-from app.solving.tasks import SolveRequest, solve_task
+from app.solving.tasks import SolveRequest, solve_task, trial_task
 from solvers.problem import PlacementProblem
 
 PROBLEM = PlacementProblem(
@@ -26,17 +28,19 @@ def test_a_first_placement_says_what_it_costs_held_out() -> None:
     halves = tuple(
         PROBLEM.replace(route_rate=np.array(rates)) for rates in ([8.0, 2.0, 2.0], [2.0, 8.0, 2.0])
     )
-    outcome = solve_task(SolveRequest(PROBLEM, None, "sgd", {}, 0, 5.0, halves=(halves[0], halves[1])))
-    trial = outcome.trial
+    request = SolveRequest(PROBLEM, None, "sgd", {}, 0, 5.0)
+    outcome = solve_task(request)
+    assert outcome.to_be_tried
+    trial = trial_task(request, *halves)
     assert trial is not None
     assert (trial.in_sample, trial.found.latency_cost, trial.in_force) == (28.0, 52.0, None)
-    assert decide(outcome, 600.0, 0.02).adopt
+    assert decide(replace(outcome, trial=trial), 600.0, 0.02).adopt
 
 
 def test_a_recovery_does_not_wait_for_a_trial() -> None:
     """Where the placement in force breaks a constraint, nothing is tried before the next one is published."""
     broken = np.ones((1, 3), np.uint8)
-    outcome = solve_task(SolveRequest(PROBLEM, broken, "sgd", {}, 0, 5.0, halves=(PROBLEM, PROBLEM)))
+    outcome = solve_task(SolveRequest(PROBLEM, broken, "sgd", {}, 0, 5.0))
     assert outcome.in_force is not None
     assert outcome.in_force.shortfalls
-    assert outcome.trial is None
+    assert not outcome.to_be_tried

@@ -185,7 +185,20 @@ const columns = (feed) => [
     sort: (row) => row.progress?.missing_count,
     text: ({ progress }) => (progress ? `${count(progress.missing_count)} / ${count(progress.excess_count)}` : "–"),
   },
-  { title: "Tokens", number: true, sort: (row) => row.tokens_per_second, text: (row) => perSecond(row.tokens_per_second) },
+  {
+    title: "Tokens",
+    number: true,
+    hint: "a sign beside them: what the node counts is doubted",
+    sort: (row) => row.tokens_per_second,
+    draw(cell, row) {
+      const because = (row.doubts ?? []).map((doubt) => doubt.reason).join("; ");
+      const text = perSecond(row.tokens_per_second);
+      if (cell.dataset.state === text + because) return;
+      cell.dataset.state = text + because;
+      replace(cell, because && [mark("warn"), " "], text);
+      cell.title = because;
+    },
+  },
   { title: "Latency", number: true, hint: "mean of a token, all MoE layers", sort: (row) => row.mean_latency_seconds, text: (row) => milliseconds(row.mean_latency_seconds) },
   {
     title: "Served by",
