@@ -13,6 +13,7 @@ from app.cli.settings import LogFormatOption, LogLevel, RedisUrl, fail, settings
 from app.config import Settings
 from app.garbage import look_seldom
 from app.loop import new_event_loop
+from app.solving.solver_process import TaskError
 from app.storage.client import StorageError, connect
 
 
@@ -38,7 +39,7 @@ def worker_command(
         logs.configure(settings.log_format, settings.log_level, process="worker")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_run(settings, settings.redis_url, metrics_host, metrics_port))
-    except (StorageError, logs.LogLevelError) as error:
+    except (StorageError, TaskError, logs.LogLevelError) as error:
         raise fail(error) from None
 
 

@@ -26,6 +26,9 @@ NICENESS = 5
 START_SECONDS = 600.0
 """How long a new process may take to import and compile what it needs."""
 
+STARTS = 3
+"""How many processes `start` tries. The kernel ends one where memory is short, and the next may fit."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 R = TypeVar("R")
@@ -73,9 +76,17 @@ class SolverProcess:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Have a process ready that has run `warm`; raises `TaskError` when it cannot."""
+        """Have a process ready that has run `warm`. One that ends meanwhile is started again, `STARTS` times
+        in all. Raises `TaskError` when it cannot."""
         async with self._turn:
-            await self._ensure()
+            for started in range(1, STARTS + 1):
+                try:
+                    await self._ensure()
+                    return
+                except SolverCrashed as error:
+                    if started == STARTS:
+                        raise
+                    log.warning("a solver process is started again", solver=self.name, error=str(error))
 
     async def run(self, task: Callable[..., R], *arguments: Any, deadline_seconds: float) -> R:
         """The task's result; it waits its turn, and the deadline counts from then on.

@@ -1,11 +1,14 @@
 """The process that solves: deadlines, cancelling, crashes, and an event loop that it never holds up."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -67,6 +70,21 @@ async def test_failure_and_crash_are_told_in_words(solver: SolverProcess) -> Non
     with pytest.raises(SolverCrashed, match="ended in the middle of crash"):
         await solver.run(tasks.crash, deadline_seconds=30)
     assert await solver.run(tasks.sleep, 0.0, deadline_seconds=30) == "slept"
+
+
+@pytest.mark.parametrize(("starts", "ready"), [(3, True), (4, False)])
+async def test_a_process_that_dies_while_it_starts_is_started_again(
+    tmp_path: Path, starts: int, ready: bool
+) -> None:
+    """The worker, which waits for `start`, does not end with the first process that the kernel ends. After
+    the third, `start` raises."""
+    process = SolverProcess("test", partial(tasks.dies_until, tmp_path, starts))
+    try:
+        with contextlib.nullcontext() if ready else pytest.raises(SolverCrashed, match="in the middle of"):
+            await process.start()
+        assert tasks.starts_in(tmp_path) == min(starts, 3)
+    finally:
+        await process.close()
 
 
 async def test_closing_ends_what_runs(solver: SolverProcess) -> None:
