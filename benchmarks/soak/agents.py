@@ -209,6 +209,13 @@ class AgentFleet:
         for thread in self._threads:
             thread.join()
 
+    def settle(self) -> None:
+        """The last placement stays in force: what is forgotten of the traffic asks for no other."""
+        merge = {"Content-Type": "application/merge-patch+json"}
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            path = f"/v1/clusters/{CLUSTER}"
+            client.patch(path, content=b'{"automatic":false}', headers=merge).raise_for_status()
+
     def wait_until_converged(self, seconds: float) -> float | None:
         """How long it took until the placement in force is what every node holds; None where it took more."""
         begun = time.monotonic()

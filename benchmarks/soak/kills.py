@@ -121,6 +121,7 @@ def _run(root: Path, planned: list[Kill], seed: int, say: Callable[[str], None])
                     _kill_all(service, fleet, senders, planned, done, say)
                 fleet.silence()
                 wait_until_folded(service)
+                fleet.settle()
             except AssertionError as error:
                 failures.append(str(error))
             converged = fleet.wait_until_converged(CONVERGED_SECONDS)
