@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,7 @@ from agent.holdings import is_id
 from agent.latency import LatencyMeter
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.node import NodeAgent
+from agent.serving.local_only import LocalOnly
 
 MAX_WINDOW_BYTES = 2 << 20
 """The service takes no longer ones."""
@@ -107,7 +109,7 @@ def local_application(
             return PlainTextResponse(f"expected {{node_id: [seconds, ...]}}: {error}\n", 422)
         strange = next((name for name in told if not is_id(name)), None)
         if strange is not None:
-            return PlainTextResponse(f"{strange!r:.80}: is no node_id\n", 422)
+            return PlainTextResponse(f"{strange!r:.80}: is not a node_id\n", 422)
         for name, durations in told.items():
             for seconds in durations:
                 meter.called(name, seconds)
@@ -122,7 +124,8 @@ def local_application(
             Route("/v1/routes", routes),
             Route("/v1/telemetry", telemetry, methods=["POST"]),
             Route("/v1/calls", calls, methods=["POST"]),
-        ]
+        ],
+        middleware=[Middleware(LocalOnly)],
     )
 
 

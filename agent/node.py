@@ -128,7 +128,8 @@ class NodeAgent:
         self._failure: str | None = None
         self._engine_failures = 0
         self._failures_said: dict[str, tuple[str, float]] = {}
-        self._drained = False
+        self._drained: bool | None = False
+        """None: it is to be said anew."""
         self._sequence = 0
         self._reported: frozenset[ExpertKey] | None = None
         self._versions: dict[str, str | None] = {"assignment": None, "moves": None}
@@ -195,6 +196,8 @@ class NodeAgent:
         self._intervals = answer.intervals
         self._reported = None
         self._versions = dict.fromkeys(self._versions)
+        if self._drained:
+            self._drained = None
         if self.registrations == 1:
             logger.info("node %s is registered; it holds %d experts", self.node_id, len(self.holdings))
         for poll in self._polls.values():

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     def _are_hosts(cls, allowed: str | None) -> str | None:
         for name in allowed.split(",") if allowed else ():
             if not _HOST.fullmatch(name.strip()):
-                raise ValueError(f"{name.strip()!r} is no host: expected a name or address, without a port")
+                raise ValueError(f"{name.strip()!r} is not a host: expected a name or address without port")
         return allowed
 
     @field_validator("trusted_proxies")

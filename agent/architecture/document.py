@@ -28,7 +28,7 @@ def decode_document(content: bytes) -> dict[str, Any]:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         words = str(error) or type(error).__name__
-        raise ConfigFault("", f"is no JSON: {words}", "MALFORMED") from None
+        raise ConfigFault("", f"is not JSON: {words}", "MALFORMED") from None
     if not isinstance(value, dict):
         raise ConfigFault("", f"is {type(value).__name__} in JSON, expected an object", "EXPECTED_OBJECT")
     return value

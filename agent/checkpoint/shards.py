@@ -138,7 +138,7 @@ def _files(directory: Path) -> list[Path]:
 def _without_files(directory: Path, others: Sequence[Path]) -> str:
     if others:
         return (
-            f"{directory}: has {others[0].name}, which is no Hugging Face checkpoint, and neither {INDEX} "
+            f"{directory}: has {others[0].name}, which is not a Hugging Face checkpoint, and neither {INDEX} "
             f"nor {SINGLE}"
         )
     pickled = next((path for kind in _OTHER_FORMATS for path in sorted(directory.glob(kind))), None)

@@ -263,7 +263,7 @@ def _verify(path: Path, device_id: str, key: ExpertKey, digest: str) -> StoredEx
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int]:
-    """The time of the last change of the inode is part of it: whoever writes can set the other time back."""
+    """The time of the last change of the inode is part of it: who writes can set the other time back."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 

@@ -40,7 +40,7 @@ _HEAD_ALLOWANCE = 1 << 20
 """By how much an expert's file may be larger than its tensors."""
 
 _MAX_WHOLE_FILES = 8
-"""A fetch ends after so many whole files with wrong bytes, whoever else may offer another."""
+"""A fetch ends after so many whole files with wrong bytes, although other sources may have another."""
 
 _MAX_REDIRECTS = 3
 _Answer = TypeVar("_Answer")

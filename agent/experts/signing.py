@@ -4,8 +4,8 @@
 
 `signature` is the HMAC-SHA256, keyed with the secret, of one line each: the name of the scheme, the method,
 the base URL that is asked, the path below it, the Range header or nothing, `time` and `nonce`. A signature
-is good for one server, one expert, one range and one use, for `VALID_SECONDS`. So whoever receives one can
-do nothing with it anywhere else, which matters because base URLs are what any node says of itself.
+is good for one server, one expert, one range and one use, for `VALID_SECONDS`. So a server that receives one
+can do nothing with it anywhere else, which matters because base URLs are what any node says of itself.
 
 A server whose clock differs answers 401 and says its time; the client signs again with that time. That gives
 nothing away, since the signature is still good for that server alone.

@@ -34,7 +34,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """That of UTF-32 begins with that of UTF-16."""
-_NO_TEXT = "file: is no text in UTF-8, and no byte order mark says another encoding"
+_NO_TEXT = "file: is not text in UTF-8, and no byte order mark says another encoding"
 
 Array = npt.NDArray[Any]
 _Shape = TypeVar("_Shape")

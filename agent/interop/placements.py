@@ -30,11 +30,11 @@ class FleetPlacement:
             )
 
     def without(self, layers: Collection[int]) -> FleetPlacement:
-        """Less these layers of the model; `InteropError` for one that is no MoE layer here."""
+        """Less these layers of the model; `InteropError` for one that is not a MoE layer here."""
         for layer in sorted(layers):
             if layer not in self.moe.numbers:
                 raise InteropError(
-                    f"--drop-layers: {layer} is no MoE layer here, expected some of {self.moe}"
+                    f"--drop-layers: {layer} is not a MoE layer here, expected some of {self.moe}"
                 )
         kept = [at for at, layer in enumerate(self.moe.numbers) if layer not in layers]
         left = range(self.moe.model_layers)
@@ -52,7 +52,7 @@ class FleetPlacement:
         numbers = sorted(layers)
         if numbers and numbers[0] < self.moe.model_layers:
             raise InteropError(
-                f"--draft-layers: {numbers[0]} is no layer behind the model's, expected "
+                f"--draft-layers: {numbers[0]} is not a layer behind the model's, expected "
                 f"{self.moe.model_layers} or more"
             )
         experts = self.holds[-1].shape[1]

@@ -51,7 +51,7 @@ def window_of(
     for layer in source.active_layers:
         ordinal = moe.ordinal(layer, index)
         if ordinal is None:
-            raise InteropError(f"layer {layer}: is no MoE layer of {model_id}, expected {moe}")
+            raise InteropError(f"layer {layer}: is not a MoE layer of {model_id}, expected {moe}")
         number = moe.numbers[ordinal]
         shape = shapes[number]
         counted[number] = _counts(number, shape.experts, source.counts[layer])

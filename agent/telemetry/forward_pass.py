@@ -30,7 +30,7 @@ class ForwardPass:
         ids are `owned`, for types and shapes other than expected, too.
         """
         if layer not in self._layout.top_k_of:
-            raise KeyError(f"layer {layer}: is no MoE layer, expected one of {list(self._layout.layers)}")
+            raise KeyError(f"layer {layer}: is not a MoE layer, expected one of {list(self._layout.layers)}")
         if layer in self._layers:
             raise ValueError(f"layer {layer}: was recorded in this pass already")
         if not self._owned:

@@ -1,4 +1,4 @@
-"""What a request changes, noted by its route for whoever keeps the record."""
+"""What a request changes, noted by its route for the audit."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any

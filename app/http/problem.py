@@ -30,6 +30,7 @@ from app.errors import (
 from app.http.problem_log import PROBLEM_LOG
 from app.http.trace import trace_id
 from app.schema import HTTP_URL_PATTERN, ID_PATTERN
+from app.storage.writable import why_refused
 
 MEDIA_TYPE = "application/problem+json"
 LISTED_ERRORS = 100
@@ -98,7 +99,7 @@ def respond(request: Request, problem: ProblemError) -> Response:
 
 
 def from_validation(errors: Sequence[ErrorDetails], *, prefix: str = "") -> ProblemError:
-    """The problem pydantic's findings in a JSON body amount to: 400 where it is no JSON, else 422."""
+    """The problem pydantic's findings in a JSON body amount to: 400 where it is not JSON, else 422."""
     for error in errors:
         if error["type"] == "json_invalid":
             return MalformedRequest(
@@ -225,7 +226,9 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
 
 async def _on_storage(request: Request, error: Exception) -> Response:
     log.warning("storage failed", error=str(error), path=request.url.path)
-    return respond(request, Unavailable("Redis does not answer as it should", retry_after_seconds=2))
+    refused = why_refused(error)
+    detail = "Redis does not answer as it should" if refused is None else f"Redis refuses writes: {refused}"
+    return respond(request, Unavailable(detail, retry_after_seconds=2))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

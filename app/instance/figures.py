@@ -1,7 +1,7 @@
 """Figures that would spoil the solves of a whole cluster, in records older than the ranges of requests.
 
 A node with such a specification is left out of the cluster until it registers anew; what a node has measured
-is not used, and the cluster's own settings are brought into the range. Each is told in words.
+is not used, and the cluster's own settings are brought into the range. Each is named in words.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def fault_of_node(node: NodeRecord) -> str | None:
 
 
 def sound_status(node_id: str, status: NodeStatusRecord) -> tuple[NodeStatusRecord, str | None]:
-    """The status, without its measurements where one of them is out of range, which is told in words."""
+    """The status, without its measurements where one of them is out of range, which is named in words."""
     fault = next((found for found in _of_latency(status.latency) if found), None)
     if fault is None:
         return status, None

@@ -1,8 +1,8 @@
 """Records in Redis, which processes of neighbouring versions read and write at the same time.
 
-During a rolling upgrade an older process meets records that a newer one wrote. So whoever reads a record
-accepts fields that it does not know, at every depth, and whoever writes a record back writes those fields
-again. A new field therefore needs a default, and nothing else. A change that an older process would
+During a rolling upgrade an older process meets records that a newer one wrote. So a reader of a record
+accepts fields that it does not know, at every depth, and a writer that stores a record again writes those
+fields, too. A new field therefore needs a default, and nothing else. A change that an older process would
 misunderstand is made in two releases: the first reads both forms, the second writes the new one.
 """
 

@@ -22,21 +22,22 @@ async def check_writable(redis: Redis) -> None:
     for key in await _keys(redis):
         try:
             await redis.set(key, b"1", px=_KEPT_MILLISECONDS)
-        except ReadOnlyError:
-            raise WritesRefused("it is a read-only replica: give the address of the primary") from None
-        except OutOfMemoryError:
-            raise WritesRefused("it uses all of its maxmemory: raise that, or free memory") from None
         except ResponseError as error:
-            raise WritesRefused(_reason(str(error))) from None
+            raise WritesRefused(why_refused(error) or str(error)) from None
 
 
-def _reason(answer: str) -> str:
-    """redis-py leaves the code out of some answers and in others."""
+def why_refused(error: Exception) -> str | None:
+    """In words, with what mends it, where a server refused a write; None for other errors."""
+    answer = str(error)  # redis-py leaves the code out of some answers and in others
+    if isinstance(error, ReadOnlyError) or "READONLY" in answer:
+        return "it is a read-only replica: give the address of the primary"
+    if isinstance(error, OutOfMemoryError) or "maxmemory" in answer:
+        return "it uses all of its maxmemory: raise that, or free memory"
     if "MISCONF" in answer or "RDB snapshots" in answer or "persist" in answer:
         return "it could not save to its disk: see its log, and free space on the disk"
     if "NOREPLICAS" in answer or "Not enough good replicas" in answer:
         return "it has fewer replicas than min-replicas-to-write"
-    return answer
+    return None
 
 
 async def _keys(redis: Redis) -> list[str]:

@@ -94,7 +94,7 @@ def decode(body: bytes, form: Format, faults: Faults) -> Decoded | None:
         try:
             window: Window = _DECODERS[form, PackedWindow if large else Window].decode(body)
         except msgspec.ValidationError as error:
-            _DECODERS[form, msgspec.Raw].decode(body)  # what is no JSON at all is told so
+            _DECODERS[form, msgspec.Raw].decode(body)  # what is not JSON at all is told so
             if not large:
                 return _take_apart(body, form, faults)
             _add(faults, "", error, _must_be_packed(form))

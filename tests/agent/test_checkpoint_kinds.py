@@ -317,7 +317,7 @@ def test_shards_of_two_sets_are_not_mixed(tmp_path: Path) -> None:
     ("file", "words"),
     [
         ("pytorch_model-00001-of-00002.bin", "has pytorch_model-00001-of-00002.bin and no *.safetensors"),
-        ("adapter_model.safetensors", "has adapter_model.safetensors, which is no Hugging Face checkpoint"),
+        ("adapter_model.safetensors", "adapter_model.safetensors, which is not a Hugging Face checkpoint"),
     ],
 )
 def test_a_directory_without_a_model_is_refused(file: str, words: str, tmp_path: Path) -> None:

@@ -426,7 +426,7 @@ def test_faults_are_named_and_nothing_of_them_counts() -> None:
         recorder.record_tokens([[[0, 1], [-2, 1]]])
     with pytest.raises(ValueError, match=r"keep: has shape \(2,\), expected \(1,\)"):
         recorder.record_tokens([[[0, 1], [0, 1]]], keep=np.array([True, False]))
-    with pytest.raises(KeyError, match="layer 3: is no MoE layer"):
+    with pytest.raises(KeyError, match="layer 3: is not a MoE layer"):
         recorder.forward_pass().record(3, [[0, 1]])
     broken = recorder.forward_pass()
     broken.record(2, [[0, 1]])

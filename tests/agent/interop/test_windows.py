@@ -50,7 +50,7 @@ def test_windows_say_what_was_seen(by_token: bool, index: LayerIndex) -> None:
 def test_what_is_not_the_models_is_refused() -> None:
     """Layers, experts and k of another model, weights, and counts beyond 32 bits."""
     cases = [
-        (Observation("a", 2, counts=np.ones(EXPERTS)), "layer 2: is no MoE layer of moe, expected 1,3"),
+        (Observation("a", 2, counts=np.ones(EXPERTS)), "layer 2: is not a MoE layer of moe, expected 1,3"),
         (Observation("a", 1, counts=np.ones(EXPERTS + 1)), "layer 1: names expert 6, expected 0..5"),
         (
             Observation("a", 1, routes=TRUTH[:, 0, :1]),

@@ -401,7 +401,7 @@ def test_draft_layers_are_behind_the_models_and_only_where_an_engine_reads_them(
             "tensorrt-llm",
             "out.yaml",
             "3",
-            "--draft-layers: 3 is no layer behind the model's, expected 4 or more",
+            "--draft-layers: 3 is not a layer behind the model's, expected 4 or more",
         ),
         ("sglang", "out.json", "4", "--draft-layers: sglang has no rows for draft layers"),
         ("tensorrt-llm", "out.yaml", "x", "--draft-layers: 'x': expected numbers"),

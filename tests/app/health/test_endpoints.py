@@ -98,7 +98,8 @@ async def test_not_ready_without_redis_but_alive() -> None:
     ],
 )
 async def test_not_ready_where_redis_refuses_writes(trouble: str, words: str, tmp_path: Path) -> None:
-    """A server that answers and takes nothing: readiness goes, and says what is wrong with it."""
+    """A server that answers and takes nothing: readiness goes, and says what is wrong with it. So does the
+    answer to a client that writes."""
     server = EmbeddedServer(tmp_path / "data", binary=TEST_SERVER)
     server.spawn()
     try:
@@ -123,6 +124,9 @@ async def test_not_ready_where_redis_refuses_writes(trouble: str, words: str, tm
             answer = await client.get("/readyz")
             assert codes(answer) == ["WRITES_REFUSED"]
             assert words in answer.json()["errors"][0]["detail"]
+            written = await client.put("/v1/clusters/east", json={})
+            assert written.status_code == 503
+            assert words in written.json()["detail"]
     finally:
         server.kill()
         with contextlib.suppress(OSError):

@@ -66,7 +66,7 @@ async def test_head_is_as_get_without_a_body(api: AsyncClient) -> None:
 async def test_bodies_that_cannot_be_taken(
     api: AsyncClient, body: bytes, content_type: str, status: int
 ) -> None:
-    """400 where it is no JSON, 422 with a pointer where it is the wrong JSON, 415 where it says so."""
+    """400 where it is not JSON, 422 with a pointer where it is the wrong JSON, 415 where it says so."""
     headers = {"Content-Type": content_type} if content_type else {}
     found = problem(await api.put("/v1/clusters/c/models/m", content=body, headers=headers), status)
     if status == 422:
