@@ -104,7 +104,9 @@ def write(out: Path, found: dict[str, Any]) -> None:
     ]
     for part, (title, _) in PARTS.items():
         if part in found:
-            how = f"`{found[part]['command']}`, load of the machine before: {found[part]['load_before']:.1f}"
+            load = found[part]["load_before"]
+            measured = "not measured" if load is None else f"{load:.1f}"
+            how = f"`{found[part]['command']}`, load of the machine before: {measured}"
             text += ["", f"## {title}", "", how, "", *found[part]["lines"]]
             text += ["", *(f"* FAILED: {line.splitlines()[0]}" for line in found[part]["failures"])]
     (out / "soak.md").write_text("\n".join(text).rstrip() + "\n")
