@@ -20,6 +20,7 @@ def data_quality(doubts: tuple[Doubt, ...]) -> Finding:
         False,
         words + more,
         Outlook.CANNOT,
-        "make these nodes count each expert call of their own tokens once, and the tokens themselves "
-        "(docs/telemetry.md, What is not taken at its word)",
+        "make these nodes count each expert call of their own tokens once, and the tokens themselves; where "
+        "a node is truly that busy, set the cluster's max_node_share higher (docs/telemetry.md, What is not "
+        "taken at its word)",
     )
