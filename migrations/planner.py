@@ -19,6 +19,7 @@ from migrations.timing import copy_rates
 from migrations.traffic import Traffic
 from solvers.packing import pack
 from solvers.problem import PlacementProblem, UInt8
+from solvers.result import bound_of
 
 _DEFAULT_LIMITS: Final = Limits()
 
@@ -173,7 +174,7 @@ def _made(problem: PlacementProblem, change: Difference, cluster: Cluster, bound
         change.source.digest,
         change.target.digest,
         moves,
-        Estimate(copied, seconds, min(bound, seconds)),
+        Estimate(copied, seconds, bound_of(bound, seconds)),
     )
 
 

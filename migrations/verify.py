@@ -316,7 +316,10 @@ def _estimate_errors(
             Violation(Rule.ESTIMATE, None, f"seconds: is {plan.estimate.seconds}, expected {seconds}")
         )
     bound = plan.estimate.lower_bound_seconds
-    proved = min(lower_bound_seconds(problem, change, limits), seconds)
+    proved = lower_bound_seconds(problem, change, limits)
+    if not proved <= seconds + slack:
+        detail = f"lower_bound_seconds: {proved} is proved, the plan takes {seconds}"
+        found.append(Violation(Rule.ESTIMATE, None, detail))
     if not bound <= proved + slack:
         detail = f"lower_bound_seconds: is {bound}, only {proved} is proved"
         found.append(Violation(Rule.ESTIMATE, None, detail))

@@ -10,6 +10,7 @@ from solvers.hosting import Hosting
 from solvers.levels import levels, split
 from solvers.multipliers import Multipliers
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
+from solvers.result import bound_of
 from solvers.single_calls import SingleCalls
 from solvers.slowest_calls import SlowestCalls
 from solvers.stopping import Stopping
@@ -291,4 +292,4 @@ def lagrangian_bound(
             break
         ascent.step()
     best = ascent.best
-    return Dual(max(0.0, min(best.bound, objective)), best.constant, best.earned, best.replica_price)
+    return Dual(max(0.0, bound_of(best.bound, objective)), best.constant, best.earned, best.replica_price)

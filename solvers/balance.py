@@ -1,6 +1,6 @@
 """Placements that balance load over the nodes and know nothing of locality: `eplb` and `smartmoe`.
 
-Written from the published descriptions; each returns a feasible placement or raises `Uncoverable`.
+Written from the published descriptions; each returns a feasible placement or raises `NoPlacement`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from solvers.coverage import allowance, make_feasible
 from solvers.packing import packable_bytes
 from solvers.params import EplbParams
 from solvers.problem import Float64, Int64, PlacementProblem, UInt8
+from solvers.stopping import Stopping, never
 from solvers.traffic import Traffic
 
 
-def eplb(problem: PlacementProblem, traffic: Traffic, params: EplbParams) -> UInt8:
+def eplb(
+    problem: PlacementProblem, traffic: Traffic, params: EplbParams, stopping: Stopping = never
+) -> UInt8:
     """The expert-parallel load balancer: balances load and knows nothing of who calls from where.
 
     Flat (`node_groups` = 1), per block: every node gets slots in proportion to its memory; the replicas are
@@ -44,10 +47,10 @@ def eplb(problem: PlacementProblem, traffic: Traffic, params: EplbParams) -> UIn
             balanced = np.zeros((len(team), len(part)), np.uint8)
             _balance(load[first + part], slots[team, block], True, balanced)
             holds[np.ix_(team, first + part)] = balanced
-    return _finish(problem, traffic, holds)
+    return _finish(problem, traffic, holds, stopping)
 
 
-def smartmoe(problem: PlacementProblem, traffic: Traffic) -> UInt8:
+def smartmoe(problem: PlacementProblem, traffic: Traffic, stopping: Stopping = never) -> UInt8:
     """Load balancing without replication: every expert once, largest load first, on the node with the least
     load in the block that has one of the block's slots left; slots as in `eplb`. `min_replicas` above 1 is
     left to the coverage repair. O(E N)."""
@@ -57,14 +60,14 @@ def smartmoe(problem: PlacementProblem, traffic: Traffic) -> UInt8:
     for block in range(problem.blocks):
         first, last = problem.block_offset[block : block + 2].tolist()
         _balance(load[first:last], slots[:, block], False, holds[:, first:last])
-    return _finish(problem, traffic, holds)
+    return _finish(problem, traffic, holds, stopping)
 
 
-def _finish(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> UInt8:
+def _finish(problem: PlacementProblem, traffic: Traffic, holds: UInt8, stopping: Stopping) -> UInt8:
     allowed = allowance(problem)
     holds[allowed < 0] = 0
     holds[allowed > 0] = 1
-    return make_feasible(problem, traffic, holds)
+    return make_feasible(problem, traffic, holds, stopping)
 
 
 def _split(load: Float64, slots: Int64, teams: list[Int64], groups: int) -> list[Int64]:

@@ -32,6 +32,7 @@ from solvers.packing import packable_bytes
 from solvers.problem import Float64, PlacementProblem
 
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
+_PER_TERM = 2.0**-53  # the same for each term of the sums, which many make more than that
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,9 @@ class Relaxation:
 
     def __init__(self, problem: PlacementProblem) -> None:
         self._replicas = problem.min_replicas
+        pairs, calls = problem.nodes * problem.experts, problem.route_experts.size
+        # calls at levels, of which there are at most as many as nodes; the calls behind them; the knapsacks
+        self._rounding = max(_ROUNDING, _PER_TERM * (min(pairs, calls) * problem.nodes + calls + pairs))
         self._nodes = even_ranges(problem.nodes, problem.experts)
         allowed = allowance(problem)
         unit = float(problem.column_bytes.max(initial=1))
@@ -85,7 +89,7 @@ class Relaxation:
         negative += self._knapsacks(np.where(self._free, profit, 0.0))
         # what earns nothing is left out whatever its opening costs, so only that of pins is in the sums
         summed = np.abs(earned + price) + self._pinned * self._opening
-        return constant - negative - _ROUNDING * (constant + float(summed.sum()))
+        return constant - negative - self._rounding * (constant + float(summed.sum()))
 
     def least_price(self) -> Float64:
         """float64[E], a price on replicas that makes their opening a bound: what the `min_replicas`-th

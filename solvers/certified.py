@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from solvers.ascent import Ascent, hosts_are_too_many
-from solvers.baselines import fill_by_popularity, random
-from solvers.coverage import allowance, make_feasible
+from solvers.baselines import fill_by_popularity, filled_up, random
+from solvers.coverage import PROOF_SECONDS, NoPlacement, allowance, make_feasible
 from solvers.decomposition import BestResponse, Memory, Subsets, sgd
 from solvers.kernels import tables
 from solvers.knapsack import hull_counts
@@ -149,6 +149,7 @@ class _Search:
         self.work = 0
         self.holds: UInt8 | None = None
         self.cost = np.inf
+        self.failure: NoPlacement | None = None  # the first of a repair
         self._run_cost = np.inf  # of the best since this run began
         self._at_hand = _AtHand(self.pinned, self._response.remember())
         self._blocks = np.flatnonzero(np.diff(traffic.start) > 0)  # only these can gain anything
@@ -245,34 +246,68 @@ class _Search:
         return bool(sweep <= _FIRST_SHARE * effort)
 
     def begin(self, sweeps: bool) -> None:
-        """The first placement: by `sweeps` from nothing, else by popularity."""
+        """The first placement: by `sweeps` from nothing; by popularity without them, and where they are
+        interrupted."""
         problem, traffic = self._problem, self._traffic
         if sweeps:
             order = np.argsort(-problem.capacity_bytes, kind="stable").astype(np.int64)
             self.descend("empty", self.pinned, order)
-            return
+            if not self._stopping():
+                return
         holds = self.pinned.copy()
         for node in range(problem.nodes):
             fill_by_popularity(problem, traffic, node, holds)
-        self._take("popularity", make_feasible(problem, traffic, holds))
+        feasible = self.feasible(holds)
+        if feasible is not None:
+            self._take("popularity", feasible)
+
+    def fill_up(self) -> None:
+        """The best placement with its free memory filled: interrupted sweeps leave nodes empty."""
+        assert self.holds is not None
+        self.try_as_it_is("filled", filled_up(self._problem, self._traffic, self.holds))
 
     def try_sgd(self) -> None:
         """The result of `sgd`, whose tables are better than those the rounds can afford."""
-        found = sgd(
-            self._problem,
-            self._traffic,
-            SgdParams(exact_limit=self._tables.exact_limit, eps=self._tables.eps),
-            self._generator,
-            None,
-            self._stopping,
-            lambda _, __: None,
-        )
+        try:
+            found = sgd(
+                self._problem,
+                self._traffic,
+                SgdParams(exact_limit=self._tables.exact_limit, eps=self._tables.eps),
+                self._generator,
+                None,
+                self._stopping,
+                lambda _, __: None,
+            )
+        except NoPlacement as reason:
+            self.failure = self.failure or reason
+            return
         self.try_as_it_is("sgd", found)
 
     def begin_elsewhere(self) -> None:
         """Begins a run from a placement drawn by chance; the best so far is kept."""
+        try:
+            drawn = random(self._problem, self._traffic, self._generator, self._stopping)
+        except NoPlacement as reason:
+            self.failure = self.failure or reason
+            return
         self._run_cost = np.inf
-        self.descend("elsewhere", random(self._problem, self._traffic, self._generator))
+        self.descend("elsewhere", drawn)
+
+    def feasible(self, holds: UInt8) -> UInt8 | None:
+        """A feasible placement near holds uint8[N, E]; None where none was found. After the first failure
+        the integer programme, which knows of `holds` nothing, is not tried again."""
+        try:
+            return make_feasible(
+                self._problem,
+                self._traffic,
+                holds,
+                self._stopping,
+                needed=self.holds is None,
+                proof_seconds=PROOF_SECONDS if self.failure is None else 0.0,
+            )
+        except NoPlacement as reason:
+            self.failure = self.failure or reason
+            return None
 
     def climb(self, ascent: Ascent, steps: int, stopping: Stopping) -> None:
         """Steps of the dual, which raise the bound and move the relaxed placement."""
@@ -294,10 +329,14 @@ class _Search:
     def _settle(
         self, name: str, holds: UInt8, order: Int64 | None = None, slack: float | None = None
     ) -> bool:
-        problem, response = self._problem, self._response
+        response = self._response
         before = response.work
         self._sweep(response, holds, order=order)
-        feasible = make_feasible(problem, self._traffic, holds)
+        feasible = self.feasible(holds)
+        if feasible is None:
+            self.work += response.work - before
+            response.restart()
+            return False
         if (feasible != holds).any():
             response.replaced(holds, feasible)
             holds = feasible
@@ -361,7 +400,7 @@ def certified(
 
     No constant is promised beyond what the dual proves of each result; that of `sgd` holds where the sweep
     from the empty placement is the first start. Anytime: the best placement so far when `stopping` comes.
-    Raises `Uncoverable`.
+    Raises `NoPlacement`.
     """
     single = calls_are_single(problem, traffic)
     hosting = problem.coupling is Coupling.COLOCATED and not hosts_are_too_many(problem, traffic)
@@ -378,7 +417,9 @@ def certified(
     for name, given in (("start", start), ("current", problem.current)):
         if given is None or (search.holds is not None and stopping()):
             continue
-        feasible = make_feasible(problem, traffic, given)
+        feasible = search.feasible(given)
+        if feasible is None:
+            continue
         if ascent is not None and not sweeps:
             search.try_as_it_is(name, feasible)
             if search.reached(ascent):
@@ -386,7 +427,9 @@ def certified(
         search.descend(name, feasible)
     if search.holds is None or (start is None and not stopping()):
         search.begin(sweeps)
-    assert search.holds is not None
+    if search.holds is None:
+        assert search.failure is not None
+        raise search.failure
     search.little = 0.0
     if ascent is None or search.astray(ascent):
         resumed = False
@@ -451,4 +494,7 @@ def certified(
         idle, vain = idle + 1, 0 if better else vain + 1
         if mark - search.cost > _TELLING * (mark - ascent.best.bound):
             idle, told_at, mark = 0, search.work, search.cost
+    if stopping():
+        search.fill_up()
+    assert search.holds is not None
     return Certified(search.holds, ascent)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import numpy as np
 from scipy import optimize, sparse
 
 from solvers.feasibility import expert_name, shortfalls
+from solvers.highs import answer_within
 from solvers.kernels import coverage as kernel
-from solvers.packing import fits, packable_bytes, packs_within_bytes
+from solvers.packing import fits, pack, packable_bytes, packs_within_bytes
 from solvers.problem import Float64, Int8, Int64, PlacementProblem, UInt8
+from solvers.stopping import Stopping, never, seconds_left
 from solvers.traffic import Traffic
 
 PROOF_SECONDS = 20.0  # the time the integer programme may take
+_FIRST_SECONDS = 0.5  # the same at least, where no placement is known yet, however little time is left
+_GRACE_SECONDS = 0.2  # for HiGHS to notice its time limit
+_INFEASIBLE = 2  # of scipy's statuses: proved
 
 
-class Uncoverable(Exception):
-    """No feasible placement; the shortfall in words."""
+class NoPlacement(Exception):
+    """A search ends without a feasible placement; the reason in words."""
+
+
+class Infeasible(NoPlacement):
+    """Proved: no placement is feasible. The shortfall in words."""
+
+
+class NotFound(NoPlacement):
+    """None was found within a limit. One may exist."""
 
 
 def allowance(problem: PlacementProblem) -> Int8:
@@ -57,7 +73,9 @@ def impossibility(problem: PlacementProblem) -> str | None:
             return f"{expert_name(problem, column)} is pinned to node {node}, which is drained"
     pinned = (allowed == 1).astype(np.int64) @ problem.column_bytes
     for node in np.flatnonzero(pinned > capacity).tolist():
-        return f"node {node} needs {pinned[node]} bytes for its pinned experts, it holds {capacity[node]}"
+        has = int(problem.capacity_bytes[node])
+        whole = "" if has == capacity[node] else f", of which whole experts take {capacity[node]} at most"
+        return f"node {node} needs {pinned[node]} bytes for its pinned experts, it has {has}{whole}"
     eligible = ((allowed >= 0) & (problem.column_bytes[None, :] <= capacity[:, None])).sum(axis=0)
     short = np.flatnonzero(eligible < problem.min_replicas)
     if len(short):
@@ -70,11 +88,35 @@ def impossibility(problem: PlacementProblem) -> str | None:
     needed = int((np.maximum(pins, problem.min_replicas) * problem.column_bytes).sum())
     available = int(capacity.sum())
     if needed > available:
+        has, short = _usable_bytes(problem), _least_missing_bytes(problem, needed - available)
+        whole = "" if has == available else f", of which whole experts take {available} at most"
         return (
             f"{problem.min_replicas} replicas of every expert need {needed} bytes, "
-            f"the nodes hold {available}: short by {needed - available} bytes"
+            f"the nodes have {has}{whole}: short by {short} byte{'' if short == 1 else 's'}"
         )
     return None
+
+
+def _usable_bytes(problem: PlacementProblem) -> int:
+    usable = problem.capacity_bytes
+    if problem.drained is not None:
+        usable = np.where(problem.drained == 1, 0, usable)
+    return int(usable.sum())
+
+
+def _least_missing_bytes(problem: PlacementProblem, missing: int) -> int:
+    """The least bytes which, added to devices, let nodes hold `missing` bytes more of experts: where all have
+    one size, what the devices' memory beyond whole experts lacks of one more comes first."""
+    sizes = np.unique(problem.column_bytes)
+    if len(sizes) != 1:
+        return missing
+    size = int(sizes[0])
+    device_node, capacity = problem.devices
+    left = capacity % size
+    if problem.drained is not None:
+        left = left[problem.drained[device_node] == 0]
+    largest = np.sort(left)[::-1][: missing // size]
+    return missing - int(largest.sum())
 
 
 def replica_worth(
@@ -97,30 +139,57 @@ def replica_worth(
     return np.ascontiguousarray(benefit.T), np.ascontiguousarray(loss.T)
 
 
-def make_feasible(problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> UInt8:
+def make_feasible(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    holds: UInt8,
+    stopping: Stopping = never,
+    *,
+    needed: bool = True,
+    proof_seconds: float = PROOF_SECONDS,
+) -> UInt8:
     """A feasible placement near `holds` uint8[N, E], which is not modified.
 
     Pins and drained nodes first; then the least useful experts leave nodes that are too full; then experts
     short of replicas take free memory, or that of replicas to spare, where that costs least. Where this gets
-    stuck, an integer programme over kinds of experts finds a covering placement and the useful rest is added
-    again. Raises `Uncoverable` where no placement is feasible. O(N E log E), and per expert that is short of
-    replicas O(N^2) and what its evictions take; the programme aside.
+    stuck, a covering placement is made anew, to which the useful rest is added again: by best-fit decreasing
+    over the devices, and where that fails too by an integer programme over kinds of experts.
+
+    The programme ends with `stopping` and after `proof_seconds`. `needed`: no other placement is known, so
+    all but the programme is done even where it takes longer than `stopping` allows, and the programme has
+    half a second at least. Otherwise `stopping` ends everything.
+
+    Raises `Infeasible` where it is proved that no placement is feasible, `NotFound` where a limit came first.
+    O(N E log E), and per expert that is short of replicas O(N^2) and what its evictions take; best-fit
+    O(E min_replicas D); the programme aside.
     """
     reason = impossibility(problem)
     if reason is not None:
-        raise Uncoverable(reason)
+        raise Infeasible(reason)
     if not shortfalls(problem, holds):
         return holds.copy()
+    interrupted = never if needed else stopping
     allowed = allowance(problem)
     wished = np.where(allowed == 0, holds, allowed == 1).astype(np.uint8)
+    _go_on(interrupted)
     benefit, loss = replica_worth(problem, traffic, wished, problem.min_replicas)
+    _go_on(interrupted)
     repaired = _repair(problem, allowed, wished, benefit, loss)
     if repaired is not None:
         return repaired
-    covering = _covering(problem, allowed)
+    _go_on(interrupted)
+    covering = _best_fit(problem, allowed)
+    if covering is None:
+        seconds = min(proof_seconds, max(_FIRST_SECONDS if needed else 0.0, seconds_left(stopping)))
+        covering = _covering(problem, allowed, seconds, stopping if seconds > _FIRST_SECONDS else interrupted)
     benefit, _ = replica_worth(problem, traffic, wished, problem.nodes + 1)
     _fill(problem, allowed, wished, benefit, covering)
     return covering
+
+
+def _go_on(interrupted: Stopping) -> None:
+    if interrupted():
+        raise NotFound("the search was stopped while a placement was made feasible")
 
 
 def _repair(
@@ -202,41 +271,89 @@ class Programme:
         ]
 
 
-def _covering(problem: PlacementProblem, allowed: Int8) -> UInt8:
-    """A feasible placement with few replicas, by the programme of `Programme`. Exact: raises `Uncoverable`
-    where the programme has no solution."""
+def _best_fit(problem: PlacementProblem, allowed: Int8) -> UInt8 | None:
+    """A covering placement by best-fit decreasing: pinned experts first, then every expert in order of its
+    size, each replica on the device that it leaves least free; None where one finds no device.
+    O(E min_replicas D)."""
+    device_node, capacity = problem.devices
+    free = capacity.copy()
+    held = (allowed == 1).astype(np.uint8)
+    for node in np.flatnonzero(held.any(axis=1)).tolist():
+        columns = np.flatnonzero(held[node]).astype(np.int64)
+        devices = pack(problem, node, columns)
+        if devices is None:
+            return None
+        np.subtract.at(free, devices, problem.column_bytes[columns])
+    may = np.ascontiguousarray((allowed == 0)[device_node].T)  # [E, D]
+    for e in np.lexsort((may.sum(axis=1), -problem.column_bytes)).tolist():
+        size = int(problem.column_bytes[e])
+        open_devices = may[e]
+        for _ in range(problem.min_replicas - int(held[:, e].sum())):
+            possible = np.flatnonzero(open_devices & (free >= size))
+            if len(possible) == 0:
+                return None
+            device = int(possible[np.argmin(free[possible])])
+            free[device] -= size
+            held[device_node[device], e] = 1
+            open_devices &= device_node != device_node[device]
+    return None if shortfalls(problem, held) else held
+
+
+def _covering(problem: PlacementProblem, allowed: Int8, seconds: float, stopping: Stopping) -> UInt8:
+    """A feasible placement with few replicas, by the programme of `Programme`, in so many seconds. Raises
+    `Infeasible` where the programme is proved to have no solution, `NotFound` where a limit comes first."""
+    end = time.monotonic() + seconds
     programme = Programme(problem, allowed)
-    kinds_number, devices, nodes = len(programme.count), programme.devices, problem.nodes
-    kind_of, count, at_node = programme.kind_of, programme.count, programme.at_node
-    wanted = (count * problem.min_replicas).astype(float)
-    answer = optimize.milp(
-        np.ones(kinds_number * devices),
-        integrality=np.ones(kinds_number * devices, np.int64),
-        bounds=programme.bounds,
-        constraints=[
-            *programme.constraints(),
-            optimize.LinearConstraint(sparse.csr_array(programme.replicas), wanted, np.inf),
-        ],
-        options={"time_limit": PROOF_SECONDS},
-    )
-    if answer.x is None:
-        proof = "no such assignment exists" if answer.status == 2 else "none was found in the time given"
-        raise Uncoverable(
-            f"the devices cannot take {problem.min_replicas} replicas of every expert "
-            f"with the pins given: {proof}"
+    kinds_number, devices = len(programme.count), programme.devices
+    wanted = (programme.count * problem.min_replicas).astype(float)
+    constraints = [
+        *programme.constraints(),
+        optimize.LinearConstraint(sparse.csr_array(programme.replicas), wanted, np.inf),
+    ]
+    generator = np.random.default_rng(0)
+    cost = np.ones(kinds_number * devices)
+    what = f"{problem.min_replicas} replicas of every expert"
+    if problem.pins is not None:
+        what += " with the pins given"
+    while (left := end - time.monotonic()) > 0.0 and not stopping():
+        answer = answer_within(
+            partial(
+                optimize.milp,
+                cost,
+                integrality=np.ones(len(cost), np.int64),
+                bounds=programme.bounds,
+                constraints=constraints,
+                options={"time_limit": left},
+            ),
+            left + _GRACE_SECONDS,
+            stopping,
         )
-    amount = np.rint(answer.x).astype(np.int64).reshape(kinds_number, devices)
-    held = np.zeros((nodes, problem.experts), np.uint8)
-    for kind in range(kinds_number):
-        members = np.flatnonzero(kind_of == kind)
+        if answer is None:
+            break
+        if answer.status == _INFEASIBLE:
+            raise Infeasible(f"the devices cannot take {what}: no such assignment exists")
+        if answer.x is not None:
+            amount = np.rint(answer.x).astype(np.int64).reshape(kinds_number, devices)
+            held = _dealt_out(problem, programme, amount)
+            if not shortfalls(problem, held):
+                return held
+        # HiGHS works to tolerances, which rounding can turn into a byte too many: another vertex may do
+        cost = 1.0 + generator.random(len(cost))
+    raise NotFound(
+        f"no way to give the devices {what} was found in the time given, nor is it proved that none exists"
+    )
+
+
+def _dealt_out(problem: PlacementProblem, programme: Programme, amount: Int64) -> UInt8:
+    """The placement uint8[N, E] in which devices hold so many experts of each kind, int64[kinds, D]."""
+    held = np.zeros((problem.nodes, problem.experts), np.uint8)
+    for kind in range(len(programme.count)):
+        members = np.flatnonzero(programme.kind_of == kind)
         turn = 0
-        for n, taken in enumerate((at_node @ amount[kind]).astype(np.int64).tolist()):
+        for n, taken in enumerate((programme.at_node @ amount[kind]).astype(np.int64).tolist()):
             # going round the members gives each its share of the replicas, never two on one node
             held[n, members[(turn + np.arange(taken)) % len(members)]] = 1
             turn += taken
-    wrong = shortfalls(problem, held)
-    if wrong:
-        raise Uncoverable(f"no covering placement was found: {wrong[0]}")
     return held
 
 

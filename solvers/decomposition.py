@@ -13,9 +13,15 @@ from typing import Protocol
 
 import numpy as np
 
-from solvers.baselines import fill_by_popularity
+from solvers.baselines import fill_by_popularity, filled_up
 from solvers.chunks import ranges, side_by_side
-from solvers.coverage import allowance, finite_fallback, make_feasible
+from solvers.coverage import (
+    PROOF_SECONDS,
+    NoPlacement,
+    allowance,
+    finite_fallback,
+    make_feasible,
+)
 from solvers.kernels import evaluation, tables, terms
 from solvers.knapsack import choose_counts
 from solvers.objective import COUPLING_CODE, nearest_nodes, opening_costs, total_cost
@@ -325,7 +331,7 @@ def sgd(
     stopping: Stopping,
     report: Callable[[str, UInt8], None],
 ) -> UInt8:
-    """Sweeps with exact, exchange or value-scaled tables, see `sweep`. Raises `Uncoverable`."""
+    """Sweeps with exact, exchange or value-scaled tables, see `sweep`. Raises `NoPlacement`."""
     response = BestResponse(problem, traffic, params)
     return sweep(problem, params, response, generator, start, stopping, report)
 
@@ -344,7 +350,7 @@ def sweep(
     Starts from the empty placement (first sweep without coverage, then made feasible), from `start` and,
     where moving costs, from the placement in force; sweeps each until nothing changes or `rounds` is
     reached; returns the best. Every sweep after the first keeps the placement feasible and lowers the cost
-    with every change. Raises `Uncoverable`.
+    with every change. Raises `NoPlacement`.
     """
     nodes = problem.nodes
     order = np.arange(nodes)
@@ -355,6 +361,7 @@ def sweep(
     traffic = response.traffic
     best: UInt8 | None = None
     best_cost = np.inf
+    failure: NoPlacement | None = None
     origins: list[tuple[str, UInt8 | None]] = []
     if start is not None:
         origins.append(("start", start))
@@ -371,11 +378,22 @@ def sweep(
             for node in order.tolist():
                 if not response.respond(node, holds, False, stopping) and stopping():
                     fill_by_popularity(problem, traffic, node, holds)  # no time left to do better
-            holds = make_feasible(problem, traffic, holds)
-            response.restart()
             rounds -= 1
         else:
-            holds = make_feasible(problem, traffic, given)
+            holds = given
+        try:
+            holds = make_feasible(
+                problem,
+                traffic,
+                holds,
+                stopping,
+                needed=best is None,
+                proof_seconds=PROOF_SECONDS if failure is None else 0.0,
+            )
+        except NoPlacement as reason:  # of this origin, not of the others
+            failure = failure or reason
+            continue
+        response.restart()
         for _ in range(rounds):
             moved = [response.respond(node, holds, True, stopping) for node in order.tolist()]
             if stopping() or not any(moved):
@@ -384,5 +402,9 @@ def sweep(
         if best is None or cost < best_cost * (1.0 - _IMPROVEMENT):
             best, best_cost = holds, cost
             report(name, holds)
-    assert best is not None
+    if best is None:
+        assert failure is not None
+        raise failure
+    if stopping():  # an interrupted sweep leaves memory empty
+        best = filled_up(problem, traffic, best)
     return best

@@ -19,7 +19,7 @@ from solvers.objective import total_cost
 from solvers.params import DEFAULT_ALGORITHM, BoundParams
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8
-from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
+from solvers.result import Progress, SolveResult, SolveStatus, bound_of, gap_ratio
 from solvers.solve import OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import Stopping, never
 
@@ -52,7 +52,8 @@ def solve_equal_slots(
     never raise the latency, are filled: with what the node holds now, then with what its tokens call most.
     The sum of the blocks' lower bounds bounds every placement with at most so many slots, so also those with
     exactly so many. `time_limit_seconds` is shared out among the blocks still to do. Raises as `solve`, and
-    `ProblemError` where `slots` is below 1 or above a block's experts. INFEASIBLE names node or block.
+    `ProblemError` where `slots` is below 1 or above a block's experts. A result without a placement names
+    node or block.
     """
     used = np.flatnonzero(problem.experts_per_block > 0).tolist()
     fewest = min((int(problem.experts_per_block[b]) for b in used), default=0)
@@ -60,6 +61,7 @@ def solve_equal_slots(
         raise ProblemError(f"slots: are {slots}, expected 1..{fewest}, the experts of the smallest block")
     began = time.monotonic()
     shortfall = _impossibility(problem, slots)
+    lacking = SolveStatus.INFEASIBLE  # where there is a shortfall
     holds = np.zeros((problem.nodes, problem.experts), np.uint8)
     bounds: list[float | None] = []
     statuses: list[SolveStatus] = []
@@ -79,6 +81,7 @@ def solve_equal_slots(
         )
         if found.placement is None:
             shortfall = f"block {block}, {slots} slots per node: {found.shortfall}"
+            lacking = found.status
             break
         filled = found.placement.holds.copy()
         shortfall = _fill(part, block, slots, filled)
@@ -97,7 +100,7 @@ def solve_equal_slots(
         shortfall = f"{slots} slots per node and block: {broken[0]}" if broken else None
     runtime = time.monotonic() - began
     if shortfall is not None:
-        return SolveResult(None, SolveStatus.INFEASIBLE, algorithm, None, None, None, runtime, shortfall)
+        return SolveResult(None, lacking, algorithm, None, None, None, runtime, shortfall)
     objective = total_cost(problem, holds)
     bound = _sum_of_bounds(bounds, objective)
     gap = gap_ratio(objective, bound)
@@ -186,4 +189,4 @@ def _sum_of_bounds(bounds: list[float | None], objective: float) -> float | None
     if all(bound is None for bound in bounds):
         return None
     total = sum(max(0.0, bound) for bound in bounds if bound is not None)
-    return min(total, objective)
+    return bound_of(total, objective)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize
 
 from solvers.decomposition import sgd
 from solvers.feasibility import shortfalls
+from solvers.highs import answer_within
 from solvers.objective import total_cost
 from solvers.params import ExactParams, SgdParams
 from solvers.problem import PlacementProblem, UInt8
-from solvers.programme import Programme, TooLarge, programme
+from solvers.programme import TooLarge, programme
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
@@ -24,7 +23,6 @@ _GAP = 1e-7  # relative, at which HiGHS ends
 _MARGIN = 5e-7  # relative; taken off HiGHS's bound for its feasibility tolerances
 _GRACE_SECONDS = 5.0  # for HiGHS to notice its time limit
 _OPTIMAL, _LIMIT = 0, 1  # of scipy's statuses
-_POLL_SECONDS = 0.02
 
 
 def exact(
@@ -45,7 +43,7 @@ def exact(
     bound as far as it came. Its bound counts less 5e-7 of itself, for HiGHS works to tolerances. A programme
     of more than `variable_limit` variables isn't tried, and one where no placement serves all traffic has no
     bound. HiGHS cannot be interrupted: where `interrupted` says so, its work is left behind, in a thread that
-    ends with its time limit. Exponential time. Raises `Uncoverable`.
+    ends with its time limit. Exponential time. Raises `NoPlacement`.
     """
     began = time.monotonic()
     found = sgd(problem, traffic, SgdParams(), generator, start, stopping, report)
@@ -66,7 +64,7 @@ def exact(
     if limit <= 0:
         return found
     report("branch and bound", found)
-    answer = _wait(model, scale, limit, interrupted)
+    answer = answer_within(lambda: model.minimise(scale, limit, _GAP), limit + _GRACE_SECONDS, interrupted)
     if answer is None:
         return found
     bound = answer.get("mip_dual_bound")
@@ -79,26 +77,3 @@ def exact(
             report("optimum" if answer.status == _OPTIMAL else "incumbent", holds)
             return holds
     return found
-
-
-def _wait(
-    model: Programme, scale: float, seconds: float, interrupted: Stopping
-) -> optimize.OptimizeResult | None:
-    """What HiGHS answers; None where it was interrupted or far exceeds its limit."""
-    answers: list[optimize.OptimizeResult] = []
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            answers.append(model.minimise(scale, seconds, _GAP))
-        except Exception as error:  # noqa: BLE001  raised again below, in the caller's thread
-            errors.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    deadline = time.monotonic() + seconds + _GRACE_SECONDS
-    worker.start()
-    while worker.is_alive() and not interrupted() and time.monotonic() < deadline:
-        worker.join(_POLL_SECONDS)
-    if errors:
-        raise errors[0]
-    return answers[0] if answers else None

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
-from solvers.result import SolveResult, SolveStatus, gap_ratio
+from solvers.result import InvalidBound, SolveResult, SolveStatus, bound_of, gap_ratio
 
 INSTANCE_FORMAT = "moeplace-instance/1"
 PLACEMENT_FORMAT = "moeplace-placement/1"
@@ -102,12 +102,12 @@ def load_result(path: str | os.PathLike[str]) -> SolveResult:
         status = archive.text("status")
         if status not in list(SolveStatus):
             raise ProblemError(f"status: is {status!r:.60}, expected one of {', '.join(SolveStatus)}")
-        infeasible = status == SolveStatus.INFEASIBLE
         holds = None
-        if not infeasible:
+        if status == SolveStatus.INFEASIBLE:
+            if "holds" in archive:
+                raise ProblemError("holds: present, expected none with status INFEASIBLE")
+        elif status != SolveStatus.TIME_LIMIT or "holds" in archive or "shortfall" not in archive:
             holds = archive.array("holds")
-        elif "holds" in archive:
-            raise ProblemError("holds: present, expected none with status INFEASIBLE")
         objective = archive.number("objective", "f")
         bound = archive.number("lower_bound", "f")
         runtime = archive.number("runtime_seconds", "f")
@@ -116,6 +116,15 @@ def load_result(path: str | os.PathLike[str]) -> SolveResult:
         if not 0 <= runtime < math.inf:
             raise ProblemError(f"runtime_seconds: is {runtime}, expected a finite number of at least 0")
         lower_bound = None if math.isnan(bound) else bound
+        if lower_bound is not None:
+            if not math.isfinite(lower_bound):
+                raise ProblemError(f"lower_bound: is {bound}, expected a finite number, or nan for none")
+            try:
+                bound_of(lower_bound, objective if holds is not None else math.inf)
+            except InvalidBound:
+                raise ProblemError(
+                    f"lower_bound: is {bound}, expected at most the objective, {objective}"
+                ) from None
         return SolveResult(
             placement=None if holds is None else Placement(holds),
             status=SolveStatus(status),
@@ -129,11 +138,11 @@ def load_result(path: str | os.PathLike[str]) -> SolveResult:
 
 
 def load_placement(path: str | os.PathLike[str]) -> Placement:
-    """Reads the placement of a placement file; `ProblemError` where it has none (INFEASIBLE). Raises as
-    `load_problem`."""
+    """Reads the placement of a placement file; `ProblemError` where it has none (INFEASIBLE, or TIME_LIMIT
+    with a shortfall). Raises as `load_problem`."""
     result = load_result(path)
     if result.placement is None:
-        raise ProblemError(f"holds: absent, the file says INFEASIBLE: {result.shortfall}")
+        raise ProblemError(f"holds: absent, the file says {result.status}: {result.shortfall}")
     return result.placement
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from solvers.baselines import fill_by_popularity
-from solvers.coverage import allowance, finite_fallback, make_feasible
+from solvers.coverage import NoPlacement, allowance, finite_fallback, make_feasible
 from solvers.kernels import evaluation
 from solvers.kernels import greedy as kernel
 from solvers.objective import COUPLING_CODE, opening_costs, total_cost
@@ -45,14 +45,14 @@ def greedy(
     1 - 1/e does not hold. For K >= 2 under `slowest` and `colocated` gains grow too, all are kept up to
     date, and there is no guarantee: where no single replica saves anything, the one that saves single calls
     most is taken. O(N E (N + log N E)) for lazy evaluations that are few per replica, else O(N K calls per
-    expert) per replica; times C(N E, `enumerate`) runs. Raises `Uncoverable`.
+    expert) per replica; times C(N E, `enumerate`) runs. Raises `NoPlacement`.
     """
     search = _Search(problem, traffic)
     pinned = (allowance(problem) == 1).astype(np.uint8)
     holds = search.extend(pinned, stopping)
     if holds is None:
-        return make_feasible(problem, traffic, pinned)
-    best = make_feasible(problem, traffic, holds)
+        return make_feasible(problem, traffic, pinned, stopping)
+    best = make_feasible(problem, traffic, holds, stopping)
     cost = total_cost(problem, best)
     report("by saving per byte", best)
     for name, seed, extended in search.seeds(pinned, params.enumerate):
@@ -61,7 +61,10 @@ def greedy(
         other = search.extend(seed, stopping) if extended else seed
         if other is None:
             continue
-        other = make_feasible(problem, traffic, other)
+        try:
+            other = make_feasible(problem, traffic, other, stopping, needed=False)
+        except NoPlacement:
+            continue
         reached = total_cost(problem, other)
         if reached < cost:
             best, cost = other, reached

@@ -89,7 +89,7 @@ def maxconv(
     mode "fptas": each response is within 1 - eps of that of `sgd` with the same tables, at a cost that does
     not depend on the capacity. mode "concave": exact for the modular surrogate of the saving, hence for
     `sum`, where the saving is modular; else without a guarantee. Per node and round: the terms as for `sgd`,
-    the knapsack in O(n log n + D C log C), see `choose_counts_concave`. Raises `Uncoverable`.
+    the knapsack in O(n log n + D C log C), see `choose_counts_concave`. Raises `NoPlacement`.
     """
     response: BestResponse
     if params.mode == "fptas":

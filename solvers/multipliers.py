@@ -1,15 +1,20 @@
 """What a climb of the dual had come to, for the next one to go on from: the same fleet a little later.
 
-Any multipliers give a bound, so nothing about them can be wrong: where nodes or experts have changed places
-meanwhile, the bound is only weaker at first. They are kept in single precision, which is more than they are
-worth.
+Any finite multipliers, those of replicas at least 0, give a bound: where nodes or experts have changed places
+meanwhile, the bound is only weaker at first. What is no multiplier is refused where it is made. They are kept
+in single precision, which is more than they are worth.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
-from solvers.problem import Float32, Float64, UInt64
+import numpy as np
+import numpy.typing as npt
+
+from solvers.problem import Float32, Float64, ProblemError, UInt64, is_constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +22,9 @@ class Reaches:
     """Of `SingleCalls`: how far calls pay, float32[N, E], seconds beyond the nearest server."""
 
     reach: Float32
+
+    def __post_init__(self) -> None:
+        _keep(self, "reach", 2, np.float32)
 
     @property
     def numbers(self) -> int:
@@ -29,6 +37,9 @@ class Potentials:
     """Of `SlowestCalls`: float32[N, L, E]."""
 
     potential: Float32
+
+    def __post_init__(self) -> None:
+        _keep(self, "potential", 3, np.float32)
 
     @property
     def numbers(self) -> int:
@@ -45,19 +56,32 @@ class HostPotentials:
     key: UInt64
     reach: Float32
 
+    def __post_init__(self) -> None:
+        _keep(self, "potential", 2, np.float32)
+        _keep(self, "key", 1, np.uint64)
+        _keep(self, "reach", 1, np.float32)
+        if self.key.shape != self.reach.shape:
+            raise ProblemError(f"reach: has shape {self.reach.shape}, expected {self.key.shape}")
+
     @property
     def numbers(self) -> int:
         """How many are kept."""
         return self.potential.size + 3 * self.reach.size
 
 
+_ROUNDED = 1e-3  # of a placement's fractions, in single precision
 Part = Reaches | Potentials | HostPotentials
 
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """Of a whole climb: its parts', the replicas' price float64[E], the relaxed placement held float32[N, E],
-    and how long its steps are: `step`, after so many `steps`, with so much `weight` on the placement."""
+    """Of a whole climb: its parts', the replicas' price float64[E], at least 0, the relaxed placement held
+    float32[N, E], 0..1, and how long its steps are: `step`, after so many `steps`, with so much `weight` on
+    the placement, both above 0.
+
+    Raises `ProblemError`, with one line that names the key and the index, where something is of another
+    shape, not finite or outside its range. Arrays that others can write to are copied.
+    """
 
     parts: tuple[Part, ...]
     replica_price: Float64
@@ -66,7 +90,52 @@ class Multipliers:
     step: float
     steps: int
 
+    def __post_init__(self) -> None:
+        _keep(self, "replica_price", 1, np.float64, least=0.0)
+        _keep(self, "held", 2, np.float32, least=-_ROUNDED, most=1.0 + _ROUNDED)
+        if self.replica_price.shape != self.held.shape[1:]:
+            raise ProblemError(
+                f"replica_price: has shape {self.replica_price.shape}, expected {self.held.shape[1:]}"
+            )
+        for key in ("weight", "step"):
+            value: Any = getattr(self, key)
+            if not 0.0 < value < math.inf:
+                raise ProblemError(f"{key}: is {value}, expected a finite number above 0")
+        if self.steps < 0:
+            raise ProblemError(f"steps: is {self.steps}, expected at least 0")
+
     @property
     def numbers(self) -> int:
         """How many are kept, of four bytes or a few of eight."""
         return self.held.size + sum(part.numbers for part in self.parts)
+
+
+def _keep(
+    owner: object,
+    key: str,
+    dimensions: int,
+    dtype: type[np.generic],
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Checks an array of `owner` and makes it one that nobody can write to."""
+    given: npt.NDArray[Any] = np.asarray(getattr(owner, key))
+    if given.ndim != dimensions or given.dtype != dtype:
+        raise ProblemError(
+            f"{key}: has type {given.dtype} and {given.ndim} dimensions, "
+            f"expected {np.dtype(dtype)} and {dimensions}"
+        )
+    good = np.isfinite(given) & (given >= least) & (given <= most)
+    if not good.all():
+        index = np.unravel_index(int(np.argmin(good)), good.shape)
+        place = ",".join(str(int(i)) for i in index)
+        range_ = "a finite number"
+        if least > -math.inf:
+            range_ += f" of at least {max(0.0, least):g}"
+        if most < math.inf:
+            range_ += " and at most 1"
+        raise ProblemError(f"{key}[{place}]: is {given[index]}, expected {range_}")
+    if not is_constant(given):
+        given = given.copy()
+        given.flags.writeable = False
+    object.__setattr__(owner, key, given)

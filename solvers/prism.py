@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from solvers.coverage import allowance, make_feasible
+from solvers.coverage import NoPlacement, allowance, make_feasible
 from solvers.feasibility import shortfalls
 from solvers.objective import total_cost
 from solvers.packing import pack, packable_bytes
 from solvers.problem import Float64, Int32, Int64, PlacementProblem, UInt8
+from solvers.stopping import Stopping, never
 from solvers.traffic import Traffic
 
 
-def prism(problem: PlacementProblem, traffic: Traffic) -> UInt8:
+def prism(problem: PlacementProblem, traffic: Traffic, stopping: Stopping = never) -> UInt8:
     """The two stages, made feasible; the placement in force instead, where that is feasible and the new one
     is not cheaper with the cost of moving counted: adopted iff H J(X) + M(X0, X) < H J(X0).
 
     No bound for the whole: (1 - 1/e) is published for a modular utility, which stage 2 maximises exactly, not
-    for the repaired placement. O(N E (log E + replicas to repair)). Raises `Uncoverable`.
+    for the repaired placement. O(N E (log E + replicas to repair)). Raises `NoPlacement`.
     """
     holds = most_frequent(problem, traffic, entropy_slots(problem, traffic))
     cover(problem, traffic, holds)
-    placed = make_feasible(problem, traffic, holds)
     current = problem.current
     if current is None or shortfalls(problem, current):
-        return placed
+        return make_feasible(problem, traffic, holds, stopping)
+    try:
+        placed = make_feasible(problem, traffic, holds, stopping, needed=False)
+    except NoPlacement:
+        return current.copy()
     return placed if total_cost(problem, placed) < total_cost(problem, current) else current.copy()
 
 

@@ -22,6 +22,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 _BYTES_LIMIT = 2**62  # totals of bytes stay in int64 with room for one addition
+_PAIRS_LIMIT = 2**28  # nodes times experts: a float of each is 2 GiB
+_NUMBER_LIMIT = 1e60  # of rates, latencies, seconds: products and squares of their sums stay finite
 
 
 class ProblemError(ValueError):
@@ -166,6 +168,13 @@ class PlacementProblem:
         sizes = zip(self.expert_bytes.tolist(), self.experts_per_block.tolist(), strict=True)
         if sum(max(size, 1) * max(count, 1) for size, count in sizes) >= _BYTES_LIMIT:
             raise ProblemError("expert_bytes: all experts together must be less than 2**62 bytes")
+        counts = self.experts_per_block.tolist()
+        if sum(counts) * max(1, len(self.capacity_bytes)) > _PAIRS_LIMIT:
+            largest = counts.index(max(counts))
+            raise ProblemError(
+                f"experts_per_block[{largest}]: is {counts[largest]}, expected at most {_PAIRS_LIMIT} "
+                f"experts times nodes in all, they are {sum(counts) * len(self.capacity_bytes)}"
+            )
 
     def _check_nodes(self) -> None:
         nodes = self.nodes
@@ -177,6 +186,7 @@ class PlacementProblem:
         latency = self.latency_seconds
         _shape("latency_seconds", latency, (nodes, nodes))
         _each("latency_seconds", latency, latency >= 0, "at least 0, not NaN")
+        _each("latency_seconds", latency, _moderate(latency), _MODERATE_OR_INF)
         local = np.isfinite(np.diagonal(latency))
         if not local.all():
             n = int(np.argmin(local))
@@ -184,6 +194,7 @@ class PlacementProblem:
         origin = self.origin_latency_seconds
         _shape("origin_latency_seconds", origin, (nodes,))
         _each("origin_latency_seconds", origin, origin >= 0, "at least 0, not NaN (inf = no origin)")
+        _each("origin_latency_seconds", origin, _moderate(origin), _MODERATE_OR_INF)
 
     def _check_routes(self) -> None:
         routes = self.routes
@@ -197,6 +208,14 @@ class PlacementProblem:
         _each("route_node", node, (node >= 0) & (node < self.nodes), f"a node in 0..{self.nodes - 1}")
         _each("route_block", block, (block >= 0) & (block < self.blocks), f"a block in 0..{self.blocks - 1}")
         _each("route_rate", rate, (rate >= 0) & np.isfinite(rate), "a finite rate of at least 0")
+        with np.errstate(over="ignore"):
+            total = float(rate.sum())
+        if total > _NUMBER_LIMIT:
+            highest = int(np.argmax(rate))
+            raise ProblemError(
+                f"route_rate[{highest}]: is {rate[highest]}, expected rates of at most {_NUMBER_LIMIT:g} per "
+                f"second in all, they are {total}"
+            )
         experts = self.route_experts
         if not routes:
             return
@@ -250,6 +269,8 @@ class PlacementProblem:
                 raise ProblemError(f"{key}: is {value!r:.60}, expected a number")
             if not 0 < value < np.inf:
                 raise ProblemError(f"{key}: is {value}, expected a finite number above 0")
+            if value < 1.0 / _NUMBER_LIMIT:
+                raise ProblemError(f"{key}: is {value}, expected at least {1.0 / _NUMBER_LIMIT:g}")
             object.__setattr__(self, key, float(value))
 
     def _check_state(self) -> None:
@@ -268,6 +289,8 @@ class PlacementProblem:
             if value is not None:
                 _shape(key, value, (self.nodes,))
                 _each(key, value, (value > 0) & np.isfinite(value), "a finite number above 0")
+                least = 1.0 / _NUMBER_LIMIT
+                _each(key, value, value >= least, f"at least {least:g}")
 
     def _check_devices(self) -> None:
         node, capacity = self.device_node, self.device_capacity_bytes
@@ -318,6 +341,7 @@ _OPTIONAL = frozenset(
         "device_capacity_bytes",
     }
 )
+_MODERATE_OR_INF = f"at most {_NUMBER_LIMIT:g}, or inf"
 _DIMENSIONS = {"latency_seconds": 2, "route_experts": 2, "current": 2, "pins": 2}
 
 
@@ -349,10 +373,23 @@ def _array(key: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
             (given >= limits.min) & (given <= limits.max),
             f"a number in {limits.min}..{limits.max}",
         )
-    shareable = (
-        given is value and given.dtype == dtype and given.flags.c_contiguous and not given.flags.writeable
-    )
+    shareable = given is value and given.dtype == dtype and given.flags.c_contiguous and is_constant(given)
     return given if shareable else _frozen(np.array(given, dtype=dtype, order="C"))
+
+
+def is_constant(array: npt.NDArray[Any]) -> bool:
+    """Whether nobody can write to the memory of an array through it or through what it is a view of."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return base is None or isinstance(base, bytes)
+
+
+def _moderate(values: Float64) -> Bools:
+    """Which are such that sums of their products with rates are finite, or are inf for absent."""
+    return (values <= _NUMBER_LIMIT) | np.isinf(values)
 
 
 def _shape(key: str, value: npt.NDArray[Any], expected: tuple[int, ...]) -> None:

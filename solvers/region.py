@@ -18,8 +18,9 @@ import numpy as np
 
 from solvers.areas import AreaProblems, areas
 from solvers.ascent import Ascent
+from solvers.baselines import filled_up
 from solvers.cell_calls import CellCalls
-from solvers.coverage import allowance, make_feasible
+from solvers.coverage import PROOF_SECONDS, NoPlacement, allowance, make_feasible
 from solvers.fleet import MOST_NODES, FleetResponse
 from solvers.kernels.cells import cover
 from solvers.objective import total_cost
@@ -84,7 +85,7 @@ def solve_region(
     From the relaxed placements of the areas, and before them from `start` and from what is in force, where
     there is any, sweeps of best responses; then one area after another is emptied, of all or some blocks,
     and its nodes respond anew, until `patience` of them in a row have found nothing or the relative gap is
-    `goal_gap`. Anytime; raises `Uncoverable`. A climb of an area of A nodes costs
+    `goal_gap`. Anytime; raises `NoPlacement`. A climb of an area of A nodes costs
     O(A^2 E) a step, a sweep O(N (B E_b^2 + neighbours' routes)): both linear in the number of nodes. Memory
     O(N E + R K).
     """
@@ -95,7 +96,7 @@ def solve_region(
     early = stopping if seconds is None else FirstOf((stopping, MaxRuntime(_KNOWN_SHARE * seconds)))
     for name, given in known:
         if given is not None and given.any() and not (search.holds is not None and early()):
-            search.descend(name, make_feasible(problem, traffic, given), early)
+            search.descend_from(name, given, early)
     climbing = None if seconds is None else _CLIMB_SHARE * seconds
     parts = areas(problem)
     rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
@@ -106,11 +107,15 @@ def solve_region(
             problem, area, traffic.activity[area.members], allowed[area.members], room[area.members]
         )
     if search.holds is None or not stopping():
-        search.descend("relaxed", make_feasible(problem, traffic, rounded), stopping)
-    assert search.holds is not None
+        search.descend_from("relaxed", rounded, stopping)
+    if search.holds is None:
+        assert search.failure is not None
+        raise search.failure
     idle = 0
     while idle < patience and not stopping() and search.cost - bound > goal_gap * abs(search.cost):
         idle = 0 if search.ruin(parts[int(generator.integers(len(parts)))], stopping) else idle + 1
+    if stopping():
+        search.fill_up()
     return Regional(search.holds, bound)
 
 
@@ -130,10 +135,15 @@ class _Search:
         self._response: FleetResponse | None = None
         self.holds: UInt8 | None = None
         self.cost = np.inf
+        self.failure: NoPlacement | None = None  # the first of a repair
 
-    def descend(self, name: str, holds: UInt8, stopping: Stopping) -> None:
-        """Sweeps from a feasible placement until no node moves; takes it where it is the best."""
-        response = self._respond(holds)
+    def descend_from(self, name: str, holds: UInt8, stopping: Stopping) -> None:
+        """Sweeps from a placement, made feasible, until no node moves; takes it where it is the best. Nothing
+        where it cannot be made feasible."""
+        feasible = self._feasible(holds, stopping)
+        if feasible is None:
+            return
+        response = self._respond(feasible)
         for _ in range(_SWEEPS):
             if not self._sweep(response, np.arange(self._problem.nodes), stopping) or stopping():
                 break
@@ -152,11 +162,33 @@ class _Search:
         ruined = self.holds.copy()
         part = np.ix_(members, emptied)
         ruined[part] = self._pinned[part]
-        response = self._respond(make_feasible(problem, self._traffic, ruined))
+        feasible = self._feasible(ruined, stopping)
+        if feasible is None:
+            return False
+        response = self._respond(feasible)
         for _ in range(_SWEEPS):
             if not self._sweep(response, members, stopping) or stopping():
                 break
         return self._take("repair", response.holds)
+
+    def fill_up(self) -> None:
+        """The best placement with its free memory filled: interrupted sweeps leave nodes empty."""
+        assert self.holds is not None
+        self._take("filled", filled_up(self._problem, self._traffic, self.holds))
+
+    def _feasible(self, holds: UInt8, stopping: Stopping) -> UInt8 | None:
+        try:
+            return make_feasible(
+                self._problem,
+                self._traffic,
+                holds,
+                stopping,
+                needed=self.holds is None,
+                proof_seconds=PROOF_SECONDS if self.failure is None else 0.0,
+            )
+        except NoPlacement as reason:
+            self.failure = self.failure or reason
+            return None
 
     def _respond(self, holds: UInt8) -> FleetResponse:
         if self._response is None:

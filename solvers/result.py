@@ -9,10 +9,18 @@ from enum import StrEnum
 from solvers.multipliers import Multipliers
 from solvers.placement import Placement
 
+_ROUNDING = 1e-9  # relative; a bound above by less is rounding
+
+
+class InvalidBound(RuntimeError):
+    """A lower bound above what it bounds, by more than rounding: a fault of the program."""
+
 
 class SolveStatus(StrEnum):
-    """OPTIMAL: certified by the bound. FEASIBLE: the algorithm ended. TIME_LIMIT: it was stopped, with a
-    feasible placement in hand. INFEASIBLE: no placement, and the shortfall in words."""
+    """OPTIMAL: certified by the bound. FEASIBLE: the algorithm ended. TIME_LIMIT: a limit ended it, with the
+    best feasible placement found; without a placement where none was found until then, although one may
+    exist. INFEASIBLE: it is proved that no placement is feasible. Without a placement the shortfall is in
+    words."""
 
     OPTIMAL = "OPTIMAL"
     FEASIBLE = "FEASIBLE"
@@ -27,8 +35,9 @@ class SolveResult:
     objective is J(X) + M(X0, X) / H in seconds per second (J(X) where nothing is in force or no horizon is
     set), inf where the placement leaves traffic that no reachable holder can serve; lower_bound bounds every
     feasible placement or is absent; gap_ratio = (objective - lower_bound) / objective, absent without a bound
-    or with an infinite objective. INFEASIBLE has no placement and the shortfall in words. multipliers: where
-    the climb of the bound ended, for the next solve; absent where it had none of its own.
+    or with an infinite objective. INFEASIBLE, and TIME_LIMIT where nothing was found, have no placement and
+    the shortfall in words. multipliers: where the climb of the bound ended, for the next solve; absent where
+    it had none of its own.
     """
 
     placement: Placement | None
@@ -54,8 +63,19 @@ class Progress:
 
 
 def gap_ratio(objective: float | None, lower_bound: float | None) -> float | None:
-    """(objective - lower_bound) / objective, 0 where the objective is 0; None where either is absent or
-    infinite."""
-    if objective is None or lower_bound is None or not math.isfinite(objective):
+    """(objective - lower_bound) / objective, 0 where the objective is 0; None where either is absent or not
+    finite. Raises `InvalidBound`."""
+    if objective is None or lower_bound is None:
         return None
-    return 0.0 if objective <= 0 else max(0.0, (objective - lower_bound) / objective)
+    if not (math.isfinite(objective) and math.isfinite(lower_bound)):
+        return None
+    bound = bound_of(lower_bound, objective)
+    return 0.0 if objective <= 0 else (objective - bound) / objective
+
+
+def bound_of(lower_bound: float, value: float) -> float:
+    """The lower bound, at most `value`, which rounding may have put it above; raises `InvalidBound` where it
+    is further above or not a number."""
+    if not lower_bound <= value + _ROUNDING * abs(value):
+        raise InvalidBound(f"the lower bound {lower_bound!r} is above what it bounds, {value!r}")
+    return min(lower_bound, value)

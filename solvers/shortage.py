@@ -14,6 +14,8 @@ from solvers.problem import PlacementProblem, UInt8
 COUNT_SECONDS = 2.0
 """The time one integer programme may take."""
 
+_INFEASIBLE = 2  # of scipy's statuses: proved
+
 MAX_TRIED_ALONE = 8
 """Of the nodes that may hold nothing, so many, the roomiest, are tried one by one."""
 
@@ -144,7 +146,11 @@ def _programmed(problem: PlacementProblem) -> Unplaced | None:
         options={"time_limit": COUNT_SECONDS},
     )
     if answer.x is None:
-        return None
+        if answer.status == _INFEASIBLE:
+            return None
+        # nothing was found in the time: that nothing is placed is always enough
+        copies = int(wanted.sum())
+        return Unplaced(copies, int(wanted @ programme.size), problem.min_replicas, False)
     left = np.rint(answer.x[held:]).astype(np.int64)
     nodes = int((-(-left // programme.count)).max(initial=0))
     return Unplaced(int(left.sum()), int(left @ programme.size), nodes, bool(answer.status == 0))

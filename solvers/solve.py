@@ -14,7 +14,7 @@ from solvers import baselines
 from solvers.ascent import Ascent, lagrangian_bound
 from solvers.balance import eplb, smartmoe
 from solvers.certified import certified
-from solvers.coverage import Uncoverable
+from solvers.coverage import Infeasible, NoPlacement
 from solvers.decomposition import sgd
 from solvers.exact import exact
 from solvers.feasibility import shortfalls
@@ -38,7 +38,7 @@ from solvers.placement import Placement
 from solvers.prism import prism
 from solvers.problem import PlacementProblem, UInt8
 from solvers.region import is_large, region_bound, solve_region
-from solvers.result import Progress, SolveResult, SolveStatus, gap_ratio
+from solvers.result import Progress, SolveResult, SolveStatus, bound_of, gap_ratio
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import Traffic, compile_traffic
 
@@ -70,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A named algorithm. `run` returns a feasible placement uint8[N, E] or raises `Uncoverable`. One that
+    """A named algorithm. `run` returns a feasible placement uint8[N, E] or raises `NoPlacement`. One that
     `certifies` has a lower bound of its own, whatever `bound_steps` says."""
 
     name: str
@@ -168,7 +168,7 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 "prism",
                 "activation-aware: slots by entropy, each node's most frequent experts, repaired",
                 BaselineParams,
-                lambda task: prism(task.problem, task.traffic),
+                lambda task: prism(task.problem, task.traffic, task.stopping),
             ),
             Algorithm(
                 "greedy",
@@ -187,43 +187,43 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 "local_popularity",
                 "each node holds the experts its own tokens call most",
                 BaselineParams,
-                lambda task: baselines.local_popularity(task.problem, task.traffic),
+                lambda task: baselines.local_popularity(task.problem, task.traffic, task.stopping),
             ),
             Algorithm(
                 "global_popularity",
                 "each node holds the experts all tokens call most",
                 BaselineParams,
-                lambda task: baselines.global_popularity(task.problem, task.traffic),
+                lambda task: baselines.global_popularity(task.problem, task.traffic, task.stopping),
             ),
             Algorithm(
                 "uniform",
                 "round robin, every expert min_replicas times",
                 BaselineParams,
-                lambda task: baselines.uniform(task.problem, task.traffic),
+                lambda task: baselines.uniform(task.problem, task.traffic, task.stopping),
             ),
             Algorithm(
                 "redundance",
                 "uniform, then replicas of what is called most",
                 BaselineParams,
-                lambda task: baselines.redundance(task.problem, task.traffic),
+                lambda task: baselines.redundance(task.problem, task.traffic, task.stopping),
             ),
             Algorithm(
                 "random",
                 "every expert on a random node, then random replicas",
                 BaselineParams,
-                lambda task: baselines.random(task.problem, task.traffic, task.generator),
+                lambda task: baselines.random(task.problem, task.traffic, task.generator, task.stopping),
             ),
             Algorithm(
                 "eplb",
                 "expert-parallel load balancing with replicas, flat or hierarchical, blind to locality",
                 EplbParams,
-                lambda task: eplb(task.problem, task.traffic, task.params),
+                lambda task: eplb(task.problem, task.traffic, task.params, task.stopping),
             ),
             Algorithm(
                 "smartmoe",
                 "load balancing without replicas, blind to locality",
                 BaselineParams,
-                lambda task: smartmoe(task.problem, task.traffic),
+                lambda task: smartmoe(task.problem, task.traffic, task.stopping),
             ),
         )
     }
@@ -253,7 +253,8 @@ def solve(
     The same seed gives the same placement where no limit cuts the search short.
 
     Raises `ValueError` for an unknown algorithm, a negative seed or limit, `ParamsError` for a bad parameter,
-    `ProblemError` for a `start` of another shape. Infeasibility is a status, with the shortfall in words.
+    `ProblemError` for a `start` of another shape. That no placement is feasible, or that none was found
+    within the limit, is a status, with the shortfall in words.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: is {algorithm!r:.60}, expected one of {', '.join(ALGORITHMS)}")
@@ -299,15 +300,16 @@ def solve(
                 seconds=seconds,
             )
         )
-    except Uncoverable as reason:
+    except NoPlacement as reason:
         runtime = time.monotonic() - began
-        return SolveResult(None, SolveStatus.INFEASIBLE, algorithm, None, None, None, runtime, str(reason))
+        why = SolveStatus.INFEASIBLE if isinstance(reason, Infeasible) else SolveStatus.TIME_LIMIT
+        return SolveResult(None, why, algorithm, None, None, None, runtime, str(reason))
     cut_short = limit()
     broken = shortfalls(problem, holds)
     if broken:
         raise RuntimeError(f"{algorithm} broke a constraint: {broken[0]}")
     objective = total_cost(problem, holds)
-    bound = min(max(bounds), objective) if bounds else None
+    bound = bound_of(max(bounds), objective) if bounds else None
     tell("bound", objective, bound)
     gap = gap_ratio(objective, bound)
     if settings.bound_steps and (gap is None or gap > max(settings.goal_gap, OPTIMALITY_TOLERANCE)):
@@ -324,7 +326,7 @@ def solve(
             found = lagrangian_bound(problem, traffic, holds, objective, steps, limit, begun).bound
             bound = found if bound is None else max(bound, found)
         elif bound is None:
-            bound = min(objective, region_bound(problem, limit, bounding))
+            bound = bound_of(region_bound(problem, limit, bounding), objective)
     gap = gap_ratio(objective, bound)
     if gap is not None and gap <= OPTIMALITY_TOLERANCE:
         status = SolveStatus.OPTIMAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ class MaxRuntime:
     def __call__(self) -> bool:
         return time.monotonic() - self._start >= self.seconds
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until it stops, at least 0."""
+        return max(0.0, self.seconds - (time.monotonic() - self._start))
+
 
 @dataclass(frozen=True)
 class FirstOf:
@@ -37,3 +43,12 @@ class FirstOf:
 
     def __call__(self) -> bool:
         return any(stop() for stop in self.criteria)
+
+
+def seconds_left(stopping: Stopping) -> float:
+    """Seconds until `stopping` stops by the clock, inf where no clock is part of it; it may stop before."""
+    if isinstance(stopping, MaxRuntime):
+        return stopping.seconds_left
+    if isinstance(stopping, FirstOf):
+        return min((seconds_left(part) for part in stopping.criteria), default=math.inf)
+    return math.inf

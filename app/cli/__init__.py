@@ -1,5 +1,6 @@
 """The command line. Only the command that was asked for is imported: `moeplace --help` needs none of them."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.terminal import show_everywhere
+from app.cli.terminal import keep_output_clean, show_everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +248,15 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     show_everywhere()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load is no traceback
+    root = command_line(sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if any(command.name in sys.argv[1:] for command in COMMANDS if command.panel == _FILES):
+        keep_output_clean()
     try:
-        command_line(sys.argv[1:])()
+        root()
     except UnicodeEncodeError as error:
         # Output cannot fail so any more: it is the name of a file.
         coding = sys.getfilesystemencoding().upper()

@@ -15,7 +15,7 @@ from app.cli.chart import Bar, comparison_chart
 from app.cli.solve import EXIT_INFEASIBLE, interrupts, number, read_instance, refuse, shown_progress
 from solvers.ascent import lagrangian_bound
 from solvers.problem import Coupling, PlacementProblem
-from solvers.result import SolveResult, gap_ratio
+from solvers.result import SolveResult, SolveStatus, gap_ratio
 from solvers.solve import ALGORITHMS, solve
 from solvers.stopping import FirstOf, MaxRuntime, Stopping
 from solvers.traffic import compile_traffic
@@ -44,8 +44,8 @@ def compare_command(
     """Run algorithms on an instance, cheapest placement first in the table.
 
     All are measured against one lower bound, the best that any of them or a dual ascent from the best
-    placement proves. Ctrl-C ends the algorithm at work and leaves out the rest. Exit status: 0, 1 where the
-    instance is infeasible, 2 for a malformed file or a bad option.
+    placement proves. Ctrl-C ends the algorithm at work and leaves out the rest. Exit status: 0, 1 where no
+    algorithm has a placement, 2 for a malformed file or a bad option.
     """
     names = list(dict.fromkeys(algorithm or ALGORITHMS))
     for name in names:
@@ -70,7 +70,9 @@ def compare_command(
                     stopping=interrupted,
                 )
             )
-        shortfall = next((result.shortfall for result in results if result.placement is None), None)
+        shortfall = None
+        if all(result.placement is None for result in results):
+            shortfall = results[0].shortfall
         bound = None if shortfall else _bound(problem, results, time_limit, interrupted)
     results.sort(key=lambda result: math.inf if result.objective is None else result.objective)
     if as_json:
@@ -78,7 +80,8 @@ def compare_command(
         summary = {"coupling": str(problem.coupling), "lower_bound": number(bound), "shortfall": shortfall}
         typer.echo(json.dumps(summary | {"algorithms": rows}, indent=2))
     elif shortfall:
-        typer.echo(f"infeasible: {shortfall}")
+        proved = any(result.status is SolveStatus.INFEASIBLE for result in results)
+        typer.echo(f"{'infeasible' if proved else 'not found'}: {shortfall}")
     else:
         _print(problem, results, bound)
     if shortfall:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from app.cli.solve import EXIT_INFEASIBLE, number, read_instance, refuse
+from app.cli.solve import EXIT_INFEASIBLE, number, read_instance, refuse, unserved
 from solvers.feasibility import shortfalls
 from solvers.files import load_placement
 from solvers.objective import evaluate, migration_cost, total_cost
@@ -56,6 +56,7 @@ def evaluate_command(
                 "memory_ratio": float(used.sum()) / max(1, int(problem.capacity_bytes.sum())),
                 "replicas_least": int(replicas.min()) if len(replicas) else 0,
                 "digest": held.digest,
+                "remark": unserved(problem, held.holds),
             },
             indent=2,
         )

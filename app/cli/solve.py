@@ -13,17 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from solvers.equal_slots import most_equal_slots, solve_equal_slots
 from solvers.files import load_problem, save_placement
+from solvers.objective import route_latencies
 from solvers.params import DEFAULT_ALGORITHM, ParamsError
-from solvers.problem import Coupling, PlacementProblem, ProblemError
-from solvers.result import Progress, SolveResult, SolveStatus
+from solvers.problem import Coupling, PlacementProblem, ProblemError, UInt8
+from solvers.result import Progress, SolveResult
 from solvers.solve import ALGORITHMS, solve
 
-EXIT_INFEASIBLE = 1
+EXIT_INFEASIBLE = 1  # no placement or plan, whether it is proved that none exists or not
 EXIT_MALFORMED = 2
 
 
@@ -55,8 +57,9 @@ def solve_command(
 ) -> None:
     """Place the experts of an instance and print a JSON summary.
 
-    Ctrl-C ends the search and keeps the best placement found. Exit status: 0 a feasible placement, 1
-    infeasible (the summary names the shortfall), 2 a malformed file or a bad option.
+    Ctrl-C ends the search and keeps the best placement found. Exit status: 0 a feasible placement, 1 none
+    (INFEASIBLE: none exists; TIME_LIMIT: none was found; the summary names the shortfall), 2 a malformed file
+    or a bad option.
     """
     problem = read_instance(instance, coupling)
     if algorithm not in ALGORITHMS:
@@ -85,7 +88,7 @@ def solve_command(
         except OSError as error:
             refuse(f"{out}: {error.strerror or error}")
     typer.echo(json.dumps(_summary(problem, result), indent=2))
-    if result.status is SolveStatus.INFEASIBLE:
+    if result.placement is None:
         raise typer.Exit(EXIT_INFEASIBLE)
 
 
@@ -111,6 +114,19 @@ def number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def unserved(problem: PlacementProblem, holds: UInt8) -> str | None:
+    """In words, the traffic that nobody serves, which makes the objective infinite; None: all is served."""
+    lost = np.flatnonzero(np.isinf(route_latencies(problem, holds)) & (problem.route_rate > 0))
+    if len(lost) == 0:
+        return None
+    first = int(lost[0])
+    return (
+        f"the objective is infinite, which JSON has no number for: {len(lost)} of {problem.routes} routes "
+        f"are not served, first route {first} of node {problem.route_node[first]}: no node within reach "
+        f"holds one of its experts of block {problem.route_block[first]}, and there is no origin"
+    )
+
+
 def _slots(problem: PlacementProblem, text: str) -> int:
     if text == "auto":
         return max(1, most_equal_slots(problem))
@@ -132,6 +148,7 @@ def _summary(problem: PlacementProblem, result: SolveResult) -> dict[str, Any]:
         "replicas": None if placement is None else int(placement.holds.sum()),
         "digest": None if placement is None else placement.digest,
         "shortfall": result.shortfall,
+        "remark": None if placement is None else unserved(problem, placement.holds),
     }
 
 

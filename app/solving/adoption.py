@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from agent.wording import agreeing, counted
 from app.solving.standing import Standing, improvement, worth_it
 from app.solving.tasks import SolveOutcome
+from solvers.result import SolveStatus
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
     """
     found, in_force = outcome.found, outcome.in_force
     if found is None:
-        return Decision(False, f"infeasible: {outcome.result.shortfall or 'no placement exists'}")
+        proved = outcome.result.status is SolveStatus.INFEASIBLE
+        lack = outcome.result.shortfall or "no placement exists"
+        return Decision(False, f"{'infeasible' if proved else 'not found'}: {lack}")
     if found.shortfalls:
         return Decision(False, f"refused, the solver's placement breaks a constraint: {found.shortfalls[0]}")
     left = ""

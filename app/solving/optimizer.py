@@ -38,7 +38,7 @@ from app.storage.lease import Lease
 from solvers.instalment import UNLIMITED
 from solvers.multipliers import Multipliers
 from solvers.problem import PlacementProblem
-from solvers.result import gap_ratio
+from solvers.result import SolveStatus, gap_ratio
 from solvers.shortage import unplaced
 
 GRACE_SECONDS = 15.0
@@ -84,7 +84,9 @@ class Solved:
             algorithm=result.algorithm,
             objective=_finite(objective),
             lower_bound=_finite(result.lower_bound),
-            gap_ratio=_finite(gap_ratio(objective, result.lower_bound)),
+            gap_ratio=None
+            if found is None or found.shortfalls
+            else _finite(gap_ratio(objective, result.lower_bound)),
             mean_latency_seconds=None
             if found is None or tokens <= 0
             else _finite(found.latency_cost / tokens),
@@ -170,7 +172,8 @@ async def solve_and_adopt(
         decision = decide(outcome, horizon, improvement)
     missing = not_found(observation, outcome)
     if missing is not None and outcome.found is None:
-        decision = Decision(False, f"infeasible: {missing.reason}")
+        proved = result.status is SolveStatus.INFEASIBLE
+        decision = Decision(False, f"{'infeasible' if proved else 'not found'}: {missing.reason}")
     generation = None
     if decision.adopt and (request.validate_only or request.overrides != Overrides()):
         decision = Decision(False, f"validate_only; otherwise {decision.detail}")
@@ -194,7 +197,10 @@ async def solve_and_adopt(
     if generation is None and request == OptimizationRequest():
         # What stays in force, against what is known now; of what is adopted its evidence says.
         kept = solved.result().objective_before
-        PLACEMENT_GAP.set(observation.cluster.cluster_id, gap_ratio(kept, result.lower_bound))
+        # A placement that breaks a constraint may cost less than any that keeps them.
+        in_bounds = outcome.in_force is not None and not outcome.in_force.shortfalls
+        gap = gap_ratio(kept, result.lower_bound) if in_bounds else None
+        PLACEMENT_GAP.set(observation.cluster.cluster_id, gap)
     SOLVER_DECISIONS.labels("kept" if generation is None else "adopted").inc()
     log.info(
         "solved",

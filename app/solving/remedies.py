@@ -7,6 +7,7 @@ from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.tasks import SolveOutcome
 from solvers.params import DEFAULT_ALGORITHM
+from solvers.result import SolveStatus
 from solvers.shortage import Shortage, Unplaced
 
 _LISTED = 4
@@ -58,8 +59,11 @@ def not_found(observation: Observation, outcome: SolveOutcome) -> Holdup | None:
     else:
         reason = f"{algorithm} finds no placement: {outcome.result.shortfall or 'none exists'}"
     remedy = None
+    if outcome.result.status is SolveStatus.TIME_LIMIT:
+        remedy = "give a solve more time (time_limit_seconds), or nodes more memory than experts just fill"
     if algorithm != DEFAULT_ALGORITHM:
-        remedy = f"solve with another algorithm, such as {DEFAULT_ALGORITHM}"
+        other = f"solve with another algorithm, such as {DEFAULT_ALGORITHM}"
+        remedy = other if remedy is None else f"{remedy}, or {other}"
     return Holdup(Outlook.CANNOT, reason, remedy)
 
 

@@ -20,7 +20,7 @@ from solvers.multipliers import Multipliers
 from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
 from solvers.problem import Float64, PlacementProblem, UInt8
-from solvers.result import SolveResult
+from solvers.result import SolveResult, SolveStatus
 from solvers.shortage import Shortage, shortage
 from solvers.solve import solve
 from solvers.stopping import MaxRuntime
@@ -68,7 +68,7 @@ class SolveOutcome:
     for the solver's. `rebalance_copies`: what they would have to receive for the one that balances load as
     EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `to_be_tried`: it
     is a first placement, or pays by `min_improvement` on all of the traffic. `trial`: None where none was
-    made. `shortage`: what the fleet lacks, where it has no feasible placement.
+    made. `shortage`: what the fleet lacks, where it is proved to have none.
     """
 
     result: SolveResult
@@ -136,7 +136,8 @@ def solve_task(request: SolveRequest) -> SolveOutcome:
     feasible = in_force is not None and not in_force.shortfalls
     result = _solved(request, problem, request.in_force if feasible else None)
     if result.placement is None:
-        return SolveOutcome(result, None, in_force, 0, 0, shortage=shortage(problem))
+        lack = shortage(problem) if result.status is SolveStatus.INFEASIBLE else None
+        return SolveOutcome(result, None, in_force, 0, 0, shortage=lack)
     holds = _part(request, problem, result.placement.holds)
     found = _standing(problem, holds, request.names)
     copies = _copies(problem, holds)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from solvers.coverage import Uncoverable, make_feasible
+from solvers.coverage import NoPlacement, make_feasible
 from solvers.feasibility import shortfalls
 from solvers.fleet import FleetResponse
 from solvers.kernels import evaluation, fleet, nearest, tables
@@ -84,7 +84,7 @@ def test_responses_keep_their_books_and_lower_the_cost(coupling: Coupling) -> No
         traffic = compile_traffic(problem)
         try:
             holds = make_feasible(problem, traffic, random_holds(problem, seed))
-        except Uncoverable:
+        except NoPlacement:
             continue
         literal = coupling is not Coupling.COLOCATED or problem.has_origin
         response = FleetResponse(problem, traffic, holds)
