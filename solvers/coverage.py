@@ -88,11 +88,11 @@ def impossibility(problem: PlacementProblem) -> str | None:
     needed = int((np.maximum(pins, problem.min_replicas) * problem.column_bytes).sum())
     available = int(capacity.sum())
     if needed > available:
-        has, short = _usable_bytes(problem), _least_missing_bytes(problem, needed - available)
+        has, lacking = _usable_bytes(problem), _least_missing_bytes(problem, needed - available)
         whole = "" if has == available else f", of which whole experts take {available} at most"
         return (
             f"{problem.min_replicas} replicas of every expert need {needed} bytes, "
-            f"the nodes have {has}{whole}: short by {short} byte{'' if short == 1 else 's'}"
+            f"the nodes have {has}{whole}: short by {lacking} byte{'' if lacking == 1 else 's'}"
         )
     return None
 

@@ -142,9 +142,9 @@ def test_rounding_grows_with_the_number_of_terms() -> None:
         capacity_bytes=np.full(64, 8),
         latency_seconds=np.ones((64, 64)),
         origin_latency_seconds=np.full(64, 2.0),
-        route_node=rng.integers(0, 64, routes),
-        route_block=np.zeros(routes, np.int64),
-        route_experts=experts,
+        route_node=rng.integers(0, 64, routes).astype(np.int32),
+        route_block=np.zeros(routes, np.int32),
+        route_experts=experts.astype(np.int32),
         route_rate=np.ones(routes),
     )
     taken = []

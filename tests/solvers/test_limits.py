@@ -40,11 +40,11 @@ def _exactly_full(seed: int = 0) -> tuple[PlacementProblem, UInt8]:
         capacity_bytes=capacity.reshape(nodes, 2).sum(axis=1),
         latency_seconds=latency,
         origin_latency_seconds=np.full(nodes, np.inf),
-        route_node=rng.integers(0, nodes, routes),
-        route_block=rng.integers(0, kinds, routes),
-        route_experts=np.stack([rng.permutation(each)[:2] for _ in range(routes)]),
+        route_node=rng.integers(0, nodes, routes).astype(np.int32),
+        route_block=rng.integers(0, kinds, routes).astype(np.int32),
+        route_experts=np.stack([rng.permutation(each)[:2] for _ in range(routes)]).astype(np.int32),
         route_rate=rng.exponential(1.0, routes),
-        device_node=node,
+        device_node=node.astype(np.int32),
         device_capacity_bytes=capacity,
     )
     holds = np.zeros((nodes, problem.experts), np.uint8)
