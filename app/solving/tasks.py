@@ -68,7 +68,7 @@ class SolveOutcome:
     for the solver's. `rebalance_copies`: what they would have to receive for the one that balances load as
     EPLB does; None where that has none, nothing is worth moving, or nothing was in force. `to_be_tried`: it
     is a first placement, or pays by `min_improvement` on all of the traffic. `trial`: None where none was
-    made. `shortage`: what the fleet lacks, where it is proved to have none.
+    made. `shortage`: what the fleet lacks, where it is proved that no placement exists.
     """
 
     result: SolveResult
