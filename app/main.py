@@ -16,6 +16,7 @@ from starlette_compress import CompressMiddleware
 from app import metrics
 from app.access.mode import authentication
 from app.audit.middleware import AuditMiddleware
+from app.cancellation import end
 from app.config import Settings
 from app.http import problem
 from app.http.admission import Admission
@@ -121,6 +122,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
         finally:
             await intake.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)

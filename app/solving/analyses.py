@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from app.analysis.schemas import Analysis
+from app.cancellation import end
 from app.instance.problem import BuiltProblem
 from app.solving.analysis import compose_analysis, compose_overview, pack_layer
-from app.solving.cancellation import end
 from app.solving.cluster_metrics import ClusterMetrics
 from app.solving.observation import Observation
 from app.solving.problems import Problems

@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
+from app.cancellation import end
 from app.errors import DamagedRecord
 from app.instance.problem import BuiltProblem
 from app.migration_plans.schemas import PlanRecord
 from app.optimizations.schemas import OptimizationRecord, OptimizationResult, OptimizationState
 from app.placements.publish import GenerationChanged
-from app.solving.cancellation import end
 from app.solving.durations import rounds_of_copies
 from app.solving.left_out import LeftOut
 from app.solving.migration import Migration

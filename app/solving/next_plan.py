@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 import structlog
 
+from app.cancellation import end
 from app.metrics import MIGRATION_PLANS
 from app.migration_plans.schemas import PlanRecord
 from app.placements.schemas import Outlook
-from app.solving.cancellation import end
 from app.solving.durations import Durations
 from app.solving.holdup import Holdup, in_words
 from app.solving.observation import InForce, Observation

@@ -15,11 +15,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from app.cancellation import end
 from app.instance.problem import BuiltProblem
 from app.metrics import PLACEMENT_ACHIEVED_IMPROVEMENT, PLACEMENT_TRUE_GAP
 from app.placements.schemas import PlacementDocument, PlacementOutcome, TrueGap, unmeasured
 from app.placements.store import OUTCOME_FIELD
-from app.solving.cancellation import end
 from app.solving.left_out import LeftOut
 from app.solving.observation import InForce, Observation
 from app.solving.problems import Problems

@@ -9,9 +9,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.cancellation import end
 from app.optimizations.schemas import OptimizationRequest
 from app.placements.schemas import Outlook
-from app.solving.cancellation import end
 from app.solving.holdup import Holdup, in_words
 from app.solving.observation import Observation
 from app.solving.optimizer import Solved, solve_and_adopt

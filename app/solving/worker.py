@@ -15,6 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.cancellation import end
 from app.config import Settings
 from app.instance.warm import warm as warm_instance
 from app.metrics import (
@@ -26,7 +27,6 @@ from app.metrics import (
     forget_cluster,
 )
 from app.recurring import Recurring
-from app.solving.cancellation import end
 from app.solving.controller import ClusterController
 from app.solving.pace import Wake
 from app.solving.sharing import in_own_order, share, surrendered

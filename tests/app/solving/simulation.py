@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from app.cancellation import end
 from app.clusters.schemas import ClusterRecord, ClusterSettings, OriginSpec
 from app.config import Settings
 from app.migration_plans.schemas import MoveReportRecord, PlanRecord, ReportedState
@@ -18,7 +19,6 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, LatencySpec, NodeRecord, NodeSpec, NodeStatusRecord
 from app.placements.schemas import PlacementDocument, PlacementStatus
 from app.solving import worker
-from app.solving.cancellation import end
 from app.storage import topics
 from app.storage.documents import read_document, read_version
 from app.storage.keys import CLUSTERS, ClusterKeys

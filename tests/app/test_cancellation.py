@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from app.solving.cancellation import end
+from app.cancellation import end
 
 pytestmark = pytest.mark.anyio
 
