@@ -249,7 +249,7 @@ def test_edges(algorithm: str, coupling: Coupling, edge: str) -> None:
     [
         (
             {"capacity_bytes": [1, 0]},
-            "1 replicas of every expert need 2 bytes, the nodes hold 1: short by 1",
+            "1 replicas of every expert need 2 bytes, the nodes have 1: short by 1 byte",
         ),
         ({"min_replicas": 3}, "expert 0 of block 0 needs 3 replicas, only 2 nodes may hold it"),
         ({"drained": [1, 1]}, "expert 0 of block 0 needs 1 replicas, only 0 nodes may hold it"),
