@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from agent.wording import counted
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
 from app.solving.observation import Observation
@@ -30,7 +31,8 @@ def _clocks(observation: Observation, processes: Mapping[str, float]) -> Finding
         key=lambda found: -abs(found[1]),
     )
     if not wrong:
-        words = f"no known clock differs from that of Redis by more than {CLOCK_SECONDS:g} s"
+        known = counted(len(clocks), "known clock")
+        words = f"none of {known} is more than {CLOCK_SECONDS:g} s from that of Redis"
         return Finding(ConditionType.CLOCKS_AGREE, True, words)
     named = [
         f"the clock of {name} is about {_rough(ahead):g} s {_side(ahead)} that of Redis"
