@@ -8,7 +8,7 @@ from app.access.roles import Role
 from app.http.noted import Change
 from app.schema import Identifier, Schema, Timestamp
 
-AUDIT_ID_PATTERN = r"^[0-9]{1,20}-[0-9]{1,20}$"
+AUDIT_ID_PATTERN = r"^[0-9]{1,19}-[0-9]{1,19}$"
 AuditId = Annotated[str, Field(pattern=AUDIT_ID_PATTERN, description="In order of time.")]
 
 

@@ -22,6 +22,8 @@ async def read_page(
 ) -> tuple[list[AuditEntry], str | None]:
     """Newest first, and `before` of the next page."""
     key = ClusterKeys(scope).audit
+    if before is not None and not before.strip("0-"):
+        return [], None  # nothing is before the lowest id, and Redis refuses to look
     found = cast(
         "list[tuple[bytes, dict[bytes, bytes]]]",
         await redis.xrevrange(key, "+" if before is None else f"({before}", "-", count=limit + 1),

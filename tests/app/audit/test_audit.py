@@ -147,3 +147,9 @@ async def test_the_log_has_changes_only_where_there_are_some(app: FastAPI) -> No
     lines = {line["operation"]: line for line in logs if line["event"] == "operator action"}
     assert "changes" not in lines["put_model"]
     assert lines["put_cluster"]["changes"]
+
+
+@pytest.mark.parametrize("before", ["0-0", "00-000", "9" * 19 + "-" + "9" * 19])
+async def test_the_ends_of_the_record_are_pages_not_failures(api: AsyncClient, before: str) -> None:
+    """The lowest id that a page may be asked before has nothing before it, and the highest everything."""
+    assert (await api.get(f"/v1/audit?before={before}")).status_code == 200
