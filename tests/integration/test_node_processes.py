@@ -17,6 +17,7 @@ import yaml
 from agent.client import ServiceClient, ServiceError
 from agent.experts.content import Content
 from agent.retrying import RetryPolicy
+from agent.wording import counted
 from tests.agent.checkpoints import EXPERTS, mixtral, write_checkpoint
 from tests.agent.experts import tree
 from tests.service import Service
@@ -184,7 +185,7 @@ async def test_a_node_killed_in_the_middle_of_a_download_goes_on_where_it_was(fl
         damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
 
         node = fleet.node("n1", ALL, fetch_limit=4 * EXPERT_BYTES)
-        assert f"serves {len(held)} experts" in node.words
+        assert f"serves {counted(len(held), 'expert')} on" in node.words
         assert f"{damaged} is deleted: its bytes have SHA-256" in node.logs()
         interrupted = {path.name for path in partials}
 
