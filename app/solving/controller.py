@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -159,12 +158,19 @@ class ClusterController:
         if observation is not None:
             await self._migration.take_over(observation)
             await self._jobs.take_over()
-            stored = await read_document(self._redis, self._keys.placement_status)
-            if stored is not None:
-                # A newer process may have named conditions unknown here; it is made anew with each look.
-                with suppress(DamagedRecord):
-                    self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
+            self._status = await self._stored_status()
         return True
+
+    async def _stored_status(self) -> PlacementStatus | None:
+        """None also where it cannot be read: a newer process may have named conditions that are unknown here,
+        and each look makes it anew."""
+        stored = await read_document(self._redis, self._keys.placement_status)
+        if stored is None:
+            return None
+        try:
+            return read_record(PlacementStatus, stored.json, self._keys.placement_status)
+        except DamagedRecord:
+            return None
 
     # --- one look
     async def _tick(self) -> Observation | None:
@@ -287,11 +293,9 @@ class ClusterController:
         """Have the status tell it, as far as there is one."""
         CLUSTER_CONDITION.set(self._lease.cluster_id, False, ConditionType.INTACT)
         try:
+            self._status = self._status or await self._stored_status()
             if self._status is None:
-                stored = await read_document(self._redis, self._keys.placement_status)
-                if stored is None:
-                    return
-                self._status = read_record(PlacementStatus, stored.json, self._keys.placement_status)
+                return
             status = damaged(self._status, damage)
             if status != self._status:
                 await self._publish(status)

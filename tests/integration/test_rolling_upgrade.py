@@ -22,7 +22,7 @@ from app.storage.keys import ClusterKeys
 from tests.conftest import ON_CLUSTER
 from tests.integration.test_rolling_restart import in_time
 
-EARLIER = "8140b84"
+EARLIER = "b1de19b"
 """Rolling upgrades go from this commit, or a later one, to this tree."""
 
 TREE = Path(__file__).parents[2]
