@@ -1,6 +1,6 @@
 """The condition that says whether what nodes count can be right."""
 
-from agent.wording import counted
+from agent.wording import abridged
 from app.instance.plausibility import Doubt, by_node
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
@@ -13,12 +13,11 @@ def data_quality(doubts: tuple[Doubt, ...]) -> Finding:
     nodes = by_node(doubts)
     if not nodes:
         return Finding(ConditionType.TELEMETRY_PLAUSIBLE, True, "counts agree with tokens and among nodes")
-    words = "; ".join(doubt.reason for some in list(nodes.values())[:_NAMED] for doubt in some)
-    more = f"; and {counted(len(nodes) - _NAMED, 'node')} more" if len(nodes) > _NAMED else ""
+    reasons = [doubt.reason for some in list(nodes.values())[:_NAMED] for doubt in some]
     return Finding(
         ConditionType.TELEMETRY_PLAUSIBLE,
         False,
-        words + more,
+        abridged(reasons, len(nodes) - _NAMED, "node"),
         Outlook.CANNOT,
         "make these nodes count each expert call of their own tokens once, and the tokens themselves; where "
         "a node is truly that busy, set the cluster's max_node_share higher (docs/telemetry.md, What is not "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from agent.wording import abridged
 from app.errors import DamagedRecord
 from app.placements.schemas import Condition, ConditionType, Outlook, PlacementStatus
 from app.solving.conditions import Finding
@@ -17,8 +18,7 @@ def intact(faults: Sequence[str]) -> Finding:
     """faults: of an observation."""
     if not faults:
         return Finding(ConditionType.INTACT, True, "all that is stored can be read and reckoned with")
-    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    reason = "; ".join(faults[:NAMED]) + more
+    reason = abridged(faults[:NAMED], len(faults) - NAMED)
     return Finding(ConditionType.INTACT, False, reason, outlook=Outlook.CANNOT, remedy=_REMEDY)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from agent.wording import counted
+from agent.wording import abridged, counted
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
 from app.solving.observation import Observation
@@ -41,7 +41,7 @@ def _clocks(observation: Observation, processes: Mapping[str, float]) -> Finding
     return Finding(
         ConditionType.CLOCKS_AGREE,
         False,
-        _listed(named, len(wrong)),
+        abridged(named, len(wrong) - len(named)),
         outlook=Outlook.CANNOT,
         remedy="let NTP set the clocks of all hosts, that of Redis too",
     )
@@ -67,12 +67,7 @@ def _distinct(observation: Observation) -> Finding:
     return Finding(
         ConditionType.NODES_DISTINCT,
         False,
-        _listed(named, len(conflicts)),
+        abridged(named, len(conflicts) - len(named)),
         outlook=Outlook.CANNOT,
         remedy="give each agent a node_id of its own, or stop one of the two",
     )
-
-
-def _listed(named: list[str], count: int) -> str:
-    more = f"; and {count - len(named)} more" if count > len(named) else ""
-    return "; ".join(named) + more

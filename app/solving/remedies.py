@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from agent.wording import counted
 from app.placements.schemas import Outlook
 from app.solving.holdup import Holdup
 from app.solving.observation import Observation
@@ -19,7 +20,7 @@ def bytes_in_words(size: int) -> str:
         if size >= factor:
             value = size / factor
             return f"{size} bytes ({value:{'.0f' if value >= 100 else '.3g'}} {unit})"
-    return f"{size} byte{'' if size == 1 else 's'}"
+    return counted(size, "byte")
 
 
 def nodes_out(observation: Observation) -> str | None:
@@ -102,10 +103,9 @@ def paused_plan(observation: Observation, plan_id: str) -> Holdup:
 
 
 def stuck_moves(node_id: str, count: int) -> Holdup:
-    moves = f"{count} move{'' if count == 1 else 's'}"
     return Holdup(
         Outlook.WAITING,
-        f"{node_id} has {moves} in hand and makes no progress",
+        f"{node_id} has {counted(count, 'move')} in hand and makes no progress",
         f"should it last: look at the agent of {node_id} and its log",
     )
 
@@ -118,7 +118,7 @@ def _cause(observation: Observation, lack: Shortage) -> str:
     if lack.unplaced is None:
         return f"the experts that are pinned have no place{without}"
     if lack.min_replicas > lack.usable:
-        nodes = f"{lack.usable} node{'' if lack.usable == 1 else 's'}"
+        nodes = counted(lack.usable, "node")
         return f"min_replicas is {lack.min_replicas}, and only {nodes} may hold experts{without}"
     said = f"not enough memory{without}: {_without_place(lack.unplaced, lack)}"
     if lack.largest_expert > lack.largest_device:
