@@ -8,15 +8,15 @@ WORKERS ?= auto
 
 install: $(STAMP)
 
+COMPILE := import solvers.warm, migrations.warm, app.instance.warm as instance; solvers.warm.warm(); migrations.warm.warm(); instance.warm()
+
 # Kernels are compiled once, here, rather than in the first minute of the first service.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("moeplace needs Python 3.11 or newer, found %d.%d: run make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
-	$(BIN)/python -c 'from solvers.warm import warm; warm()'
-	$(BIN)/python -c 'from migrations.warm import warm; warm()'
-	$(BIN)/python -c 'from app.instance.warm import warm; warm()'
+	$(BIN)/python -c '$(COMPILE)'
 	touch $(STAMP)
 
 # Programs that tests drive and `make install` does not bring. Without them those tests skip, and fail where CI is
@@ -52,6 +52,7 @@ test-lowest:
 	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt pyproject.toml
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt --group dev
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --no-deps --editable .
+	NUMBA_CACHE_DIR=$(LOWEST)/kernels $(LOWEST)/bin/python -c '$(COMPILE)'
 	NUMBA_CACHE_DIR=$(LOWEST)/kernels $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
 
 # Kernels do not look whether an index is in range; compiled anew, these tests do. Six minutes on two cores.

@@ -54,12 +54,14 @@ async def readyz(request: Request) -> Readiness:
     this process is not draining. Otherwise 503, each failed check in `errors`."""
     failed: list[FieldError] = []
     redis = probing_redis_of(request)
-    live = 0
+    live = starting = 0
     if waiters_of(request).draining:
         failed.append(FieldError("/checks/draining", "this process is about to end", "DRAINING"))
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             live = await workers.alive(redis)
+            if live == 0:
+                starting = await workers.starting(redis)
             await check_writable(redis)
     except WritesRefused as error:
         failed.append(FieldError("/checks/redis", f"Redis refuses writes: {error}", "WRITES_REFUSED"))
@@ -68,10 +70,12 @@ async def readyz(request: Request) -> Readiness:
     except (RedisError, OSError, TimeoutError):
         failed.append(FieldError("/checks/redis", "Redis does not answer", "UNREACHABLE"))
     else:
-        if live == 0:
-            failed.append(
-                FieldError("/checks/worker", "no worker lives that could take a cluster's lease", "NO_WORKER")
-            )
+        if live == 0 and starting > 0:
+            message = "a worker starts; the first start compiles kernels, which takes a minute or more"
+            failed.append(FieldError("/checks/worker", message, "NO_WORKER"))
+        elif live == 0:
+            message = "no worker lives that could take a cluster's lease"
+            failed.append(FieldError("/checks/worker", message, "NO_WORKER"))
     if failed:
         raise Unavailable("; ".join(fault.detail for fault in failed), retry_after_seconds=1, errors=failed)
     return Readiness(live_workers=live)

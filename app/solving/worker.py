@@ -40,6 +40,8 @@ RENEWALS_PER_LEASE = 4.0
 LOOK_SECONDS = 0.5
 """How often leases that may be free are looked for."""
 
+STARTING_BEAT_SECONDS = 2.0
+
 ALIVE_PART = 0.75
 """Of a lease, for which a worker counts as alive: the others have forgotten it when its leases run out, which
 it last renewed at most a quarter of their time ago."""
@@ -94,7 +96,9 @@ class Worker:
         try:
             log.info("worker starts; the first start compiles kernels, for a minute or more")
             starting = asyncio.create_task(self._start())
+            announcing = asyncio.create_task(self._announce_start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await end(announcing)
             if self._stop.is_set():
                 await end(starting)
                 return
@@ -123,6 +127,13 @@ class Worker:
 
     async def _start(self) -> None:
         await asyncio.gather(self._solver.start(), self._planner.start(), asyncio.to_thread(warm_instance))
+
+    async def _announce_start(self) -> None:
+        """Say every STARTING_BEAT_SECONDS that this worker starts, so that readiness can."""
+        while True:
+            with suppress(RedisError, OSError):
+                await workers.beat_starting(self._redis, self.worker_id, 4 * STARTING_BEAT_SECONDS)
+            await asyncio.sleep(STARTING_BEAT_SECONDS)
 
     # --- leases
     async def _share(self, alive: Sequence[str]) -> None:

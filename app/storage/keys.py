@@ -11,6 +11,7 @@ CLUSTERS = "moeplace:clusters"
 no transaction or script touches it together with another key."""
 
 WORKERS = "moeplace:workers"
+STARTING_WORKERS = "moeplace:workers:starting"
 """ZSET worker_id -> until when it counts as alive, milliseconds since the epoch (server's clock)."""
 
 PROCESS_CLOCKS = f"{{{CLUSTERS}}}:process_clocks"

@@ -4,7 +4,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from app.storage.keys import WORKERS
+from app.storage.keys import STARTING_WORKERS, WORKERS
 
 # KEYS workers; ARGV worker id, milliseconds it counts as alive. Forgets the dead on the way; all that live.
 _BEAT = """
@@ -30,9 +30,15 @@ async def beat(redis: Redis, worker_id: str, ttl_seconds: float) -> list[str]:
     return [member.decode() for member in found]
 
 
+async def beat_starting(redis: Redis, worker_id: str, ttl_seconds: float) -> None:
+    """Count as starting for another `ttl_seconds`. A starting worker gets no clusters yet."""
+    await redis.eval(_BEAT, 1, STARTING_WORKERS, worker_id, str(int(ttl_seconds * 1000)))
+
+
 async def leave(redis: Redis, worker_id: str) -> None:
-    """Stop counting as alive at once."""
+    """Stop counting as alive, or as starting, at once."""
     await redis.zrem(WORKERS, worker_id)
+    await redis.zrem(STARTING_WORKERS, worker_id)
 
 
 async def alive(redis: Redis) -> int:
@@ -40,6 +46,12 @@ async def alive(redis: Redis) -> int:
     return int(await redis.eval(_COUNT, 1, WORKERS))
 
 
+async def starting(redis: Redis) -> int:
+    """How many workers start, and will live soon."""
+    return int(await redis.eval(_COUNT, 1, STARTING_WORKERS))
+
+
 async def forget_all(redis: Redis) -> None:
     """For whoever knows that no worker can live: its server was down, and starts none but its own."""
     await redis.delete(WORKERS)
+    await redis.delete(STARTING_WORKERS)

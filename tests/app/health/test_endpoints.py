@@ -71,6 +71,17 @@ async def test_ready_while_a_worker_lives(redis_url: str, redis: Redis) -> None:
         assert codes(await client.get("/readyz")) == ["NO_WORKER"]
 
 
+async def test_a_worker_that_starts_is_not_reported_as_missing(redis_url: str, redis: Redis) -> None:
+    """While a worker compiles its kernels, readiness says so; one that left meanwhile is missing."""
+    async with running(redis_url) as (_, client):
+        await workers.beat_starting(redis, "w1", 30)
+        answer = await client.get("/readyz")
+        assert codes(answer) == ["NO_WORKER"]
+        assert answer.json()["errors"][0]["detail"].startswith("a worker starts")
+        await workers.leave(redis, "w1")
+        assert (await client.get("/readyz")).json()["errors"][0]["detail"].startswith("no worker lives")
+
+
 async def test_silent_workers_are_forgotten(redis: Redis) -> None:
     """Workers that died leave nothing behind: the next heartbeat of any worker removes them."""
     for index in range(5):
