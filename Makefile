@@ -8,7 +8,7 @@ WORKERS ?= auto
 
 install: $(STAMP)
 
-COMPILE := import solvers.warm, migrations.warm, app.instance.warm as instance; solvers.warm.warm(); migrations.warm.warm(); instance.warm()
+COMPILE := import solvers.precompile, migrations.warm, app.instance.warm as instance; solvers.precompile.warm(); migrations.warm.warm(); instance.warm()
 
 # Kernels are compiled once, here, rather than in the first minute of the first service.
 $(STAMP): pyproject.toml

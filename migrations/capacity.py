@@ -11,7 +11,7 @@ import numpy as np
 
 from migrations.cluster import Cluster, members
 from migrations.schedule import Schedule
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import PlacementProblem
 
 SEARCH_STATES: Final = 60_000

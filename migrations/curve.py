@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from migrations.model import MoveKind, Plan, PlanStatus
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 from solvers.problem import Float64, PlacementProblem, UInt8
 
 SAMPLES: Final = 64

@@ -10,7 +10,7 @@ import numpy as np
 from migrations.curve import excess_area, latency_curve
 from migrations.model import ORIGIN, MoveKind, Plan, PlanStatus
 from migrations.planner import plan_in_random_order
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 from solvers.problem import Float64, PlacementProblem, UInt8
 
 _SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)

@@ -17,7 +17,7 @@ from migrations.naming import BY_INDEX, Names
 from migrations.schedule import Policy, Schedule
 from migrations.timing import copy_rates
 from migrations.traffic import Traffic
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import PlacementProblem, UInt8
 from solvers.result import bound_of
 

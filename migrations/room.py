@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import PlacementProblem
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from migrations.diff import Difference
 from migrations.kernels.arrays import ROUTE
-from solvers.holders import nearest_holder
-from solvers.objective import serving_costs
+from solvers.cost.evaluate import serving_costs
 from solvers.placement import Placement
 from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
+from solvers.response.holders import nearest_holder
 
 _UNREACHABLE: Final = 10.0
 """Times the slowest call: what a call counts that nobody serves, as infinities can't be added up."""

@@ -16,7 +16,7 @@ from migrations.model import ORIGIN, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.naming import BY_INDEX, Names
 from migrations.reordering import Reordering
 from migrations.timing import copy_rates
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import Int64, PlacementProblem, UInt8
 
 TOLERANCE: Final = 1e-9

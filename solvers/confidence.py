@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from solvers.ascent import lagrangian_bound
-from solvers.objective import checked_holds, total_cost
+from solvers.cost.evaluate import checked_holds, total_cost
+from solvers.dual.pdhg import lagrangian_bound
 from solvers.problem import Float64, PlacementProblem, UInt8
-from solvers.region import is_large, region_bound
+from solvers.search.region import is_large, region_bound
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import compile_traffic
 

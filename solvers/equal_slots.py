@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from solvers.coverage import allowance
-from solvers.feasibility import shortfalls
-from solvers.objective import total_cost
+from solvers.algorithms import OPTIMALITY_TOLERANCE, solve
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.repair import allowance
+from solvers.feasible.violations import shortfalls
 from solvers.params import DEFAULT_ALGORITHM, BoundParams
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, bound_of, gap_ratio
-from solvers.solve import OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import Stopping, never
 
 

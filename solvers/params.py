@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 DEFAULT_ALGORITHM = "certified"
-"""Of `solvers.solve`, which not everyone who names it wants to load."""
+"""Of `solvers.algorithms`, which not everyone who names it wants to load."""
 
 
 class ParamsError(ValueError):

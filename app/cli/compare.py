@@ -13,10 +13,10 @@ from rich.table import Table
 
 from app.cli.chart import Bar, comparison_chart
 from app.cli.solve import EXIT_INFEASIBLE, interrupts, number, read_instance, refuse, shown_progress
-from solvers.ascent import lagrangian_bound
+from solvers.algorithms import ALGORITHMS, solve
+from solvers.dual.pdhg import lagrangian_bound
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveResult, SolveStatus, gap_ratio
-from solvers.solve import ALGORITHMS, solve
 from solvers.stopping import FirstOf, MaxRuntime, Stopping
 from solvers.traffic import compile_traffic
 

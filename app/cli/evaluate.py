@@ -10,9 +10,9 @@ import numpy as np
 import typer
 
 from app.cli.solve import EXIT_INFEASIBLE, number, read_instance, refuse, unserved
-from solvers.feasibility import shortfalls
-from solvers.files import load_placement
-from solvers.objective import evaluate, migration_cost, total_cost
+from solvers.cost.evaluate import evaluate, migration_cost, total_cost
+from solvers.feasible.violations import shortfalls
+from solvers.io.files import load_placement
 from solvers.problem import Coupling, ProblemError
 
 

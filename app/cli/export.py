@@ -30,8 +30,8 @@ from app.cli.interop_options import (
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import read_instance, refuse
-from solvers.files import load_placement
-from solvers.objective import checked_holds
+from solvers.cost.evaluate import checked_holds
+from solvers.io.files import load_placement
 from solvers.problem import ProblemError
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from solvers.io.traces import Recording, Routes, routes_of
 from solvers.problem import Coupling, PlacementProblem, ProblemError
-from solvers.traces import Recording, Routes, routes_of
 
 _PART = re.compile(r"(?P<domain>.+)@(?P<begin>[0-9.]+):(?P<end>[0-9.]+)")
 _FORMS = ("constrained-int", "Latency")

@@ -44,7 +44,7 @@ from app.cli.interop_options import (
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import refuse
-from solvers.traces import write_recordings
+from solvers.io.traces import write_recordings
 
 
 def import_command(

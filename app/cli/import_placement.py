@@ -15,9 +15,9 @@ from agent.interop.layers import LayerIndex, MoeLayers
 from agent.interop.registry import PlacementFormat
 from app.cli.interop_options import NEEDS_NUMBERS
 from app.cli.solve import number, read_instance, refuse
-from solvers.feasibility import shortfalls
-from solvers.files import save_placement
-from solvers.objective import total_cost
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.violations import shortfalls
+from solvers.io.files import save_placement
 from solvers.placement import Placement
 from solvers.result import SolveResult, SolveStatus
 

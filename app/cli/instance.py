@@ -10,9 +10,9 @@ import typer
 
 from app.cli.fleet import problem_of, read_fleet
 from app.cli.solve import refuse
-from solvers.files import save_problem
+from solvers.io.files import save_problem
+from solvers.io.traces import read_recordings
 from solvers.problem import ProblemError
-from solvers.traces import read_recordings
 
 
 def instance_command(

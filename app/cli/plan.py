@@ -16,7 +16,7 @@ from migrations.gantt import gantt_svg
 from migrations.model import MoveKind, Plan, PlanError, PlanStatus, save_plan
 from migrations.naming import BY_INDEX
 from migrations.planner import plan
-from solvers.files import load_placement
+from solvers.io.files import load_placement
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8
 

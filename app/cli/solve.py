@@ -17,13 +17,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from solvers.algorithms import ALGORITHMS, solve
+from solvers.cost.evaluate import route_latencies
 from solvers.equal_slots import most_equal_slots, solve_equal_slots
-from solvers.files import load_problem, save_placement
-from solvers.objective import route_latencies
+from solvers.io.files import load_problem, save_placement
 from solvers.params import DEFAULT_ALGORITHM, ParamsError
 from solvers.problem import Coupling, PlacementProblem, ProblemError, UInt8
 from solvers.result import Progress, SolveResult
-from solvers.solve import ALGORITHMS, solve
 
 EXIT_INFEASIBLE = 1  # no placement or plan, whether it is proved that none exists or not
 EXIT_MALFORMED = 2

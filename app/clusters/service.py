@@ -112,7 +112,7 @@ async def check_algorithm(name: str, pointer: str) -> None:
 
 def _algorithms() -> frozenset[str]:
     # Compiled code comes with it: not before somebody asks.
-    from solvers.solve import ALGORITHMS
+    from solvers.algorithms import ALGORITHMS
 
     return frozenset(ALGORITHMS)
 

@@ -17,10 +17,10 @@ from app.demo.scenario import (
 from app.demo.slices import Slice
 from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS, TOP_K
 from app.tiny_moe.traces import requests
-from solvers.objective import mean_latency_seconds
+from solvers.algorithms import solve
+from solvers.cost.evaluate import mean_latency_seconds
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem
-from solvers.solve import solve
 
 BASELINES = ("uniform", "local_popularity", "eplb")
 

@@ -21,9 +21,9 @@ from app.fleet.reference import answers_of_whole_model
 from app.fleet.report import Episode, Report, Row, TimeLine
 from app.fleet.scenario import Scenario, imposed_words
 from app.fleet.traffic import Request, Swap, arrivals
-from solvers.objective import mean_latency_seconds
+from solvers.algorithms import solve
+from solvers.cost.evaluate import mean_latency_seconds
 from solvers.placement import Placement
-from solvers.solve import solve
 
 ALGORITHMS = ("uniform", "local_popularity", "eplb", "prism", "sgd", "certified")
 

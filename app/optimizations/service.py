@@ -69,7 +69,7 @@ async def list_optimizations(
 
 def list_algorithms() -> AlgorithmList:
     """What `algorithm` may name; call it in a thread, since compiled code comes with it at first."""
-    from solvers.solve import ALGORITHMS
+    from solvers.algorithms import ALGORITHMS
 
     return AlgorithmList(
         algorithms=[

@@ -78,8 +78,8 @@ def _shortfalls(
     # Compiled code comes with them: not before somebody asks.
     from app.instance.problem import build_problem
     from app.instance.statistics import Statistics
-    from solvers.feasibility import shortfalls
-    from solvers.packing import pack
+    from solvers.feasible.packing import pack
+    from solvers.feasible.violations import shortfalls
 
     if not fleet.nodes:
         return [FieldError("/holds", "no node is registered, expected at least one", "NO_NODES")]

@@ -17,9 +17,9 @@ import orjson
 from app.instance.fleet import ExpertAddress, Fleet
 from app.placements.schemas import TargetKind
 from app.storage.documents import EncodedDocument, encode_document
-from solvers.holders import first_holders
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import Float64, Int64, PlacementProblem, UInt8
+from solvers.response.holders import first_holders
 
 Bool = npt.NDArray[np.bool_]
 

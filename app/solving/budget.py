@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from app.placements import store
 from app.solving.observation import Observation
 from app.storage.clock import server_now
-from solvers.instalment import UNLIMITED, Budget
+from solvers.response.partial import UNLIMITED, Budget
 
 SLACK = 0.01
 """Of an interval: solves that begin an interval apart do not by a hair."""

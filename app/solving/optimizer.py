@@ -35,11 +35,11 @@ from app.solving.tasks import SolveOutcome, SolveRequest, solve_task, trial_task
 from app.solving.triggers import Reason
 from app.storage.clock import server_now
 from app.storage.lease import Lease
-from solvers.instalment import UNLIMITED
+from solvers.feasible.shortage import unplaced
 from solvers.multipliers import Multipliers
 from solvers.problem import PlacementProblem
+from solvers.response.partial import UNLIMITED
 from solvers.result import SolveStatus, gap_ratio
-from solvers.shortage import unplaced
 
 GRACE_SECONDS = 15.0
 """A solver that has not returned this long after its time limit is ended."""

@@ -33,7 +33,7 @@ from app.storage.lease import Lease
 from app.storage.records import read_record, record_json
 from solvers.confidence import LEAST_BATCHES, interval
 from solvers.problem import UInt8
-from solvers.region import is_large
+from solvers.search.region import is_large
 
 DEADLINE_SECONDS = 60.0
 

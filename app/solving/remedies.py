@@ -7,9 +7,9 @@ from app.placements.schemas import Outlook
 from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.tasks import SolveOutcome
+from solvers.feasible.shortage import Shortage, Unplaced
 from solvers.params import DEFAULT_ALGORITHM
 from solvers.result import SolveStatus
-from solvers.shortage import Shortage, Unplaced
 
 _LISTED = 4
 

@@ -13,7 +13,7 @@ from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from app.storage.records import read_record
-from solvers.feasibility import shortfalls
+from solvers.feasible.violations import shortfalls
 from solvers.problem import PlacementProblem, UInt8
 
 

@@ -12,19 +12,19 @@ from migrations.naming import BY_INDEX, Names
 from migrations.planner import plan
 from migrations.verify import verify
 from migrations.warm import warm as warm_planner
+from solvers.algorithms import solve
 from solvers.confidence import Judged, judge
-from solvers.feasibility import shortfalls
-from solvers.holders import nearest_holder
-from solvers.instalment import UNLIMITED, Budget, instalment
+from solvers.cost.evaluate import Breakdown, breakdown, evaluate, migration_cost
+from solvers.feasible.shortage import Shortage, shortage
+from solvers.feasible.violations import shortfalls
 from solvers.multipliers import Multipliers
-from solvers.objective import Breakdown, breakdown, evaluate, migration_cost
 from solvers.placement import Placement
+from solvers.precompile import warm
 from solvers.problem import Float64, PlacementProblem, UInt8
+from solvers.response.holders import nearest_holder
+from solvers.response.partial import UNLIMITED, Budget, instalment
 from solvers.result import SolveResult, SolveStatus
-from solvers.shortage import Shortage, shortage
-from solvers.solve import solve
 from solvers.stopping import MaxRuntime
-from solvers.warm import warm
 
 FIRST_TRIAL_SECONDS = 5.0
 """For the trial of a first placement, which decides nothing and says how optimistic the cost is."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from solvers.convolution import choose_counts_concave, choose_counts_rounded
+from solvers.heuristics.convolution import choose_counts_concave, choose_counts_rounded
 from solvers.kernels.knapsack import group_knapsack
 from solvers.problem import Float64, Int32, Int64
 

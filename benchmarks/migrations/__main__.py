@@ -17,7 +17,7 @@ from benchmarks.migrations.measurement import Measurement, measure
 from benchmarks.migrations.table import markdown, row
 from benchmarks.quality.traces import load_traces
 from migrations.warm import warm as warm_planner
-from solvers.warm import warm
+from solvers.precompile import warm
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from benchmarks.quality.instances import EXPERT_BYTES, instance
 from benchmarks.quality.traces import Trace
 from benchmarks.region.instances import region_problem
+from solvers.algorithms import solve
 from solvers.problem import Coupling, Float64, Int64, PlacementProblem, UInt8
-from solvers.solve import solve
 
 REGIONS = (300, 1000)  # nodes
 REGION_TRACE = "deepseek-v2-lite"

@@ -12,7 +12,7 @@ from migrations.curve import excess_area
 from migrations.model import MoveKind, PlanStatus
 from migrations.planner import plan, plan_in_random_order
 from migrations.verify import verify
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 
 RANDOM_ORDERS = 3
 LARGE = 100

@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks.quality.instances import instance
 from benchmarks.quality.traces import Trace, load_traces
+from solvers.algorithms import solve
+from solvers.precompile import warm
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveStatus
-from solvers.solve import solve
 from solvers.traffic import compile_traffic
-from solvers.warm import warm
 
 PATIENCE = 10_000  # rounds: as good as it can within the limit is asked for, not soon
 MEMORIES = (0.2, 0.3, 0.45)

@@ -12,9 +12,9 @@ from pathlib import Path
 from benchmarks.quality.instances import instance
 from benchmarks.quality.table import Row, heading, markdown, measure, medians
 from benchmarks.quality.traces import Trace, load_traces
+from solvers.algorithms import ALGORITHMS
+from solvers.precompile import warm
 from solvers.problem import Coupling, PlacementProblem
-from solvers.solve import ALGORITHMS
-from solvers.warm import warm
 
 JUDGE = "certified"
 LEFT_OUT = ("exact",)  # for small instances; tests hold the others to it

@@ -6,8 +6,8 @@ import math
 import statistics
 from dataclasses import asdict, dataclass
 
+from solvers.algorithms import solve
 from solvers.problem import PlacementProblem
-from solvers.solve import solve
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from benchmarks.quality.traces import SHARED, load_traces
 from benchmarks.region.instances import BLOCKS, EXPERTS, WIDTH, region_problem
-from solvers.objective import evaluate
+from solvers.algorithms import solve
+from solvers.cost.evaluate import evaluate
 from solvers.placement import Placement
+from solvers.precompile import warm
 from solvers.problem import Coupling, PlacementProblem
-from solvers.solve import solve
-from solvers.warm import warm
 
 SIZES = (100, 300, 1000)
 BASELINES = ("local_popularity", "global_popularity", "eplb")

@@ -29,11 +29,11 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, NodeRecord, NodeSpec
 from benchmarks.quality.instances import EXPERT_BYTES, ORIGIN_SECONDS, fleet
 from benchmarks.quality.traces import Trace, load_traces
+from solvers.algorithms import solve
 from solvers.confidence import gap_interval
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 from solvers.problem import Coupling, PlacementProblem, UInt8
 from solvers.result import SolveResult
-from solvers.solve import solve
 
 TRACES = ("tiny-moe", "gpt-oss-20b", "deepseek-v2-lite")
 SAMPLES = (16, 64, 256, 1024)

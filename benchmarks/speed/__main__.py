@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed.shapes import drawn_problem
-from solvers.ascent import Ascent
+from solvers.algorithms import solve
+from solvers.dual.pdhg import Ascent
 from solvers.placement import Placement
+from solvers.precompile import warm
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveResult
-from solvers.solve import solve
 from solvers.traffic import compile_traffic
-from solvers.warm import warm
 
 NODES, BLOCKS, EXPERTS, WIDTH = 32, 58, 256, 8
 DRIFT = 0.1  # sigma of the log-normal factor on every rate

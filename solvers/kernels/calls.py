@@ -1,5 +1,5 @@
 """Kernels of the linear relaxation by levels, for single calls and for routes that wait for their slowest
-call; see `solvers.slowest_calls`.
+call; see `solvers.dual.slowest`.
 
 Experts come last in every array, so that the loops over the experts of a block run through memory and go
 many at a time: potentials and calls are float64[N, L, E] over (node, level with a gap, expert), alpha is

@@ -1,5 +1,5 @@
 """Kernel of the linear relaxation by levels over the calls that are made, a cell each; see
-`solvers.cell_calls`."""
+`solvers.dual.cells`."""
 
 import numpy as np
 

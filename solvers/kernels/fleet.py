@@ -1,4 +1,6 @@
-"""Kernels of best responses in a large fleet; see `solvers.fleet`. Arrays over (expert, node) are [E, N]."""
+"""Kernels of best responses in a large fleet; see `solvers.response.fleet`. Arrays over (expert, node) are
+[E, N].
+"""
 
 import numpy as np
 

@@ -1,5 +1,5 @@
 """Kernel of the linear relaxation by levels for routes that one server must serve alone; see
-`solvers.hosting`."""
+`solvers.dual.hosted`."""
 
 import numpy as np
 

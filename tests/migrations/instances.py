@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import Int64, PlacementProblem, UInt8
 
 

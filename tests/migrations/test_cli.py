@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from app.cli.plan import plan_command
 from app.cli.verify import verify_command
-from solvers.files import save_placement, save_problem
+from solvers.io.files import save_placement, save_problem
 from solvers.placement import Placement
 from solvers.result import SolveResult, SolveStatus
 from tests.migrations.instances import Change, cluster

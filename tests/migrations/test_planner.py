@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from migrations.model import ORIGIN, Limits, Move, MoveKind, Plan, PlanError, PlanStatus
 from migrations.planner import plan
 from migrations.verify import verify
-from solvers.packing import pack
+from solvers.feasible.packing import pack
 from solvers.problem import Int64
 from tests.migrations.instances import Change, changes, cluster, random_change
 

@@ -77,7 +77,7 @@ def charge_up_to(found: Earnings, pay: float, reach: float, gaps: list[float]) -
 
 
 class SlowestTwin:
-    """`solvers.slowest_calls.SlowestCalls`."""
+    """`solvers.dual.slowest.SlowestCalls`."""
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
         self._problem, self._traffic = problem, traffic
@@ -112,7 +112,7 @@ class SlowestTwin:
 
 
 class SingleTwin:
-    """`solvers.single_calls.SingleCalls`."""
+    """`solvers.dual.single.SingleCalls`."""
 
     def __init__(self, activity: Float64, order: Int64, gap: Float64) -> None:
         self._activity, self._order, self._gap = activity, order.tolist(), gap.tolist()
@@ -134,7 +134,7 @@ class SingleTwin:
 
 
 class HostingTwin:
-    """`solvers.hosting.Hosting`."""
+    """`solvers.dual.hosted.Hosting`."""
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
         self._problem, self._traffic = problem, traffic

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from solvers.bounds import Dual
-from solvers.coverage import allowance
-from solvers.objective import opening_costs
-from solvers.packing import packable_bytes
+from solvers.cost.evaluate import opening_costs
+from solvers.dual.relaxation import Dual
+from solvers.exact.programme import programme
+from solvers.feasible.packing import packable_bytes
+from solvers.feasible.repair import allowance
 from solvers.problem import PlacementProblem
-from solvers.programme import programme
 from solvers.traffic import compile_traffic
 
 Float64 = npt.NDArray[np.float64]

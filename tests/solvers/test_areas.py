@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from solvers import areas as areas_module
-from solvers import region as region_module
-from solvers.areas import AreaProblems, areas
-from solvers.ascent import Ascent
-from solvers.cell_calls import CellCalls
-from solvers.objective import total_cost
-from solvers.packing import packable_bytes
+from solvers.cost.evaluate import total_cost
+from solvers.dual import clusters as areas_module
+from solvers.dual.cells import CellCalls
+from solvers.dual.clusters import AreaProblems, areas
+from solvers.dual.pdhg import Ascent
+from solvers.feasible.packing import packable_bytes
 from solvers.problem import Coupling, PlacementProblem
-from solvers.region import region_bound
+from solvers.search import region as region_module
+from solvers.search.region import region_bound
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from solvers.balance import eplb, smartmoe
-from solvers.baselines import global_popularity, local_popularity, random, redundance, uniform
-from solvers.feasibility import shortfalls
+from solvers.feasible.violations import shortfalls
+from solvers.heuristics.eplb import eplb, smartmoe
+from solvers.heuristics.popularity import global_popularity, local_popularity, random, redundance, uniform
 from solvers.params import EplbParams
 from solvers.problem import PlacementProblem
 from solvers.traffic import compile_traffic

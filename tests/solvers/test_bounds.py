@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from solvers import ascent as ascent_module
 from solvers import chunks
-from solvers.ascent import Ascent, lagrangian_bound
-from solvers.bounds import Dual
+from solvers.algorithms import solve
+from solvers.dual import pdhg as ascent_module
+from solvers.dual.pdhg import Ascent, lagrangian_bound
+from solvers.dual.relaxation import Dual
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveStatus
-from solvers.solve import solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem

@@ -4,17 +4,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from solvers import certified as certified_module
-from solvers import solve as solve_module
-from solvers.bounds import Relaxation
-from solvers.exact import exact
+from solvers import algorithms as solve_module
+from solvers.algorithms import solve
+from solvers.dual.relaxation import Relaxation
+from solvers.exact.exact import exact
 from solvers.multipliers import HostPotentials, Multipliers, Potentials, Reaches
 from solvers.params import ExactParams
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
-from solvers.region import solve_region
 from solvers.result import InvalidBound, SolveStatus, bound_of, gap_ratio
-from solvers.solve import solve
+from solvers.search import certified as certified_module
+from solvers.search.region import solve_region
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from solvers import certified as module
-from solvers.ascent import Ascent
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.dual.pdhg import Ascent
 from solvers.params import CertifiedParams, ParamsError
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveStatus
-from solvers.solve import solve
+from solvers.search import certified as module
 from solvers.stopping import MaxRuntime
 from tests.oracles.instances import random_holds, random_problem
 from tests.oracles.placements import feasible_placements, total_costs

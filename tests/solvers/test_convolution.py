@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import convolution
-from solvers.convolution import choose_counts_concave, choose_counts_rounded, is_concave, max_plus
-from solvers.feasibility import shortfalls
-from solvers.knapsack import choose_counts
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.violations import shortfalls
+from solvers.heuristics import convolution
+from solvers.heuristics.convolution import choose_counts_concave, choose_counts_rounded, is_concave, max_plus
 from solvers.problem import Coupling
-from solvers.solve import solve
+from solvers.response.knapsack import choose_counts
 from tests.oracles.convolution import knapsack
 from tests.oracles.convolution import max_plus as naive
 from tests.oracles.instances import random_problem

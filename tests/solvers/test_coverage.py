@@ -2,7 +2,7 @@
 
 import pytest
 
-from solvers.coverage import finite_fallback, replica_worth
+from solvers.feasible.repair import finite_fallback, replica_worth
 from solvers.problem import Coupling, Float64, UInt8
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem

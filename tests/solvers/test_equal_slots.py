@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solvers.cost.evaluate import total_cost
 from solvers.equal_slots import most_equal_slots, solve_equal_slots
-from solvers.feasibility import shortfalls
-from solvers.objective import total_cost
+from solvers.feasible.violations import shortfalls
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import SolveStatus
 

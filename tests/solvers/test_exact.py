@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from solvers.ascent import lagrangian_bound
-from solvers.feasibility import shortfalls
+from solvers.algorithms import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
+from solvers.dual.pdhg import lagrangian_bound
+from solvers.exact.programme import Programme, TooLarge, programme
+from solvers.feasible.violations import shortfalls
 from solvers.problem import Coupling
-from solvers.programme import Programme, TooLarge, programme
 from solvers.result import SolveStatus
-from solvers.solve import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem

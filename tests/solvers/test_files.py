@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.files import load_placement, load_problem, load_result, save_placement, save_problem
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.io.files import load_placement, load_problem, load_result, save_placement, save_problem
 from solvers.problem import ProblemError
 from solvers.result import SolveStatus
-from solvers.solve import solve
 from tests.oracles.instances import random_problem
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from solvers.coverage import NoPlacement, make_feasible
-from solvers.feasibility import shortfalls
-from solvers.fleet import FleetResponse
+from solvers.cost.evaluate import checked_holds, nearest_nodes, total_cost
+from solvers.feasible.repair import NoPlacement, make_feasible
+from solvers.feasible.violations import shortfalls
 from solvers.kernels import evaluation, fleet, nearest, tables
-from solvers.objective import checked_holds, nearest_nodes, total_cost
 from solvers.problem import Coupling
+from solvers.response.fleet import FleetResponse
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem
 

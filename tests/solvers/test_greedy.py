@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from solvers.coverage import allowance
-from solvers.feasibility import shortfalls
-from solvers.greedy import _Search
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.repair import allowance
+from solvers.feasible.violations import shortfalls
+from solvers.heuristics.greedy import _Search
 from solvers.problem import Coupling, PlacementProblem
-from solvers.solve import solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.greedy import greedy as naive_greedy

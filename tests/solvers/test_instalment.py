@@ -8,12 +8,12 @@ import pytest
 
 from app.demo import scenario
 from app.tiny_moe import shape, traces
-from solvers.feasibility import shortfalls
-from solvers.instalment import UNLIMITED, Budget, instalment
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.violations import shortfalls
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, UInt8
-from solvers.solve import solve
+from solvers.response.partial import UNLIMITED, Budget, instalment
 from tests.oracles.instances import random_problem
 
 

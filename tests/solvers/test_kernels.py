@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.coverage import finite_fallback
+from solvers.cost.evaluate import COUPLING_CODE, nearest_nodes
+from solvers.feasible.repair import finite_fallback
 from solvers.kernels import evaluation, tables, terms
 from solvers.kernels import knapsack as kernel
-from solvers.knapsack import _by_value, choose_counts, hull_counts
-from solvers.objective import COUPLING_CODE, nearest_nodes
 from solvers.problem import Coupling, PlacementProblem
+from solvers.response.knapsack import _by_value, choose_counts, hull_counts
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem
 from tests.oracles.placements import objectives

@@ -5,16 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from solvers import coverage, shortage
-from solvers.coverage import Infeasible, make_feasible
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
 from solvers.equal_slots import solve_equal_slots
-from solvers.feasibility import shortfalls
-from solvers.objective import total_cost
+from solvers.feasible import repair as coverage
+from solvers.feasible import shortage
+from solvers.feasible.repair import Infeasible, make_feasible
+from solvers.feasible.violations import shortfalls
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, UInt8
-from solvers.region import solve_region
 from solvers.result import SolveStatus
-from solvers.solve import solve
+from solvers.search.region import solve_region
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 
@@ -87,7 +88,7 @@ def test_equal_slots_keep_the_status_of_a_block_without_a_placement(monkeypatch:
     def stuck(*_: object, **__: object) -> UInt8:
         raise coverage.NotFound("none was found")
 
-    monkeypatch.setattr("solvers.baselines.make_feasible", stuck)
+    monkeypatch.setattr("solvers.heuristics.popularity.make_feasible", stuck)
     result = solve_equal_slots(problem, 2, "uniform")
     assert (result.status, result.placement) == (SolveStatus.TIME_LIMIT, None)
 

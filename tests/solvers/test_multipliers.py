@@ -8,11 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from solvers import chunks
-from solvers.hosting import Hosting
-from solvers.levels import levels, split
+from solvers.dual.hosted import Hosting
+from solvers.dual.radius import levels, split
+from solvers.dual.single import SingleCalls
+from solvers.dual.slowest import SlowestCalls
 from solvers.problem import Coupling
-from solvers.single_calls import SingleCalls
-from solvers.slowest_calls import SlowestCalls
 from solvers.traffic import compile_traffic, route_keys
 from tests.oracles.instances import random_problem
 from tests.oracles.multipliers import HostingTwin, SingleTwin, SlowestTwin

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from solvers.neighbourhood import Neighbourhood
+from solvers.exact.programme import TooLarge
 from solvers.problem import Coupling
-from solvers.programme import TooLarge
+from solvers.search.neighbourhood import Neighbourhood
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 from tests.oracles.placements import feasible_placements, total_costs

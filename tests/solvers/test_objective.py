@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.objective import (
+from solvers.cost.evaluate import (
     breakdown,
     evaluate,
     mean_latency_seconds,

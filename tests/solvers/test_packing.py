@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.feasibility import shortfalls
+from solvers.feasible.packing import fits, pack, packable_bytes, packs_within_bytes
+from solvers.feasible.violations import shortfalls
 from solvers.kernels.packing import fill_in_order
-from solvers.packing import fits, pack, packable_bytes, packs_within_bytes
 from solvers.problem import PlacementProblem
 from tests.oracles.instances import random_holds, random_problem
 from tests.oracles.placements import feasible_placements, packs

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from solvers.feasibility import shortfalls
-from solvers.objective import total_cost
-from solvers.prism import balanced_devices, cover, entropy_slots, most_frequent, prism
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.violations import shortfalls
+from solvers.heuristics.prism import balanced_devices, cover, entropy_slots, most_frequent, prism
 from solvers.problem import Coupling, PlacementProblem
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem

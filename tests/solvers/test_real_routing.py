@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from solvers.feasibility import shortfalls
+from solvers.algorithms import solve
+from solvers.feasible.violations import shortfalls
 from solvers.problem import Coupling, PlacementProblem
-from solvers.solve import solve
 
 _FOLDER = os.environ.get("MOEPLACE_TRACES", str(Path(__file__).parents[2].parent / "shared" / "data"))
 TRACES = Path(_FOLDER) / "gpt-oss-20b-fingerprint" / "dev_traces.npz"

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from solvers import areas as areas_module
-from solvers import region as region_module
-from solvers.coverage import impossibility
-from solvers.feasibility import shortfalls
-from solvers.objective import total_cost
+from solvers.algorithms import solve
+from solvers.cost.evaluate import total_cost
+from solvers.dual import clusters as areas_module
+from solvers.feasible.repair import impossibility
+from solvers.feasible.violations import shortfalls
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem
 from solvers.result import SolveStatus
-from solvers.solve import solve
+from solvers.search import region as region_module
 from tests.oracles.instances import random_problem
 
 BRIEF = {"patience": 5}

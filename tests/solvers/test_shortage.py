@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from solvers.algorithms import solve
+from solvers.feasible.shortage import shortage, unplaced
 from solvers.problem import PlacementProblem
-from solvers.shortage import shortage, unplaced
-from solvers.solve import solve
 
 
 def fleet(

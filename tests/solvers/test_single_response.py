@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.coverage import make_feasible
-from solvers.decomposition import BestResponse
+from solvers.cost.evaluate import total_cost
+from solvers.feasible.repair import make_feasible
 from solvers.kernels import nearest_two
-from solvers.objective import total_cost
 from solvers.params import SgdParams
 from solvers.problem import Coupling, PlacementProblem
-from solvers.single_response import SingleResponse
+from solvers.response.best_response import BestResponse
+from solvers.response.single import SingleResponse
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from solvers.ascent import lagrangian_bound
-from solvers.feasibility import shortfalls
-from solvers.objective import evaluate, total_cost
+from solvers.algorithms import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
+from solvers.cost.evaluate import evaluate, total_cost
+from solvers.dual.pdhg import lagrangian_bound
+from solvers.feasible.violations import shortfalls
 from solvers.params import ParamsError, SgdParams
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import Progress, SolveStatus
-from solvers.solve import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from solvers.io.traces import Recording, read_recordings, routes_of
 from solvers.problem import ProblemError
-from solvers.traces import Recording, read_recordings, routes_of
 
 
 def test_tokens_become_routes() -> None:

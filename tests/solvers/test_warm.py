@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from solvers.precompile import warm
 from solvers.problem import Coupling
-from solvers.warm import warm
 from tests.oracles.instances import random_problem
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +18,9 @@ _INTERPRETED = """
 import numpy as np
 from solvers.kernels import tables
 assert not hasattr(tables.exact_table, "signatures"), "still compiled"
-from solvers.ascent import lagrangian_bound
+from solvers.dual.pdhg import lagrangian_bound
 from solvers.problem import Coupling
-from solvers.solve import ALGORITHMS, solve
+from solvers.algorithms import ALGORITHMS, solve
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
@@ -71,8 +71,8 @@ _COUNT = """
 import importlib, pickle, pkgutil, sys
 from solvers import kernels
 from solvers.problem import Coupling
-from solvers.warm import warm
-from solvers.solve import ALGORITHMS, solve
+from solvers.precompile import warm
+from solvers.algorithms import ALGORITHMS, solve
 names = [found.name for found in pkgutil.iter_modules(kernels.__path__)]
 modules = [importlib.import_module(f"solvers.kernels.{name}") for name in names]
 def compiled():

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from app.cli import command_line
 from app.cli import compare as command
 from app.cli.chart import Bar, comparison_chart
-from solvers.files import save_problem
+from solvers.algorithms import ALGORITHMS, solve
+from solvers.io.files import save_problem
 from solvers.problem import PlacementProblem
 from solvers.result import SolveResult
-from solvers.solve import ALGORITHMS, solve
 from tests.oracles.instances import random_problem
 from tests.oracles.placements import optimum
 

@@ -13,9 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from app.cli import command_line
-from solvers.files import load_placement, load_problem, load_result
-from solvers.objective import total_cost
-from solvers.traces import read_recordings
+from solvers.cost.evaluate import total_cost
+from solvers.io.files import load_placement, load_problem, load_result
+from solvers.io.traces import read_recordings
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is an optional extra")
 LAYERS = (1, 2, 3)

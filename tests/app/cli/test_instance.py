@@ -10,9 +10,9 @@ import yaml
 from typer.testing import CliRunner
 
 from app.cli import command_line
-from solvers.files import load_problem
+from solvers.algorithms import solve
+from solvers.io.files import load_problem
 from solvers.problem import Coupling
-from solvers.solve import solve
 
 FLEET: dict[str, Any] = {
     "expert_bytes": 10,

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import command_line
-from solvers.coverage import impossibility
-from solvers.files import load_result, save_placement, save_problem
+from solvers.algorithms import solve
+from solvers.feasible.repair import impossibility
+from solvers.io.files import load_result, save_placement, save_problem
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import SolveResult, SolveStatus
-from solvers.solve import solve
 from tests.oracles.instances import random_problem
 
 

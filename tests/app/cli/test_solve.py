@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from app.cli import command_line
 from app.cli import solve as command
-from solvers.files import load_result, save_placement, save_problem
-from solvers.objective import total_cost
+from solvers.algorithms import ALGORITHMS, solve
+from solvers.cost.evaluate import total_cost
+from solvers.io.files import load_result, save_placement, save_problem
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem
 from solvers.result import SolveResult, SolveStatus
-from solvers.solve import ALGORITHMS, solve
 from tests.oracles.instances import random_problem
 
 

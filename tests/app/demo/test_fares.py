@@ -11,7 +11,7 @@ from app.demo.fares import fare
 from app.demo.scenario import DEVICE_ID, MODEL_ID, NODES, ORIGIN_SECONDS, PEER_SECONDS
 from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS
 from app.tiny_moe.traces import requests
-from solvers.feasibility import shortfalls
+from solvers.feasible.violations import shortfalls
 from solvers.problem import UInt8
 from tests.app.demo.tellings import told
 

@@ -8,7 +8,7 @@ from app.fleet.measurement import Step, agreement, figures, time_line
 from app.fleet.prediction import Latencies, measured_latencies, traffic_of
 from app.fleet.traffic import Request
 from app.tiny_moe.shape import EXPERTS, LAYERS
-from solvers.objective import mean_latency_seconds
+from solvers.cost.evaluate import mean_latency_seconds
 from tests.app.fleet.tellings import finished, fleet
 
 NO_ROUTES = np.zeros((0, 6, 2))

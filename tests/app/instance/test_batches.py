@@ -11,7 +11,7 @@ from app.instance.batches import batch_problems
 from app.instance.fleet import Fleet
 from app.instance.problem import build_problem
 from app.instance.statistics import Statistics, Traffic
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 from solvers.problem import PlacementProblem
 from tests.app.telemetry.cluster import model, node
 

@@ -11,7 +11,7 @@ from app.instance.fleet import Fleet
 from app.instance.problem import BuiltProblem, build_problem
 from app.instance.statistics import Bucket, Layout, NodeModel, combine
 from app.telemetry.packed import VERSION, PackedWindow
-from solvers.solve import solve
+from solvers.algorithms import solve
 from tests.app.telemetry.cluster import model, node, packed
 
 EXPERTS = 12

@@ -12,7 +12,7 @@ from app.optimizations.schemas import MAX_RETAINED, OptimizationRecord, Optimiza
 from app.optimizations.store import revise
 from app.storage.jobs import MAX_QUEUED, Job, JobKind
 from app.storage.keys import ClusterKeys
-from solvers.solve import ALGORITHMS
+from solvers.algorithms import ALGORITHMS
 
 pytestmark = pytest.mark.anyio
 

@@ -18,9 +18,9 @@ from app.nodes.schemas import Device, LatencySpec, NodeRecord, NodeSpec
 from app.solving.adoption import Decision, decide
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task, trial_task
 from app.tiny_moe import shape, traces
-from solvers.instalment import UNLIMITED, Budget
-from solvers.objective import evaluate, migration_cost
+from solvers.cost.evaluate import evaluate, migration_cost
 from solvers.problem import UInt8
+from solvers.response.partial import UNLIMITED, Budget
 
 LAYERS = 3
 """Of the model's six: solves are short, and there are many."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.solving.tasks import analysis_task
-from solvers.objective import evaluate
+from solvers.cost.evaluate import evaluate
 from solvers.problem import Coupling, PlacementProblem
 
 

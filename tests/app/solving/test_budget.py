@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from app.placements.schemas import Evidence, PlacementMetadata, PlacementSummary
 from app.solving.budget import budget_left
 from app.solving.observation import Observer
-from solvers.instalment import UNLIMITED, Budget
+from solvers.response.partial import UNLIMITED, Budget
 from tests.app.solving.simulation import Cluster, cluster_settings
 
 pytestmark = pytest.mark.anyio

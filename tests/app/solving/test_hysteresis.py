@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from app.solving.adoption import decide
-from solvers.instalment import Budget
+from solvers.response.partial import Budget
 from tests.app.solving.replayed import OWN, SWAPPED, Replayed, settings
 
 LOOK_EVERY = 2

@@ -15,7 +15,7 @@ from app.nodes.schemas import Device, NodeRecord, NodeSpec
 from app.placements.schemas import Outlook
 from app.solving.holdup import Holdup
 from app.solving.remedies import bytes_in_words, no_room
-from solvers.shortage import shortage
+from solvers.feasible.shortage import shortage
 from tests.app.solving.test_conditions import observed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

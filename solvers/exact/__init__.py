@@ -1,0 +1,1 @@
+"""The placement problem as a mixed integer linear programme."""

@@ -1,0 +1,1 @@
+"""Memory, devices, pins and replicas: what a placement has to respect."""

@@ -1,0 +1,1 @@
+"""The algorithms beside `certified`: those of the papers, and the baselines."""

@@ -1,0 +1,1 @@
+"""Instance, placement and recording files."""

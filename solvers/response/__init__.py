@@ -1,0 +1,1 @@
+"""Best responses: what one node should hold while the others hold what they hold."""

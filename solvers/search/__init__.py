@@ -1,0 +1,1 @@
+"""The search of `certified` and its bound, for fleets of any size."""

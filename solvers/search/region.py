@@ -1,0 +1,265 @@
+"""`certified` on a large fleet: bounds area by area, then best responses of all nodes (*ours*).
+
+Where a fleet has so many nodes that a climb on the dual of the whole is not affordable, the areas of
+`solvers.dual.clusters` are climbed one by one. Their bounds add up to one of the whole; their relaxed
+placements, rounded, are the search's first placement; the nodes of the whole fleet respond to it and to each
+other by `solvers.response.fleet`, with true costs, also across areas. What is pooled for the bound is never
+taken for the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from solvers.cost.evaluate import total_cost
+from solvers.dual.cells import CellCalls
+from solvers.dual.clusters import AreaProblems, areas
+from solvers.dual.pdhg import Ascent
+from solvers.feasible.packing import packable_bytes
+from solvers.feasible.repair import PROOF_SECONDS, NoPlacement, allowance, make_feasible
+from solvers.heuristics.popularity import filled_up
+from solvers.kernels.cells import cover
+from solvers.problem import Coupling, Float64, Int8, Int64, PlacementProblem, UInt8
+from solvers.response.fleet import MOST_NODES, FleetResponse
+from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.traffic import Traffic, compile_traffic
+
+_MANY_CALLS = 60_000_000  # N^2 E, of which a step of the climb looks at every one
+_SIDE_BY_SIDE = 2  # areas, each with its arrays
+_NEAR = 0.06  # relative; servers of an area this alike in latency are one level of its bound
+_STEPS = 90  # of the climb of an area at most
+_LOOK_EVERY = 15  # steps between two looks at what the climb gains
+_FLAT = 2e-3  # relative gain of the bound in that many steps: the climb has ended
+_CLIMB_SHARE = 0.5  # of the time
+_KNOWN_SHARE = 0.4  # of the time, for sweeps from placements that are known
+_SWEEPS = 8  # of all nodes at most, per start
+_SOME_SHARE, _SOME_BLOCKS = 0.5, 0.3  # of the ruins are of some blocks alone, of so many of them
+_BETTER = 1.0 - 1e-12  # relative; less is rounding
+
+
+class Regional(NamedTuple):
+    """A feasible placement uint8[N, E], and a lower bound on the cost of any."""
+
+    holds: UInt8
+    bound: float
+
+
+class _Area(NamedTuple):
+    """What the climb of one area has found: its bound, and the relaxed rows float64[A, E] of its nodes."""
+
+    members: Int64
+    bound: float
+    held: Float64
+
+
+def is_large(problem: PlacementProblem) -> bool:
+    """Whether a fleet is solved by areas: N^2 E above 60 million, 64 nodes on the shape of DeepSeek-V3."""
+    return problem.nodes**2 * problem.experts > _MANY_CALLS and problem.nodes <= MOST_NODES
+
+
+def region_bound(problem: PlacementProblem, stopping: Stopping, seconds: float | None) -> float:
+    """A lower bound on J + M / H of every feasible placement, from climbs that take about so many seconds, or
+    go on until they gain little. Each area climbs a step at least."""
+    return sum(area.bound for area in _climbs(problem, areas(problem), stopping, seconds))
+
+
+def solve_region(
+    problem: PlacementProblem,
+    traffic: Traffic,
+    generator: np.random.Generator,
+    start: UInt8 | None,
+    seconds: float | None,
+    stopping: Stopping,
+    report: Callable[[str, UInt8], None],
+    *,
+    patience: int,
+    goal_gap: float,
+) -> Regional:
+    """A feasible placement of a large fleet and a bound.
+
+    From the relaxed placements of the areas, and before them from `start` and from what is in force, where
+    there is any, sweeps of best responses; then one area after another is emptied, of all or some blocks,
+    and its nodes respond anew, until `patience` of them in a row have found nothing or the relative gap is
+    `goal_gap`. Anytime; raises `NoPlacement`. A climb of an area of A nodes costs
+    O(A^2 E) a step, a sweep O(N (B E_b^2 + neighbours' routes)): both linear in the number of nodes. Memory
+    O(N E + R K).
+    """
+    search = _Search(problem, traffic, generator, report)
+    known = [("start", start)]
+    if start is None or problem.current is None or (problem.current != start).any():
+        known.append(("current", problem.current))
+    early = stopping if seconds is None else FirstOf((stopping, MaxRuntime(_KNOWN_SHARE * seconds)))
+    for name, given in known:
+        if given is not None and given.any() and not (search.holds is not None and early()):
+            search.descend_from(name, given, early)
+    climbing = None if seconds is None else _CLIMB_SHARE * seconds
+    parts = areas(problem)
+    rounded = np.zeros((problem.nodes, problem.experts), np.uint8)
+    bound, room, allowed = 0.0, packable_bytes(problem), allowance(problem)
+    for area in _climbs(problem, parts, stopping, climbing):
+        bound += area.bound
+        rounded[area.members] = _rounded(
+            problem, area, traffic.activity[area.members], allowed[area.members], room[area.members]
+        )
+    if search.holds is None or not stopping():
+        search.descend_from("relaxed", rounded, stopping)
+    if search.holds is None:
+        assert search.failure is not None
+        raise search.failure
+    idle = 0
+    while idle < patience and not stopping() and search.cost - bound > goal_gap * abs(search.cost):
+        idle = 0 if search.ruin(parts[int(generator.integers(len(parts)))], stopping) else idle + 1
+    if stopping():
+        search.fill_up()
+    return Regional(search.holds, bound)
+
+
+class _Search:
+    """The best placement so far."""
+
+    def __init__(
+        self,
+        problem: PlacementProblem,
+        traffic: Traffic,
+        generator: np.random.Generator,
+        report: Callable[[str, UInt8], None],
+    ) -> None:
+        self._problem, self._traffic = problem, traffic
+        self._generator, self._report = generator, report
+        self._pinned = (allowance(problem) == 1).astype(np.uint8)
+        self._response: FleetResponse | None = None
+        self.holds: UInt8 | None = None
+        self.cost = np.inf
+        self.failure: NoPlacement | None = None  # the first of a repair
+
+    def descend_from(self, name: str, holds: UInt8, stopping: Stopping) -> None:
+        """Sweeps from a placement, made feasible, until no node moves; takes it where it is the best. Nothing
+        where it cannot be made feasible."""
+        feasible = self._feasible(holds, stopping)
+        if feasible is None:
+            return
+        response = self._respond(feasible)
+        for _ in range(_SWEEPS):
+            if not self._sweep(response, np.arange(self._problem.nodes), stopping) or stopping():
+                break
+            response.refresh()
+        self._take(name, response.holds)
+
+    def ruin(self, members: Int64, stopping: Stopping) -> bool:
+        """Empties the nodes `members` of the best placement, of all blocks or of some, and has them respond
+        anew; True where that is better."""
+        assert self.holds is not None
+        problem = self._problem
+        emptied = np.ones(problem.experts, np.bool_)
+        if self._generator.random() < _SOME_SHARE:
+            chosen = self._generator.random(problem.blocks) < _SOME_BLOCKS
+            emptied = chosen[problem.column_block]
+        ruined = self.holds.copy()
+        part = np.ix_(members, emptied)
+        ruined[part] = self._pinned[part]
+        feasible = self._feasible(ruined, stopping)
+        if feasible is None:
+            return False
+        response = self._respond(feasible)
+        for _ in range(_SWEEPS):
+            if not self._sweep(response, members, stopping) or stopping():
+                break
+        return self._take("repair", response.holds)
+
+    def fill_up(self) -> None:
+        """The best placement with its free memory filled: interrupted sweeps leave nodes empty."""
+        assert self.holds is not None
+        self._take("filled", filled_up(self._problem, self._traffic, self.holds))
+
+    def _feasible(self, holds: UInt8, stopping: Stopping) -> UInt8 | None:
+        try:
+            return make_feasible(
+                self._problem,
+                self._traffic,
+                holds,
+                stopping,
+                needed=self.holds is None,
+                proof_seconds=PROOF_SECONDS if self.failure is None else 0.0,
+            )
+        except NoPlacement as reason:
+            self.failure = self.failure or reason
+            return None
+
+    def _respond(self, holds: UInt8) -> FleetResponse:
+        if self._response is None:
+            self._response = FleetResponse(self._problem, self._traffic, holds)
+        else:
+            self._response.take(holds)
+        return self._response
+
+    def _sweep(self, response: FleetResponse, nodes: Int64, stopping: Stopping) -> bool:
+        moved = False
+        for node in self._generator.permutation(nodes).tolist():
+            if stopping():
+                break
+            moved |= response.respond(node)
+        return moved
+
+    def _take(self, name: str, holds: UInt8) -> bool:
+        cost = total_cost(self._problem, holds)
+        if self.holds is not None and not cost < self.cost * _BETTER:
+            return False
+        self.holds, self.cost = holds, cost
+        self._report(name, holds)
+        return True
+
+
+def _climbs(
+    problem: PlacementProblem, parts: list[Int64], stopping: Stopping, seconds: float | None
+) -> Iterator[_Area]:
+    """All areas, climbed side by side, the time shared out among those that are left."""
+    made = AreaProblems(problem)
+    ends = None if seconds is None else time.monotonic() + seconds
+    left = len(parts)
+
+    def climb(members: Int64) -> _Area:
+        nonlocal left
+        limit: Stopping = never
+        if ends is not None:
+            limit = MaxRuntime(max(0.0, ends - time.monotonic()) * min(_SIDE_BY_SIDE, left) / left)
+        area = made.of(members)
+        found = _climb(area, FirstOf((stopping, limit)))
+        left -= 1
+        return _Area(members, found.best.bound, found.held[: len(members)])
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="area") as threads:
+        yield from threads.map(climb, parts)
+
+
+def _climb(area: PlacementProblem, stopping: Stopping) -> Ascent:
+    traffic = compile_traffic(area)
+    nothing = np.zeros((area.nodes, area.experts), np.uint8)
+    calls = None if area.coupling is Coupling.COLOCATED else CellCalls(area, traffic, _NEAR)
+    ascent = Ascent(area, traffic, nothing, np.inf, calls=calls)
+    before = 0.0
+    for step in range(_STEPS):
+        if ascent.done or (step > 0 and stopping()):
+            break
+        ascent.step()
+        if step % _LOOK_EVERY == _LOOK_EVERY - 1:
+            if step > 2 * _LOOK_EVERY and ascent.best.bound - before < _FLAT * ascent.best.bound:
+                break
+            before = ascent.best.bound
+    return ascent
+
+
+def _rounded(problem: PlacementProblem, area: _Area, activity: Float64, allowed: Int8, room: Int64) -> UInt8:
+    """uint8[A, E]: the relaxed rows made whole, so that the area holds what it calls where it can. An
+    interrupted search has nothing better for the nodes that it has not come to."""
+    rows = np.empty(area.held.shape, np.uint8)
+    calls = activity.sum(axis=0)
+    order = np.argsort(-calls / problem.column_bytes, kind="stable")
+    order = order[calls[order] > 0.0].astype(np.int64)
+    held = np.ascontiguousarray(area.held)
+    cover(held, activity, order, allowed, problem.column_bytes, room, rows)
+    return rows
