@@ -1,4 +1,4 @@
-"""What the documentation names in the repository is there: files, folders, modules, and links with anchors."""
+"""What the documentation names in the repository exists: files, folders, modules, links and anchors."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def _name(page: Path) -> str:
 
 
 def _exists(module: str) -> bool:
-    """Whether a dotted name is a module, or something in one: the folder and its first part have to be there."""
+    """Whether the folder and the first part of a dotted name exist, as a package or a module."""
     folder, part, *_ = module.split(".")
     return (ROOT / folder / part).is_dir() or (ROOT / folder / f"{part}.py").is_file()
 
