@@ -6,7 +6,7 @@ import numpy as np
 from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int8, Int32, Int64, UInt8
 
-_LEAST_EXPONENT = -80
+_LEAST_EXPONENT = -600  # e to the power of it is still a normal number
 _PER_WHOLE = 16
 _HIGHEST = 1e30  # a potential of more could overflow, and so could the sum of many
 _POWERS = np.exp(_LEAST_EXPONENT + np.arange(-_LEAST_EXPONENT * _PER_WHOLE + 1) / _PER_WHOLE)

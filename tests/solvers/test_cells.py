@@ -50,7 +50,7 @@ def test_shares_are_a_softmax_whatever_the_potentials(scale: float) -> None:
     for r, members in enumerate(routes):
         level = np.vstack([np.zeros(LEVELS), potential[members].astype(np.float64)])
         of_group = potential[cells_of_group(members[0])].astype(np.float64)
-        weight = np.exp(np.maximum(-80.0, level - np.maximum(0.0, of_group.max(axis=0))))
+        weight = np.exp(np.maximum(-600.0, level - np.maximum(0.0, of_group.max(axis=0))))
         shares[members] += rate[r] * weight[1:] / weight.sum(axis=0)
     np.testing.assert_allclose(calls, shares, rtol=1e-5, atol=1e-9)
     assert told[0] == pytest.approx(float((gap[node] * shares).sum()), rel=1e-5)
@@ -60,3 +60,19 @@ def test_shares_are_a_softmax_whatever_the_potentials(scale: float) -> None:
         expected[column[c], order[node[c], 0]] += paid[c].sum()
         expected[column[c], order[node[c], 1:]] += paid[c, 1]
     np.testing.assert_allclose(earned, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_experts_far_below_the_highest_are_shared_by_their_own_difference() -> None:
+    """A route whose experts all lie 100 and more below the highest potential of their group is shared by the
+    difference between its own experts, and not in equal parts: a climb whose routes fall back to equal parts
+    gains nothing any more."""
+    group, route = np.array([0, 3]), np.array([0, 1])
+    routes, rate = np.array([[1, 2]], np.int32), np.ones(1)
+    order, ends, gap = np.zeros((1, 1), np.int64), np.array([[0, 1]]), np.ones((1, 1))
+    potential = np.array([[150.0], [50.0], [47.0]], np.float32)
+    total, calls = np.zeros_like(potential), np.zeros_like(potential)
+    cells.share(
+        group, route, np.zeros(3, np.int32), np.arange(3, dtype=np.int32), routes, rate, order, ends, gap,
+        np.zeros((3, 1)), 0.0, -30.0, potential, total, calls, np.zeros((3, 1)), np.empty(2),
+    )  # fmt: skip
+    assert calls[:, 0] == pytest.approx([0.0, 1.0 / (1.0 + np.exp(-3.0)), 1.0 / (1.0 + np.exp(3.0))])
