@@ -1,7 +1,9 @@
 """What a request changes of a cluster's settings."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -17,17 +19,40 @@ def settled(settings: ClusterSettings) -> ClusterSettings:
     return settings.model_copy(update={"min_replicas": 0})
 
 
-def merged(document: Any, patch: Any) -> Any:
-    """`document` changed by a JSON merge patch (RFC 7396): members of `patch` replace those of the document,
-    objects are merged into objects, and null removes a member."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(document) if isinstance(document, dict) else {}
+@dataclass(frozen=True)
+class Patched:
+    """Settings as a merge patch leaves them. reset: pointers of those that went back to their defaults
+    although the patch did not name them."""
+
+    document: dict[str, Any]
+    reset: list[str]
+
+
+def patched(before: ClusterSettings, patch: Mapping[str, Any]) -> Patched:
+    """What a JSON merge patch makes of settings. `min_replicas` 0 needs an origin, so it goes with it."""
+    document = _merged(ClusterSettings, before.model_dump(mode="json"), patch)
+    if document.get("origin") is None and before.min_replicas == 0 and "min_replicas" not in patch:
+        del document["min_replicas"]
+        return Patched(document, ["/min_replicas"])
+    return Patched(document, [])
+
+
+def _merged(model: type[BaseModel], document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` of `model` changed as RFC 7396 says: members of `patch` replace those of the document,
+    objects are merged into objects. Null stays where the model takes it, which turns the setting off, and
+    removes any other field, which is then as by default. Of a field that the model does not know it stays,
+    too, so that a misspelt name is found."""
+    result = dict(document)
     for name, value in patch.items():
-        if value is None:
+        field = model.model_fields.get(name)
+        kinds = () if field is None else get_args(field.annotation) or (field.annotation,)
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if value is None and kinds and NoneType not in kinds:
             result.pop(name, None)
+        elif inner is not None and isinstance(value, Mapping):
+            result[name] = _merged(inner, result.get(name) or {}, value)
         else:
-            result[name] = merged(result.get(name), value)
+            result[name] = value
     return result
 
 

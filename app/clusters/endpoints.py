@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from app.access.guard import principal_of
 from app.clusters import service
-from app.clusters.changes import changes, merged
+from app.clusters.changes import changes, patched
 from app.clusters.schemas import ClusterList, ClusterResource, ClusterSettings
 from app.http import conditional
 from app.http.answers import json_answer
@@ -41,6 +41,7 @@ PATCH_BODY = {
                 "slower": {"value": {"optimization_interval_seconds": 600.0}},
                 "the origin stays, faster": {"value": {"origin": {"egress_bytes_per_second": 2.5e8}}},
                 "no limit any more": {"value": {"max_moves_per_interval": None}},
+                "no decay": {"value": {"statistics_half_life_seconds": None}},
             },
         }
     },
@@ -125,9 +126,10 @@ async def put_cluster(
 @router.patch(
     "/{cluster_id}",
     summary="Change some of a cluster's settings",
-    description="A JSON merge patch (RFC 7396): settings that are named change, the others stay, and null "
-    "sets one back to its default (which is not null for `statistics_half_life_seconds`: PUT can say null). "
-    "With `If-Match` only while the settings are those you have seen.",
+    description="A JSON merge patch (RFC 7396): settings that are named change, the others stay. Null turns "
+    "off what can be off (the origin, a limit, the half-life of statistics), and sets any other setting back "
+    "to its default. Without an origin `min_replicas` cannot stay 0: it goes back to 1, and `reset` in the "
+    "answer says so. With `If-Match` only while the settings are those you have seen.",
     operation_id="patch_cluster",
     response_class=Response,
     openapi_extra={"requestBody": PATCH_BODY, "parameters": [MATCHING]},
@@ -139,11 +141,12 @@ async def put_cluster(
 async def patch_cluster(request: Request, cluster_id: ClusterId) -> Response:
     patch = await read_merge_patch(request)
 
-    def patched(before: ClusterSettings) -> ClusterSettings:
-        return judged(ClusterSettings, orjson.dumps(merged(before.model_dump(mode="json"), patch)))
+    def change(before: ClusterSettings) -> tuple[ClusterSettings, list[str]]:
+        after = patched(before, patch)
+        return judged(ClusterSettings, orjson.dumps(after.document)), after.reset
 
     written = await service.patch_cluster(
-        redis_of(request), cluster_id, patched, _check(request), limit=settings_of(request).max_clusters
+        redis_of(request), cluster_id, change, _check(request), limit=settings_of(request).max_clusters
     )
     return _answer(request, written, status=200, headers={})
 

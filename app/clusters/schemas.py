@@ -81,8 +81,7 @@ class ClusterSettings(Schema):
         Field(
             gt=0,
             le=1e7,
-            description="Age at which telemetry counts half; null: no decay. Only PUT can say null: in a "
-            "merge patch it means the default. There 1e7 (116 days) has nearly the same effect.",
+            description="Age at which telemetry counts half; null: no decay.",
         ),
         HALF_LIFE,
     ] = 600.0
@@ -132,8 +131,8 @@ class ClusterResource(Schema):
     reset: Annotated[
         list[str],
         Field(
-            description="JSON pointers of settings that the last change set back to their defaults by "
-            "leaving them out."
+            description="JSON pointers of settings that the last change set back to their defaults although "
+            "it did not name them."
         ),
     ]
     drained_nodes: Annotated[

@@ -55,22 +55,24 @@ async def put_cluster(
 async def patch_cluster(
     redis: Redis,
     cluster_id: str,
-    patched: Callable[[ClusterSettings], ClusterSettings],
+    patched: Callable[[ClusterSettings], tuple[ClusterSettings, list[str]]],
     check: Check,
     *,
     limit: int,
 ) -> Written:
-    """Change some of its settings; `patched` gives them from those until now. `NotFound` without it."""
+    """Change some of its settings; `patched` gives them from those until now, with pointers of what it set
+    back to defaults unasked. `NotFound` without the cluster."""
     known = await store.require_cluster(redis, cluster_id)
-    await check_algorithm(patched(known.settings).algorithm, "/algorithm")
+    await check_algorithm(patched(known.settings)[0].algorithm, "/algorithm")
 
     def change(before: ClusterRecord | None) -> tuple[ClusterSettings, list[str]]:
         if before is None:
             raise NotFound(f"there is no cluster {cluster_id}")
         check(version_of(before))
-        settings = settled(patched(before.settings))
+        given, reset_to_defaults = patched(before.settings)
+        settings = settled(given)
         _check_origin(settings)
-        return settings, []
+        return settings, reset_to_defaults
 
     return await _written(redis, await store.write_settings(redis, cluster_id, change, limit=limit))
 

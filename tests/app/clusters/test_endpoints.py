@@ -81,13 +81,23 @@ async def patch(api: AsyncClient, body: object, **headers: str) -> Response:
         ({"min_replicas": None}, {"min_replicas": 0}),
         ({"time_limit_seconds": None}, {"time_limit_seconds": 30.0}),
         ({"max_moves_per_interval": 7}, {"max_moves_per_interval": 7}),
+        ({"max_moves_per_interval": None}, {"max_moves_per_interval": None}),
+        ({"statistics_half_life_seconds": None}, {"statistics_half_life_seconds": None}),
+        ({"origin": None}, {"origin": None}),
+        ({"origin": {"egress_bytes_per_second": None}}, {"origin": {"egress_bytes_per_second": 1.25e8}}),
     ],
 )
 async def test_a_merge_patch_changes_what_it_names(
     api: AsyncClient, body: dict[str, object], changed: dict[str, object]
 ) -> None:
-    """RFC 7396: members replace, objects merge, null goes back to the default, the rest stays."""
-    given = {"origin": ORIGIN, "min_replicas": 2, "time_limit_seconds": 9.0}
+    """RFC 7396: members replace, objects merge, the rest stays; null turns off what can be off, and sets any
+    other setting back to its default."""
+    given = {
+        "origin": {**ORIGIN, "egress_bytes_per_second": 1e6},
+        "min_replicas": 2,
+        "time_limit_seconds": 9.0,
+        "max_moves_per_interval": 5,
+    }
     before = (await api.put("/v1/clusters/alpha", json=given)).json()["settings"]
     answer = await patch(api, body)
     assert answer.status_code == 200, answer.text
@@ -98,9 +108,32 @@ async def test_a_merge_patch_changes_what_it_names(
     assert answer.json()["reset"] == []
 
 
+async def test_without_its_origin_a_cluster_needs_a_replica_again(api: AsyncClient) -> None:
+    """A patch that removes the origin sets min_replicas 0 back to 1 and names it; 0 beside it is refused."""
+    await api.put("/v1/clusters/alpha", json={"origin": ORIGIN})
+    refused = await patch(api, {"origin": None, "min_replicas": 0})
+    assert [fault["pointer"] for fault in refused.json()["errors"]] == ["/min_replicas"]
+    answer = await patch(api, {"origin": None})
+    assert (answer.status_code, answer.json()["reset"]) == (200, ["/min_replicas"])
+    assert answer.json()["settings"]["origin"] is None
+    assert answer.json()["settings"]["min_replicas"] == 1
+
+
+async def test_an_origin_added_by_a_patch_leaves_the_replicas(api: AsyncClient) -> None:
+    """The setting was not named, so it stays; null beside the origin gives the default, 0."""
+    await api.put("/v1/clusters/alpha", json={})
+    added = await patch(api, {"origin": {"latency_seconds": 0.2}})
+    assert added.json()["settings"]["min_replicas"] == 1
+    assert added.json()["settings"]["origin"]["latency_seconds"] == 0.2
+    assert (await patch(api, {"min_replicas": None})).json()["settings"]["min_replicas"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
+        ({"nonsense": None}, "/nonsense"),
+        ({"origin": {"nonsense": None}}, "/origin/nonsense"),
+        ({"origin": 5}, "/origin"),
         ({"horizon_seconds": "60"}, "/horizon_seconds"),
         ({"nonsense": 1}, "/nonsense"),
         ({"origin": {"latency_seconds": -1}}, "/origin/latency_seconds"),
