@@ -52,11 +52,11 @@ def _kills(given: Given) -> tuple[Lines, Any, Lines]:
 
 
 def _seeds(given: Given) -> tuple[Lines, Any, Lines]:
-    found = seeds.run_all(given.seeds, _say)
-    return seeds_lines(found), asdict(found), found.failures
+    found = seeds.run_all(given.seeds, given.processes, _say)
+    return _seeds_lines(found), asdict(found), found.failures
 
 
-def seeds_lines(found: seeds.Outcome) -> Lines:
+def _seeds_lines(found: seeds.Outcome) -> Lines:
     named = ("crashes", "partitions", "lapses", "failovers", "zombies", "copies", "drops", "generations")
     return [
         f"{found.runs} simulated fleets, seeds {found.first} to {found.first + found.runs - 1}, clocks up to "
@@ -119,6 +119,9 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=300, help="(default 300)")
     parser.add_argument("--seeds", type=int, default=1000, help="simulated fleets (default 1000)")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="of seeds (default: one a processor)"
+    )
     parser.add_argument("--requests", type=int, default=50_000, help="fuzzed (default 50000)")
     parser.add_argument("--seed", type=int, default=1, help="of kills and requests (default 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of soak.json and soak.md")

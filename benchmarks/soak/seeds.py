@@ -7,12 +7,14 @@ every process's clock is up to two leases ahead or behind.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.simulation.scenario import SKEW_LEASES, run
+from tests.simulation import scenario
+from tests.simulation.scenario import SKEW_LEASES
 
 FIRST = 1016
 """The test suite makes those before it."""
@@ -33,27 +35,30 @@ class Outcome:
     failures: list[str]
 
 
-def run_all(count: int, say: Callable[[str], None]) -> Outcome:
-    """Seeds from `FIRST` on."""
+def run_all(count: int, processes: int, say: Callable[[str], None]) -> Outcome:
+    """Seeds from `FIRST` on, divided among processes. Ctrl-C ends it with the seeds that are done."""
     failures: list[str] = []
     seen: Counter[str] = Counter()
-    lost, longest = 0, 0.0
+    lost, longest, runs = 0, 0.0, 0
     begun = time.monotonic()
-    for number, seed in enumerate(range(FIRST, FIRST + count), 1):
+    with multiprocessing.Pool(processes) as pool:
         try:
-            outcome = run(seed)
-        except Exception as error:  # noqa: BLE001 - of whatever kind, the seed is named
-            failures.append(f"seed {seed}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
-            say(failures[-1])
-            continue
-        seen.update(outcome.seen)
-        lost += outcome.lost
-        longest = max(longest, outcome.converged_seconds or 0.0)
-        if number % 20 == 0:
-            say(f"{number} runs in {time.monotonic() - begun:.0f} s, {len(failures)} failed")
+            for found in pool.imap(_run, range(FIRST, FIRST + count)):
+                runs += 1
+                if isinstance(found, str):
+                    failures.append(found)
+                    say(found)
+                else:
+                    seen.update(found.seen)
+                    lost += found.lost
+                    longest = max(longest, found.converged_seconds or 0.0)
+                if runs % 20 == 0:
+                    say(f"{runs} runs in {time.monotonic() - begun:.0f} s, {len(failures)} failed")
+        except KeyboardInterrupt:
+            failures.append(f"stopped by hand after {runs} of {count}")
     return Outcome(
         FIRST,
-        count,
+        runs,
         time.monotonic() - begun,
         SKEW_LEASES,
         lost,
@@ -61,3 +66,11 @@ def run_all(count: int, say: Callable[[str], None]) -> Outcome:
         dict(sorted(seen.items())),
         failures,
     )
+
+
+def _run(seed: int) -> scenario.Outcome | str:
+    """How it ended, or in words what failed."""
+    try:
+        return scenario.run(seed)
+    except Exception as error:  # noqa: BLE001 - of whatever kind, the seed is named
+        return f"seed {seed}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
