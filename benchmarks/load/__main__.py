@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import folding, ingest, overload, serving
+from benchmarks.load.attacks import ATTACKS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 POLLS = 5000
@@ -99,23 +100,38 @@ def _poll(given: Given) -> tuple[list[str], Any]:
 
 
 def _overload(given: Given) -> tuple[list[str], Any]:
-    found = overload.measure(given.soak)
-    probe = "unanswered for 10 s" if found.probe_p99_ms is None else f"p99 {found.probe_p99_ms:.0f} ms"
+    found = overload.measure(given.soak, given.flood)
     change = found.memory_last_bytes / found.memory_first_bytes - 1
+    pace = "as fast as they are answered" if found.flood is None else f"{found.flood:.0f} windows/s together"
+    used = found.processors
     return [
-        f"{found.seconds:.0f} s of {overload.FAST} connections that post as fast as they are answered, "
-        f"{overload.SLOW} slow ones, {overload.HALF_OPEN} half-open ones, {overload.MALICIOUS} with bombs, "
-        f"endless heads and garbage, {overload.ATTACKERS} that make one attack after another: "
-        f"{found.accepted_rate:.0f} windows/s accepted, {found.refused_rate:.0f} refused with 503; "
-        f"p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms, those included who ask "
-        f"again at once and are held off; /healthz {probe}. A client that comes back when it is told to: "
-        f"{found.patient_accepted} windows accepted, p99 {found.patient_p99_ms:.0f} ms, after "
-        f"{found.patient_refused} refusals. Resident memory {found.memory_first_bytes / 1e6:.0f} MB after "
-        f"{overload.SETTLING_SECONDS:.0f} s, {found.memory_last_bytes / 1e6:.0f} MB last ({change:+.0%}), "
-        f"peak {found.memory_peak_bytes / 1e6:.0f} MB. {found.accepted} windows acknowledged to clients that "
-        f"were still there, {found.counted} counted, {found.stored} in the stream. Right afterwards: "
-        f"{found.recovered_refused} refused, p99 {found.recovered_p99_ms:.1f} ms."
+        f"{found.seconds:.0f} s of {overload.FAST} connections that post {pace}, {overload.SLOW} slow ones, "
+        f"{overload.HALF_OPEN} half-open ones, {overload.MALICIOUS} with bombs, endless heads and garbage, "
+        f"and {overload.ATTACKERS} that made {found.attacks} attacks in turn, of {len(ATTACKS)} "
+        f"kinds. These clients ran at niceness {overload.NICENESS}. Of {os.cpu_count()} processors the API "
+        f"process used {used.api:.2f}, Valkey {used.redis:.2f}, clients {used.clients:.2f}, and processes "
+        f"that have nothing to do with this {used.others:.2f}.",
+        "",
+        f"* /healthz, every 0.2 s: {_latencies(found.probe)}",
+        f"* resident memory of the API process: peak {found.memory_peak_bytes / 1e6:.0f} MB, "
+        f"{found.memory_first_bytes / 1e6:.0f} MB after {overload.SETTLING_SECONDS:.0f} s, "
+        f"{found.memory_last_bytes / 1e6:.0f} MB last ({change:+.0%})",
+        f"* the flood: {found.accepted_rate:.0f} windows/s accepted, {found.refused_rate:.0f} refused with "
+        f"503; p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms, with those that ask again at once and "
+        f"are held off; {found.broken} connections broken or timed out",
+        f"* a client that comes back when it is asked to: {_latencies(found.patient)}, after "
+        f"{found.patient_refused} refusals",
+        f"* {found.accepted} windows acknowledged to clients that were still there, {found.counted} counted, "
+        f"{found.stored} in the stream",
+        f"* right afterwards: {found.recovered_refused} refused, p99 {found.recovered_p99_ms:.1f} ms",
     ], asdict(found)
+
+
+def _latencies(found: overload.Latencies) -> str:
+    said = f"{found.answered} answers"
+    if found.p50_ms is not None:
+        said += f", p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms, longest {found.longest_ms:.0f} ms"
+    return f"{said}, {found.unanswered} not answered within {overload.ANSWER_SECONDS:.0f} s"
 
 
 PARTS: dict[str, tuple[str, Callable[[Given], tuple[list[str], Any]]]] = {
@@ -158,16 +174,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="service and reference in turn (default 3)")
     parser.add_argument("--soak", type=float, default=25.0, help="seconds of overload; 600 for the long one")
+    parser.add_argument(
+        "--flood", type=float, help="windows/s that overload offers (default: as many as are answered)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of load.json and load.md")
     given = parser.parse_args()
     found = _load(given.out / "load.json")
     for part in given.parts or PARTS:
         title, measure = PARTS[part]
+        load_before = os.getloadavg()[0]
         lines, values = measure(given)
         print(f"## {title}", "", *lines, "", sep="\n", flush=True)
         found[part] = {
             "command": shlex.join(["python", "-m", "benchmarks.load", *sys.argv[1:]]),
-            "load_before": os.getloadavg()[0],
+            "load_before": load_before,
             "lines": lines,
             "values": values,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import cache
+from typing import Any
 
 import httpx
 from isal import igzip
@@ -98,13 +99,21 @@ async def models_of_digests(client: httpx.AsyncClient, node: str) -> None:
 async def pages_of_nodes(client: httpx.AsyncClient, node: str) -> None:
     """Nodes that each tell a thousand latencies, read in one page."""
     peers = {f"{'p' * 50}{index}": 0.001 for index in range(1000)}
-    spec = {
-        "instance_uid": "i-1",
-        "devices": [{"device_id": "gpu0", "memory_bytes": 1}],
-        "latency": {"peers_seconds": peers},
-    }
-    await client.put(f"{fleet.BASE}/nodes/{node}", json=spec)
+    await client.put(f"{fleet.BASE}/nodes/{node}", json={**_spec(1), "latency": {"peers_seconds": peers}})
     await client.get(f"{fleet.BASE}/nodes", params={"limit": 1000})
+
+
+async def labels(client: httpx.AsyncClient, node: str) -> None:
+    """60 kB of text beside a node, read again in every list of nodes."""
+    text = {f"{'k' * 50}{index}": "v" * 50 for index in range(600)}
+    await client.put(f"{fleet.BASE}/nodes/{node}", json={**_spec(1), "labels": text})
+    await client.get(f"{fleet.BASE}/nodes", params={"limit": 1000})
+
+
+async def registrations(client: httpx.AsyncClient, node: str) -> None:
+    """A node that registers again and again, as another each time: everybody would have to read it anew."""
+    for number in range(80):
+        await client.put(f"{fleet.BASE}/nodes/{node}", json=_spec(1 + number % 2))
 
 
 ATTACKS: list[Attack] = [
@@ -121,7 +130,13 @@ ATTACKS: list[Attack] = [
     holdings_without_end,
     models_of_digests,
     pages_of_nodes,
+    labels,
+    registrations,
 ]
+
+
+def _spec(memory_bytes: int) -> dict[str, Any]:
+    return {"instance_uid": "i-1", "devices": [{"device_id": "gpu0", "memory_bytes": memory_bytes}]}
 
 
 async def _telemetry(client: httpx.AsyncClient, node: str, body: bytes, media_type: str) -> None:

@@ -35,6 +35,11 @@ class Running:
     def memory_bytes(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def peak_memory_bytes(self) -> int:
+        """The most that was ever resident, as Linux keeps it."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
 
 @contextlib.contextmanager
 def valkey(*options: str) -> Iterator[Running]:

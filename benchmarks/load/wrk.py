@@ -61,6 +61,13 @@ request = function()
 end
 """
 
+# Each connection waits as long as makes all of them together send `rate` requests a second, more or less.
+_PACE = """
+delay = function()
+  return math.random(0, %(most_ms)d)
+end
+"""
+
 _GET = """
 wrk.path = "%(path)s"
 %(headers)s
@@ -89,9 +96,12 @@ def post(
     seconds: float,
     connections: int,
     headers: Mapping[str, str] | None = None,
+    rate: float | None = None,
+    niceness: int = 0,
 ) -> Load:
     """Post `body` again and again, with the next number each time where it has `sequence`; `path` has a
-    %04d for the node."""
+    %04d for the node. `rate`: requests a second of all connections together, at most; None: as many as are
+    answered."""
     binary = b"\xce" + sequence.to_bytes(4, "big")
     at, width = (body.find(binary) + 1, 4) if binary in body else (body.find(str(sequence).encode()), 10)
     with tempfile.TemporaryDirectory(prefix="moeplace-load-") as folder:
@@ -107,7 +117,9 @@ def post(
             "type": media_type,
             "extra": _lines(headers),
         }
-        return _run(url, script, seconds, connections)
+        if rate is not None:
+            script += _PACE % {"most_ms": 2e3 * connections / rate}
+        return _run(url, script, seconds, connections, niceness)
 
 
 def get(url: str, path: str, *, seconds: float, connections: int, headers: Mapping[str, str]) -> Load:
@@ -119,13 +131,15 @@ def _lines(headers: Mapping[str, str] | None) -> str:
     return "".join(f"{name}: {value}\\r\\n".replace('"', '\\"') for name, value in (headers or {}).items())
 
 
-def _run(url: str, script: str, seconds: float, connections: int) -> Load:
+def _run(url: str, script: str, seconds: float, connections: int, niceness: int = 0) -> Load:
     if shutil.which("wrk") is None:
         raise WrkMissing("wrk is not installed: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script + _DONE)
         file.flush()
         command = [
+            "nice",
+            f"-n{niceness}",
             "wrk",
             "-t1",
             f"-c{connections}",
