@@ -109,7 +109,9 @@ class ValkeyCluster:
         await self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", target.node_id)
         moved = 0
         while keys := await self.ask(source, "CLUSTER GETKEYSINSLOT", slot, 1):
-            await self.ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            # REPLACE: a slow reply has the command sent again, after the target took the key.
+            command = ("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "REPLACE", "KEYS", *keys)
+            await self.ask(source, *command)
             moved += len(keys)
             await asyncio.sleep(pause_seconds)
         for member in (target, source, *(m for m in self.members if m not in (source, target))):

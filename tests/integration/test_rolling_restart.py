@@ -263,7 +263,7 @@ def test_https_and_a_new_certificate(start: Callable[..., Api], tmp_path: Path) 
     assert token.startswith("mpl_east~")
     assert token.split("~")[1] in moeplace("token", "list", "--service", api.url, "--cluster", "east").stdout
     assert (
-        "CERTIFICATE_VERIFY_FAILED"
+        "the server's certificate is not trusted"
         in moeplace(*issue, "--role", "reader", status=1, MOEPLACE_CA_FILE="").stderr
     )
 

@@ -224,6 +224,10 @@ class Store:
     def llen(self, key: str) -> int:
         return len(self._data.get(key, ()))
 
+    def lindex(self, key: str, index: int) -> bytes | None:
+        found = self.lrange(key, index, index)
+        return found[0] if found else None
+
     def lrange(self, key: str, start: int, end: int) -> list[bytes]:
         known = self._data.get(key, [])
         return list(known[start:] if end == -1 else known[start : end + 1])
