@@ -219,7 +219,7 @@ def read_node_file(path: Path) -> NodeFile:
     except OSError as error:
         raise NodeFileError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NodeFileError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+        raise NodeFileError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise NodeFileError(f"{path}: expected keys like node_id, service and devices")
     return node_file(values, base=path.parent, name=str(path))

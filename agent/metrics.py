@@ -26,14 +26,14 @@ _SECONDS: Sequence[float] = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1
 
 WATCHED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "moeplace_agent_held_experts": "Experts held.",
-        "moeplace_agent_used_bytes": "Memory of held and arriving experts.",
+        "moeplace_agent_held_experts": "Experts that the node holds.",
+        "moeplace_agent_used_bytes": "Memory of experts that are held or arriving.",
         "moeplace_agent_capacity_bytes": "Memory that experts may use.",
         "moeplace_agent_sends_in_progress": "Experts being sent now.",
         "moeplace_agent_windows_waiting": "Telemetry windows not sent yet.",
-        "moeplace_agent_windows_dropped_total": "Telemetry windows given up: newer ones needed the room, or "
-        "the service refused them.",
-        "moeplace_agent_registrations_total": "Times the node has registered.",
+        "moeplace_agent_windows_dropped_total": "Telemetry windows dropped, to make room for newer "
+        "ones or because the service refused them.",
+        "moeplace_agent_registrations_total": "Registrations of the node.",
         "moeplace_agent_heartbeats_total": "Heartbeats answered.",
         "moeplace_agent_generation": "Placement generation last seen; 0 before the first.",
         "moeplace_agent_assignment_failed": "1 while the newest assignment cannot be applied, else 0.",
@@ -60,7 +60,7 @@ class SendingMetrics:
         )
         self.sends_refused = Counter(
             "moeplace_agent_sends_refused_total",
-            "Requests answered 503, because as many experts were being sent as may be at once.",
+            "Requests answered with 503 because the limit of experts sent at once was reached.",
             registry=registry,
         )
         Gauge(
@@ -83,7 +83,7 @@ class AgentMetrics(SendingMetrics):
         )
         self.fetch_seconds = Histogram(
             "moeplace_agent_fetch_duration_seconds",
-            "Time a successful copy took: fetched, verified and loaded.",
+            "Duration of successful copies: fetch, verify and load.",
             buckets=_SECONDS,
             registry=self.registry,
         )

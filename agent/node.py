@@ -110,7 +110,7 @@ class NodeAgent:
         self.holdings = Holdings(config.devices)
         self.routes: RoutingTable | None = None
         self.registrations = 0
-        """Times the node has registered."""
+        """Registrations of the node."""
         self.heartbeats = 0
         """Heartbeats answered."""
         self._reports = ReportBox()

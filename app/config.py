@@ -1,4 +1,4 @@
-"""What an operator may set, by environment variable (prefix MOEPLACE_) or command-line option."""
+"""The settings of a process: environment variables with the prefix MOEPLACE_, or command-line options."""
 
 import ipaddress
 import re
@@ -19,14 +19,15 @@ class LogFormat(StrEnum):
 
 
 class Settings(BaseSettings):
-    """Settings of one process. What belongs to one cluster of nodes is in `ClusterSettings`, over HTTP."""
+    """Settings of one process. Those of one cluster of nodes are in `ClusterSettings`, set over HTTP."""
 
     model_config = SettingsConfigDict(env_prefix="MOEPLACE_", frozen=True)
 
     redis_url: str | None = Field(
         None,
         description="External Redis or Valkey (redis://, rediss://, valkey://, valkeys://, unix://), or a "
-        "cluster of them (redis+cluster://HOST:PORT,HOST:PORT and so on). None starts the embedded server.",
+        "cluster of them (redis+cluster://HOST:PORT,HOST:PORT and so on). By default the embedded server is "
+        "started.",
     )
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("moeplace"),
@@ -34,81 +35,106 @@ class Settings(BaseSettings):
     )
     embedded_server: Path | None = Field(
         None,
-        description="Binary of the embedded server; None takes the bundled one, or one found on PATH.",
+        description="Binary of the embedded server. By default the bundled one, or one found on PATH.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
-    api_workers: int = Field(1, ge=1, le=64, description="API processes.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the API listens on; 0 chooses a free one.")
+    api_workers: int = Field(1, ge=1, le=64, description="Number of API processes.")
     allow_unauthenticated: bool = Field(
-        False, description="Take requests without tokens, on whatever address: the network is trusted."
+        False,
+        description="Accept requests without tokens on any address. Only for networks that are trusted.",
     )
     allowed_hosts: str | None = Field(
         None,
-        description="Names or addresses, separated by commas, by which browsers and clients may ask for the "
-        "service while it wants no tokens, besides those of loopback and `host`.",
+        description="Host names or addresses, separated by commas, that requests may name while no tokens "
+        "are required, in addition to those of loopback and `host`.",
     )
     operator_token: SecretStr | None = Field(
         None,
-        description="A secret of 32 characters or more that is an operator's token of all clusters: the one "
-        "to begin with. Better kept in a file.",
+        description="Token of an operator of all clusters: a secret of at least 32 characters, to issue the "
+        "first tokens with. `operator_token_file` is safer.",
     )
-    operator_token_file: Path | None = Field(None, description="The same, in a file.")
-    open_metrics: bool = Field(False, description="Answer /metrics without a token.")
+    operator_token_file: Path | None = Field(None, description="File that contains the operator token.")
+    open_metrics: bool = Field(False, description="Serve /metrics without a token.")
     token_requests_per_second: int = Field(
         200,
         ge=0,
         le=1_000_000,
-        description="What one token may ask of one API process; beyond: 429. 0: no limit.",
+        description="Requests per second of one token that one API process accepts; more get 429. "
+        "0: no limit.",
     )
     failed_authentications_per_minute: int = Field(
         30,
         ge=1,
         le=1_000_000,
-        description="Wrong tokens taken from one address by one API process; beyond: 429.",
+        description="Wrong tokens per minute and address that one API process accepts; more get 429.",
     )
     tls_certificate: Path | None = Field(
-        None, description="Serve HTTPS: certificate chain, PEM. Read anew by a rolling restart."
+        None, description="Serve HTTPS with this certificate chain (PEM). Read again by a rolling restart."
     )
-    tls_key: Path | None = Field(None, description="Its private key, PEM, without a password.")
+    tls_key: Path | None = Field(
+        None, description="Private key of the certificate (PEM, without a password)."
+    )
     trusted_proxies: str | None = Field(
         None,
-        description="Addresses or networks, separated by commas, of proxies whose X-Forwarded-For and "
-        "X-Forwarded-Proto are believed.",
+        description="Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For and "
+        "X-Forwarded-Proto headers are trusted.",
     )
     durable: bool = Field(
-        False, description="Answer a write only once the server has it on disk (WAITAOF, Redis 7.2 or newer)."
+        False, description="Answer a write only after Redis has it on disk (WAITAOF, Redis 7.2 or newer)."
     )
-    log_format: LogFormat = Field(LogFormat.CONSOLE, description="console for people, json for collectors.")
+    log_format: LogFormat = Field(
+        LogFormat.CONSOLE, description="console is for people, json for log collectors."
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
-    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body, as sent.")
-    max_inflated_body_bytes: int = Field(64 << 20, ge=1024, description="Largest request body, inflated.")
+    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body in bytes, as sent.")
+    max_inflated_body_bytes: int = Field(
+        64 << 20, ge=1024, description="Largest request body in bytes, decompressed."
+    )
     max_unfolded_bytes: int = Field(
-        256 << 20, ge=1024, description="Telemetry a cluster may have waiting for its worker; beyond: 503."
+        256 << 20,
+        ge=1024,
+        description="Bytes of telemetry of one cluster that may wait for the worker; more get 503.",
     )
     max_requests: int = Field(
         256,
         ge=1,
-        description="Requests one API process works on at once, without long polls. From half of it on, "
-        "some more get 503 by chance, and beyond it all.",
+        description="Requests that one API process handles at once, not counting long polls. Above this "
+        "number all further ones get 503; above half of it, some chosen at random.",
     )
     max_held_bytes: int = Field(
-        128 << 20, ge=1024, description="Bytes of bodies one API process holds at once; beyond: 503."
+        128 << 20,
+        ge=1024,
+        description="Bytes of request bodies that one API process holds at once; more get 503.",
     )
     max_connections: int = Field(
-        12_288, ge=1, description="Connections one API process keeps; beyond: 503 and closed."
+        12_288, ge=1, description="Connections of one API process; further ones get 503 and are closed."
     )
-    max_waiters: int = Field(10_000, ge=0, description="Long polls one API process holds; beyond: 503.")
-    max_clusters: int = Field(1000, ge=1, description="Clusters; registering one more is refused.")
-    drain_seconds: float = Field(8.0, gt=0, le=60, description="What SIGTERM leaves for open requests.")
+    max_waiters: int = Field(
+        10_000, ge=0, description="Long polls that one API process holds; further ones get 503."
+    )
+    max_clusters: int = Field(1000, ge=1, description="Largest number of clusters.")
+    drain_seconds: float = Field(
+        8.0, gt=0, le=60, description="Time for open requests to finish after SIGTERM."
+    )
     worker_lease_seconds: float = Field(
-        10.0, ge=1, le=300, description="A dead worker is replaced after this."
+        10.0,
+        ge=1,
+        le=300,
+        description="Lease of a worker: after this time without renewal, another worker takes over.",
     )
-    worker_tick_seconds: float = Field(0.5, ge=0.05, le=60, description="How often a worker folds and looks.")
+    worker_tick_seconds: float = Field(
+        0.5, ge=0.05, le=60, description="Time between two rounds of a worker over a cluster."
+    )
     node_lease_seconds: float = Field(
-        30.0, ge=1, le=3600, description="A node silent for this long counts as empty."
+        30.0, ge=1, le=3600, description="Lease of a node: a node that is silent for longer counts as empty."
     )
-    heartbeat_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to report.")
-    telemetry_interval_seconds: float = Field(10.0, ge=0.1, description="How often nodes are told to post.")
+    heartbeat_interval_seconds: float = Field(
+        10.0, ge=0.1, description="Time between two heartbeats of a node."
+    )
+    telemetry_interval_seconds: float = Field(
+        10.0, ge=0.1, description="Time between two telemetry posts of a node."
+    )
 
     @property
     def allowed_host_names(self) -> tuple[str, ...]:
@@ -131,7 +157,7 @@ class Settings(BaseSettings):
             try:
                 ipaddress.ip_network(part.strip(), strict=False)
             except ValueError:
-                raise ValueError(f"{part.strip()!r} is no address and no network") from None
+                raise ValueError(f"{part.strip()!r} is not an address or a network") from None
         return trusted
 
     @model_validator(mode="after")
@@ -142,6 +168,6 @@ class Settings(BaseSettings):
             raise ValueError("operator_token and operator_token_file: expected one of them")
         if self.allow_unauthenticated and (self.operator_token or self.operator_token_file):
             raise ValueError(
-                "allow_unauthenticated: with it no token is looked at, so expected no operator_token"
+                "allow_unauthenticated: tokens are not checked with it, so expected no operator_token"
             )
         return self

@@ -41,7 +41,7 @@ class MalformedRequest(ProblemError):
 class Unauthenticated(ProblemError):
     """Whoever asks did not say who they are, or it is not true. `reason` is an error of RFC 6750."""
 
-    status, slug, title = 401, "unauthenticated", "The request needs a token that is valid"
+    status, slug, title = 401, "unauthenticated", "The request needs a valid token"
 
     def __init__(self, detail: str, *, reason: str | None = None) -> None:
         challenge = 'Bearer realm="moeplace"'
@@ -67,15 +67,15 @@ class ForeignSite(ProblemError):
 
 
 class NotFound(ProblemError):
-    status, slug, title = 404, "not-found", "There is no such resource"
+    status, slug, title = 404, "not-found", "Resource not found"
 
 
 class MethodNotAllowed(ProblemError):
-    status, slug, title = 405, "method-not-allowed", "The resource does not answer this method"
+    status, slug, title = 405, "method-not-allowed", "The resource does not support this method"
 
 
 class RequestTimedOut(ProblemError):
-    status, slug, title = 408, "request-timed-out", "The body came too slowly"
+    status, slug, title = 408, "request-timed-out", "The body arrived too slowly"
 
 
 class Conflict(ProblemError):
@@ -87,7 +87,7 @@ class Gone(ProblemError):
 
 
 class PreconditionFailed(ProblemError):
-    status, slug, title = 412, "precondition-failed", "The resource has changed since"
+    status, slug, title = 412, "precondition-failed", "The resource has changed meanwhile"
 
 
 class BodyTooLarge(ProblemError):
@@ -116,15 +116,15 @@ class _RetryLater(ProblemError):
 
 
 class NodeTaken(_RetryLater):
-    status, slug, title = 409, "node-taken", "Another agent runs as this node"
+    status, slug, title = 409, "node-taken", "Another agent uses this node id"
 
 
 class TooManyRequests(_RetryLater):
-    status, slug, title = 429, "too-many-requests", "Too much is waiting already"
+    status, slug, title = 429, "too-many-requests", "Too many requests are waiting"
 
 
 class RateLimited(_RetryLater):
-    status, slug, title = 429, "rate-limited", "You ask too often"
+    status, slug, title = 429, "rate-limited", "Too many requests"
 
 
 class Unavailable(_RetryLater):

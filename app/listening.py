@@ -23,7 +23,7 @@ def open_listener(host: str, port: int, option: str = "--port") -> socket.socket
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise ListeningError(f"host: {host!r} is no address: {error.strerror}") from None
+        raise ListeningError(f"host: {host!r} is not an address: {error.strerror}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

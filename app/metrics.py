@@ -131,7 +131,7 @@ HTTP_DURATION = Histogram(
 )
 HTTP_LONG_POLL_DURATION = Histogram(
     "moeplace_http_long_poll_duration_seconds",
-    "Time a request with `Prefer: wait` took, waiting included.",
+    "Duration of requests with `Prefer: wait`, including the wait.",
     ["route"],
     buckets=_SLOW,
 )
@@ -140,9 +140,8 @@ HTTP_IN_FLIGHT = Gauge(
 )
 REFUSED = _counter(
     "moeplace_refused_total",
-    "Requests and connections refused because of what is waiting already, by what there is too much of: "
-    "requests, bytes, connections, waiters, commits (windows that wait for Redis) or unfolded (windows that "
-    "wait for the worker).",
+    "Requests and connections refused because of too many waiting requests, bytes, connections, "
+    "waiters, commits (windows that wait for Redis) or unfolded windows (that wait for the worker).",
     reason=("requests", "bytes", "connections", "waiters", "commits", "unfolded"),
 )
 WAITERS = Gauge("moeplace_waiters", "Long polls being held.", multiprocess_mode="livesum")
@@ -155,7 +154,7 @@ AUTHENTICATION_FAILURES = _counter(
 )
 AUTHORIZATION_FAILURES = _counter(
     "moeplace_authorization_failures_total",
-    "Requests refused since their token, which is valid, is not for them, by role.",
+    "Requests refused because their valid token does not allow them, by role.",
     role=("OPERATOR", "READER", "NODE"),
 )
 
@@ -169,7 +168,7 @@ TELEMETRY_BYTES = Counter("moeplace_telemetry_received_bytes_total", "Bytes of t
 TELEMETRY_FOLDED = Counter("moeplace_telemetry_folded_windows_total", "Windows folded into the statistics.")
 TELEMETRY_DISCARDED = Counter(
     "moeplace_telemetry_discarded_windows_total",
-    "Accepted windows left out of the statistics: their node or model was gone by then.",
+    "Accepted windows that were not folded because their node or model was deleted meanwhile.",
 )
 TELEMETRY_TOKENS = Counter("moeplace_telemetry_tokens_total", "Tokens of the windows folded.")
 TELEMETRY_ACTIVATIONS = Counter(
@@ -184,13 +183,11 @@ TELEMETRY_STREAM_BYTES = ClusterGauge(
 )
 TELEMETRY_NEWEST = ClusterGauge(
     "moeplace_telemetry_newest_window_timestamp_seconds",
-    "End of the newest window folded; telemetry is stale when it stands still.",
+    "End of the newest window folded. Telemetry is stale if this stops rising.",
 )
 
 # --- clusters
-CLUSTER_COUNT = Gauge(
-    "moeplace_clusters", "Clusters that exist, as workers see it.", multiprocess_mode="livemostrecent"
-)
+CLUSTER_COUNT = Gauge("moeplace_clusters", "Number of clusters.", multiprocess_mode="livemostrecent")
 CLUSTER_CONDITION = ClusterGauge(
     "moeplace_cluster_condition",
     "1 where the condition of `placement/status` is true, else 0.",
@@ -208,7 +205,7 @@ CLUSTER_CONDITION = ClusterGauge(
 )
 CLUSTER_CONDITION_SINCE = ClusterGauge(
     "moeplace_cluster_condition_since_timestamp_seconds",
-    "Since when the condition has been what it is.",
+    "When the condition last changed.",
     "condition",
     CLUSTER_CONDITION.values,
 )
@@ -224,15 +221,16 @@ CLUSTER_NODES_FAILED = ClusterGauge(
 )
 CLUSTER_NODES_IMPLAUSIBLE = ClusterGauge(
     "moeplace_cluster_nodes_implausible",
-    "Live nodes whose counts are doubted: they disagree with their tokens, or with all that was shown.",
+    "Live nodes whose counts are doubted, because they disagree with the node's tokens or with what "
+    "it showed before.",
 )
 CLUSTER_NODES_FLAPPING = ClusterGauge(
     "moeplace_cluster_nodes_flapping",
-    "Nodes that were lost three times or more in the last 15 minutes, as the lease's holder saw.",
+    "Nodes that were lost at least three times in the last 15 minutes.",
 )
 CLUSTER_NODES_BEHIND = ClusterGauge(
     "moeplace_cluster_nodes_behind",
-    "Live nodes that do not hold, or do not route by, what the placement in force gives them.",
+    "Live nodes that do not yet hold what the placement in force gives them, or do not yet route by it.",
 )
 CLUSTER_EXPERTS = ClusterGauge(
     "moeplace_cluster_experts",
@@ -260,7 +258,7 @@ CLUSTER_TOKENS = ClusterGauge(
 # --- over the nodes of a cluster
 NODE_FREE_MEMORY = ClusterGauge(
     "moeplace_node_free_memory_ratio",
-    "Share of a live node's memory for experts that holds none.",
+    "Free share of a live node's memory for experts.",
     "statistic",
     tuple(STATISTICS),
 )
@@ -290,43 +288,44 @@ NODE_SERVED = ClusterGauge(
 )
 NODE_TRANSITIONS = _counter(
     "moeplace_node_transitions_total",
-    "Registered nodes that came to life (live) or whose lease ran out (lost).",
+    "Changes of registered nodes to live, or to lost when the lease ran out.",
     to=("live", "lost"),
 )
 
 CLOCK_AHEAD = Gauge(
     "moeplace_clock_ahead_seconds",
-    "How far the clock of this host is ahead of that of Redis; negative: behind.",
+    "Seconds by which the clock of this host is ahead of the clock of Redis; negative: behind.",
     multiprocess_mode="livemostrecent",
 )
 CLOCK_ERROR = Gauge(
     "moeplace_clock_error_seconds",
-    "By how much this process may be wrong about the time that Redis has.",
+    "Largest error of this process's estimate of the clock of Redis.",
     multiprocess_mode="livemostrecent",
 )
 NODE_CLOCK_AHEAD = ClusterGauge(
     "moeplace_node_clock_ahead_seconds",
-    "How far a live node's clock is ahead of that of Redis, as its heartbeats say; negative: behind.",
+    "Seconds by which a live node's clock is ahead of the clock of Redis, from its heartbeats; "
+    "negative: behind.",
     "statistic",
     tuple(STATISTICS),
 )
 NODE_REGISTRATIONS = _counter(
     "moeplace_node_registrations_total",
-    "Registrations of nodes, by outcome: new, unchanged, changed (the same instance), restarted (another "
-    "instance, where the one before had ended), taken_over (from an agent that was alive, as asked), refused "
-    "(another agent runs as the node) or limited (the node registers too often).",
+    "Registrations of nodes, by outcome: new, unchanged, changed (the same instance), restarted (a "
+    "new instance after the previous one ended), taken_over (from a live agent, on request), refused "
+    "(another agent uses the node id) or limited (too many registrations).",
     outcome=("new", "unchanged", "changed", "restarted", "taken_over", "refused", "limited"),
 )
 
 # --- solving
 SOLVER_RUNS = Counter(
     "moeplace_solver_runs_total",
-    "Solver runs that gave a result, by algorithm and status.",
+    "Solver runs with a result, by algorithm and status.",
     ["algorithm", "status"],
 )
 SOLVER_FAILURES = _counter(
     "moeplace_solver_failures_total",
-    "Solver runs without a result: they failed, crashed, or overran their deadline and were ended.",
+    "Solver runs without a result: failed, crashed, or ended after their deadline (overran).",
     how=("failed", "crashed", "overran"),
 )
 SOLVER_DURATION = Histogram(
@@ -334,7 +333,7 @@ SOLVER_DURATION = Histogram(
 )
 SOLVER_DECISIONS = _counter(
     "moeplace_solver_decisions_total",
-    "What became of solver runs with a result: adopted, or kept (what is in force stays).",
+    "Decisions after solver runs: adopted, or kept (the placement in force stays).",
     decision=("adopted", "kept"),
 )
 
@@ -345,41 +344,40 @@ PLACEMENT_CREATED = ClusterGauge(
 )
 PLACEMENT_OBJECTIVE = ClusterGauge(
     "moeplace_placement_objective_ratio",
-    "Predicted when it was adopted: seconds of expert latency incurred per second, migration included.",
+    "Predicted at adoption: seconds of expert latency per second, including migration.",
 )
 PLACEMENT_GAP = ClusterGauge(
     "moeplace_placement_gap_ratio",
-    "Proven distance of the placement in force from the optimum, (objective - bound) / objective, as of the "
-    "newest solve.",
+    "Certified gap of the placement in force, (objective - lower bound) / objective, from the newest solve.",
 )
 PLACEMENT_TRUE_GAP = ClusterGauge(
     "moeplace_placement_true_gap_upper_ratio",
-    "Upper bound, at a confidence of 95 %, on the distance of the placement in force from the optimum on the "
-    "true traffic; from batches of traffic after its convergence.",
+    "Upper 95 % confidence bound on the gap of the placement in force for the true traffic, from "
+    "batches of traffic after its convergence.",
 )
 PLACEMENT_MEAN_LATENCY = ClusterGauge(
     "moeplace_placement_mean_latency_seconds",
-    "Predicted when it was adopted: expected expert latency of a token.",
+    "Predicted at adoption: expected expert latency of a token.",
 )
 PLACEMENT_PREDICTED_IMPROVEMENT = ClusterGauge(
     "moeplace_placement_predicted_improvement_ratio",
-    "Latency that the placement in force was expected to save against the one before.",
+    "Relative latency that the placement in force was predicted to save against the one before.",
 )
 PLACEMENT_ACHIEVED_IMPROVEMENT = ClusterGauge(
     "moeplace_placement_achieved_improvement_ratio",
-    "Latency that the placement in force saves against the one before, on traffic from after its "
-    "convergence.",
+    "Relative latency that the placement in force saves against the one before, measured on traffic "
+    "after its convergence.",
 )
 PLACEMENT_NOW_OBJECTIVE = ClusterGauge(
     "moeplace_placement_current_objective_ratio",
-    "Seconds of expert latency incurred per second of the traffic now: under what nodes hold (held), and "
-    "under what they are to hold (desired).",
+    "Seconds of expert latency per second of current traffic, for what nodes hold (held) and what "
+    "they should hold (desired).",
     "placement",
     ("held", "desired"),
 )
 PLACEMENT_NOW_LATENCY = ClusterGauge(
     "moeplace_placement_current_mean_latency_seconds",
-    "Expected expert latency of a token of the traffic now, under what nodes hold.",
+    "Expected expert latency of a token of the current traffic, for what nodes hold.",
 )
 PLACEMENT_SERVED = ClusterGauge(
     "moeplace_placement_served_ratio",
@@ -394,7 +392,7 @@ PLACEMENT_BALANCEDNESS = ClusterGauge(
 )
 PLACEMENTS = _counter(
     "moeplace_placements_total",
-    "Placements that came into force, by what made them: solver, operator or rollback.",
+    "Placements that came into force, by origin: solver, operator or rollback.",
     made_by=("solver", "operator", "rollback"),
 )
 
@@ -402,18 +400,18 @@ PLACEMENTS = _counter(
 _OUTCOMES = ("succeeded", "failed", "cancelled")
 COPIES_AVOIDED = Counter(
     "moeplace_copies_avoided_total",
-    "Copies that rebalances as EPLB does them would have asked for, beyond those of the placements adopted.",
+    "Copies that EPLB would have required beyond those of the adopted placements.",
 )
 MOVES = _counter(
     "moeplace_moves_total",
-    "Moves that ended, by kind (copy, drop) and outcome (succeeded, failed, cancelled); a failed attempt "
-    "counts although it is tried again.",
+    "Moves that ended, by kind (copy, drop) and outcome (succeeded, failed, cancelled). Failed "
+    "attempts count even if they are retried.",
     kind=("copy", "drop"),
     outcome=_OUTCOMES,
 )
 MOVED_BYTES = _counter(
     "moeplace_moved_bytes_total",
-    "Bytes that nodes received for copies, by what became of the copy (succeeded, failed, cancelled).",
+    "Bytes that nodes received for copies, by outcome of the copy (succeeded, failed, cancelled).",
     outcome=_OUTCOMES,
 )
 MIGRATION_PLANS = _counter(
@@ -423,26 +421,26 @@ MIGRATION_PLANS = _counter(
 )
 MIGRATION_DURATION = Histogram(
     "moeplace_migration_duration_seconds",
-    "Duration of plans that succeeded: as planned, and as it was (actual).",
+    "Duration of plans that succeeded: planned and actual.",
     ["of"],
     buckets=_LONG,
 )
 MIGRATION_MOVES = ClusterGauge(
     "moeplace_migration_moves",
-    "Moves of the plan being carried out: pending, released to nodes, succeeded, failed (to be retried).",
+    "Moves of the active plan: pending, released to nodes, succeeded, failed (to be retried).",
     "state",
     ("pending", "released", "succeeded", "failed"),
 )
 MIGRATION_BYTES = ClusterGauge(
     "moeplace_migration_bytes",
-    "Bytes of the plan being carried out: to be copied in all (total), and copied (done).",
+    "Bytes of the active plan: total to be copied, and done.",
     "kind",
     ("total", "done"),
 )
 MIGRATION_STALLED = ClusterGauge(
     "moeplace_migration_stalled_seconds",
-    "How long no move has made progress although nodes are to be brought to the placement in force; 0 "
-    "where there is nothing to do, and while an operator has paused the plan.",
+    "Time without progress of any move although nodes are not yet at the placement in force; 0 if "
+    "nothing is to be done, and while an operator has paused the plan.",
 )
 
 # --- who works
@@ -452,7 +450,7 @@ LEASE_CHANGES = _counter(
     event=("acquired", "lost", "released"),
 )
 LEASE_TAKEOVERS = Counter(
-    "moeplace_lease_takeovers_total", "Leases acquired of clusters that some worker had held before."
+    "moeplace_lease_takeovers_total", "Leases acquired of clusters that another worker had held before."
 )
 WORKERS = Gauge("moeplace_workers", "Workers that live.", multiprocess_mode="livesum")
 WORKER_CLUSTERS = Gauge(
@@ -466,7 +464,7 @@ WORKER_TICK_TIME = ClusterGauge(
 )
 WORKER_ABANDONED = Counter(
     "moeplace_worker_abandoned_ticks_total",
-    "Ticks that came to nothing: Redis did not answer, or others kept changing what was to be written.",
+    "Ticks without a result: Redis did not answer, or other processes kept changing the same keys.",
 )
 BUILD_INFO = Gauge(
     "moeplace_build_info",

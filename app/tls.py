@@ -44,6 +44,6 @@ def check_certificate(settings: Settings) -> None:
         )
     except (ssl.SSLError, ValueError) as error:
         raise ListeningError(
-            f"tls_certificate, tls_key: {settings.tls_certificate} and {settings.tls_key} are no certificate "
-            f"and its key without a password, in PEM: {getattr(error, 'reason', None) or error}"
+            f"tls_certificate, tls_key: {settings.tls_certificate} and {settings.tls_key} are not a "
+            f"certificate and its key without a password, in PEM: {getattr(error, 'reason', None) or error}"
         ) from None

@@ -163,7 +163,7 @@ def _topological_order(plan: Plan) -> tuple[list[Move] | None, list[Violation]]:
             j = index.get(name)
             if j is None:
                 found.append(
-                    Violation(Rule.DEPENDENCY, move.move_id, f"depends on {name!r}, which is no move")
+                    Violation(Rule.DEPENDENCY, move.move_id, f"depends on {name!r}, which is not a move")
                 )
                 continue
             waits[i] += 1

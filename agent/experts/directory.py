@@ -145,7 +145,7 @@ class ExpertDirectory:
             device_id, model_id, layer = path.parts[-4:-1]
             name = _FILE.fullmatch(path.name)
             if name is None or not layer.isdecimal():
-                logger.warning("%s is left alone: it is no expert's file", path)
+                logger.warning("%s is left in place: it is not an expert's file", path)
                 continue
             yield path, device_id, ExpertKey(model_id, int(layer), int(name[1])), name[2]
 
@@ -232,9 +232,9 @@ def _check(key: ExpertKey, digest: str, device_id: str = "0") -> None:
     """Orders come over the network: no path is made of anything but ids."""
     for name in (key.model_id, device_id):
         if not is_id(name):
-            raise ValueError(f"{name!r}: is no id")
+            raise ValueError(f"{name!r}: is not an id")
     if not _DIGEST.fullmatch(digest):
-        raise ValueError(f"{digest!r}: is no SHA-256 in hex")
+        raise ValueError(f"{digest!r}: is not a SHA-256 in hex")
 
 
 def _check_contents(path: Path, key: ExpertKey) -> int:

@@ -58,7 +58,7 @@ def _read_rank(rank: int, file: Path, experts: int) -> Iterator[Observation]:
             try:
                 values = archive.get_tensor(name)
             except (safetensors.SafetensorError, TypeError, ValueError):
-                raise InteropError(f"{key}: of a type that is no number") from None
+                raise InteropError(f"{key}: has a type that is not a number") from None
             seen = counts(key, values, "[experts]")
             if len(seen) != experts:
                 raise InteropError(

@@ -41,7 +41,7 @@ def window_of(
     """
     moe = MoeLayers.of(sorted(shapes))
     if not source.whole:
-        raise InteropError("weights: are no counts, expected whole numbers of activations")
+        raise InteropError("weights: are not counts, expected whole numbers of activations")
     bytes_per_route = sum(2 * shape.top_k + 4 for shape in shapes.values())
     sampled = min(_ROUTES_PER_LAYER, _MAX_ROUTE_BYTES // bytes_per_route)
     start_at = end_at - timedelta(seconds=seconds)

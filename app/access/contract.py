@@ -27,15 +27,16 @@ def secure(document: dict[str, Any]) -> None:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "mpl_...",
-            "description": "Not asked for on loopback until the first token is issued. The roles listed with "
-            "an operation are those of the token: OPERATOR, READER or NODE.",
+            "description": "Not required on loopback until the first token is issued. The roles "
+            "listed with an operation are those of the token: OPERATOR, READER or "
+            "NODE.",
         }
     }
     components["responses"] = {
-        "Unauthenticated": {**_problem("The request needs a token that is valid."), "headers": _CHALLENGE},
-        "Forbidden": {**_problem("The token is not for this."), "headers": _CHALLENGE},
+        "Unauthenticated": {**_problem("The request needs a valid token."), "headers": _CHALLENGE},
+        "Forbidden": {**_problem("The token does not allow this request."), "headers": _CHALLENGE},
         "TooManyRequests": {
-            **_problem("The token asks too often, or wrong tokens came from the address."),
+            **_problem("Too many requests with this token, or too many wrong tokens from this address."),
             "headers": RETRY_AFTER,
         },
     }

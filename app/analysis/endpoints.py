@@ -22,10 +22,10 @@ router = APIRouter(prefix="/v1/clusters/{cluster_id}/analysis", tags=["analysis"
 
 @router.get(
     "",
-    summary="See how the fleet does",
-    description="Under what its nodes hold now: per node and layer where activations were served and how "
-    "fast, how the load is spread, what is popular. With a filter `nodes` and their `layers` are those asked "
-    "for, and the rest is of the whole fleet still.",
+    summary="Read the analysis of the fleet",
+    description="For what the nodes hold now: where and how fast activations are served, how load is "
+    "spread, and which experts are popular, per node and layer. Filters restrict `nodes` "
+    "and their `layers`; all other figures are still those of the whole fleet.",
     operation_id="get_analysis",
     response_class=Response,
     openapi_extra={"parameters": [IF_NONE_MATCH]},
@@ -45,9 +45,9 @@ async def get_analysis(
 
 @router.get(
     "/overview",
-    summary="See how the fleet does, in short",
-    description="The analysis without what is of one layer at one node: figures of each node over all "
-    "layers, and of each layer over all nodes.",
+    summary="Read a summary of the analysis",
+    description="The analysis without the figures of single layers at single nodes: each node over "
+    "all layers, and each layer over all nodes.",
     operation_id="get_analysis_overview",
     response_class=Response,
     openapi_extra={"parameters": [IF_NONE_MATCH]},
@@ -59,13 +59,13 @@ async def get_overview(request: Request, cluster_id: ClusterId) -> Response:
 
 @router.get(
     "/layers/{model_id}/{layer}",
-    summary="See a layer, expert by expert and node by node",
-    description="What each node's tokens activate, what it holds, and what it is to hold. Of a fleet too "
-    "large to be looked at in full each time, layers are looked at in turn: see `created_at`.",
+    summary="Read the analysis of one layer, by expert and node",
+    description="What each node's tokens activate, what it holds, and what it should hold. In very "
+    "large fleets the layers are analysed in turn; `created_at` says when.",
     operation_id="get_layer_activations",
     response_class=Response,
     openapi_extra={"parameters": [IF_NONE_MATCH]},
-    responses={**document_answers(LayerActivations, "The newest look at the layer."), **problems(404)},
+    responses={**document_answers(LayerActivations, "The newest analysis of the layer."), **problems(404)},
 )
 async def get_layer(
     request: Request, cluster_id: ClusterId, model_id: ModelId, layer: Annotated[int, Path(ge=0, le=9_999)]

@@ -23,7 +23,9 @@ class LayerAnalysis(Schema):
     local_hit_ratio: float | None
     peer_ratio: float | None
     origin_ratio: float | None
-    unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
+    unserved_ratio: Annotated[
+        float | None, Field(description="Share of activations of experts that nothing serves.")
+    ]
     latency_seconds: Annotated[float | None, Field(description="Mean per token, under the coupling.")]
     held_count: int
     top_experts: list[TopExpert]
@@ -45,7 +47,7 @@ class LayerFigures(Schema):
 
 
 class CountsDoubt(Schema):
-    """Why what a node counts of a model is not taken at its word (docs/telemetry.md)."""
+    """Why the counts of a node are doubted (docs/telemetry.md)."""
 
     model_id: Identifier
     fault: Fault
@@ -68,7 +70,9 @@ class NodeFigures(Schema):
     local_hit_ratio: float | None
     peer_ratio: float | None
     origin_ratio: float | None
-    unserved_ratio: Annotated[float | None, Field(description="Of experts that nothing serves.")]
+    unserved_ratio: Annotated[
+        float | None, Field(description="Share of activations of experts that nothing serves.")
+    ]
     mean_latency_seconds: Annotated[float | None, Field(description="Per token, over all MoE layers.")]
     served_per_second: Annotated[float, Field(description="Activations this node serves, for all nodes.")]
     counts_ratio: Annotated[
@@ -94,7 +98,7 @@ class FleetFigures(Schema):
     telemetry_until: Timestamp | None
     objective: float | None
     desired_objective: Annotated[
-        float | None, Field(description="Once every node holds what the generation in force gives it.")
+        float | None, Field(description="Whether every node holds what the generation in force gives it.")
     ]
     mean_latency_seconds: float | None
     local_hit_ratio: float | None
@@ -124,8 +128,8 @@ class NodeActivations(Schema):
         list[float],
         Field(description="Of each expert, in the node's activations of the layer; empty where it has none."),
     ]
-    held: Annotated[list[ExpertId], Field(description="What it is known to hold now.")]
-    desired: Annotated[list[ExpertId], Field(description="What the generation in force gives it.")]
+    held: Annotated[list[ExpertId], Field(description="What the node is known to hold now.")]
+    desired: Annotated[list[ExpertId], Field(description="What the generation in force gives the node.")]
 
 
 class LayerActivations(Schema):

@@ -23,7 +23,7 @@ Before = Annotated[str | None, Query(pattern=AUDIT_ID_PATTERN)]
 
 @router.get(
     "/audit",
-    summary="See what operators did to the service",
+    summary="List what operators changed in the service",
     description="Clusters that were created, changed and deleted, and tokens of all clusters. The newest "
     f"{store.KEPT} entries are kept.",
     operation_id="list_global_audit",
@@ -36,8 +36,8 @@ async def list_global_audit(request: Request, limit: PageSize = 20, before: Befo
 
 @router.get(
     "/clusters/{cluster_id}/audit",
-    summary="See what operators did to a cluster",
-    description="Every change that an operator asked for and got: who, when, in which trace, and the "
+    summary="List what operators changed in a cluster",
+    description="Every successful change by an operator: who, when, in which trace, and the "
     f"generation in force before and after. The newest {store.KEPT} entries are kept.",
     operation_id="list_audit",
     response_class=Response,

@@ -9,7 +9,7 @@ from app.http.noted import Change
 from app.schema import Identifier, Schema, Timestamp
 
 AUDIT_ID_PATTERN = r"^[0-9]{1,19}-[0-9]{1,19}$"
-AuditId = Annotated[str, Field(pattern=AUDIT_ID_PATTERN, description="In order of time.")]
+AuditId = Annotated[str, Field(pattern=AUDIT_ID_PATTERN, description="Sorted by time.")]
 
 
 MAX_CHANGES = 64
@@ -21,17 +21,17 @@ class AuditRecord(Schema):
     at: Timestamp
     token_id: Annotated[
         str,
-        Field(description="anonymous: none was asked for; operator-setting: the one that is a setting."),
+        Field(description="anonymous: no token was required. operator-setting: the token of the settings."),
     ]
     role: Role
     operation: Annotated[str, Field(description="The operation's id in the contract.")]
     method: str
     path: str
     cluster_id: Identifier | None
-    status: Annotated[int, Field(description="What was answered.")]
+    status: Annotated[int, Field(description="Status of the answer.")]
     trace_id: str | None
-    generation_before: Annotated[int | None, Field(description="In force when it was asked.")]
-    generation_after: Annotated[int | None, Field(description="In force when it was answered.")]
+    generation_before: Annotated[int | None, Field(description="Generation in force before the request.")]
+    generation_after: Annotated[int | None, Field(description="Generation in force after the request.")]
     changes: Annotated[
         list[Change],
         Field(

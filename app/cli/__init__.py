@@ -34,7 +34,7 @@ COMMANDS = (
         "demo",
         "app.demo.command",
         "demo_command",
-        "Watch the service place the experts of a small model on four nodes, on recorded routing.",
+        "Watch the service place the experts of a small model on four nodes that replay recorded routing.",
         ("moeplace demo", "moeplace demo --keep"),
         _SERVICE,
     ),
@@ -42,7 +42,7 @@ COMMANDS = (
         "fleet",
         "app.fleet.command",
         "fleet_command",
-        "Serve a real model from a fleet of processes, and measure what placements are worth.",
+        "Serve a real model from several processes, and measure the latency of each placement.",
         (
             "moeplace fleet",
             "moeplace fleet --picture fleet.svg --json fleet.json",
@@ -54,7 +54,7 @@ COMMANDS = (
         "serve",
         "app.cli.serve",
         "serve_command",
-        "Run the whole service here: API, worker and, unless a Redis is given, a Valkey of its own.",
+        "Run the whole service: API, worker and, unless --redis-url is given, an embedded Valkey server.",
         (
             "moeplace serve",
             "moeplace serve --port 0 --data-dir ./moeplace-data",
@@ -66,7 +66,7 @@ COMMANDS = (
         "api",
         "app.cli.api",
         "api_command",
-        "Run API processes only, on a Redis or Valkey that workers share.",
+        "Run only API processes, on a Redis or Valkey shared with workers.",
         ("moeplace api --redis-url redis://10.0.0.5:6379 --port 8080",),
         _SERVICE,
     ),
@@ -74,7 +74,7 @@ COMMANDS = (
         "worker",
         "app.cli.worker",
         "worker_command",
-        "Run a worker only: it folds telemetry, solves and plans for the clusters whose lease it gets.",
+        "Run only a worker, which folds telemetry, solves and plans for its share of the clusters.",
         ("moeplace worker --redis-url redis://10.0.0.5:6379 --metrics-port 9100",),
         _SERVICE,
     ),
@@ -82,7 +82,7 @@ COMMANDS = (
         "token",
         "app.cli.token",
         "token_command",
-        "Issue, list and revoke the tokens that requests carry.",
+        "Issue, list and revoke access tokens.",
         (
             "moeplace token make > operator.token",
             "moeplace token issue --role node --cluster edge --node node-a > node-a.token",
@@ -96,7 +96,7 @@ COMMANDS = (
         "agent",
         "app.cli.agent",
         "agent_command",
-        "Run one node: fetch, verify, keep and serve the experts that the service assigns to it.",
+        "Run a node: fetch, verify, keep and serve the experts that the service assigns to it.",
         ("moeplace agent --config node.yaml", "moeplace agent --config node.yaml --check"),
         _FLEET,
     ),
@@ -104,7 +104,7 @@ COMMANDS = (
         "origin",
         "app.cli.origin",
         "origin_command",
-        "Serve the experts of a Hugging Face checkpoint one by one, for the nodes that are to hold them.",
+        "Serve the experts of a Hugging Face checkpoint to nodes, one file per expert.",
         (
             "moeplace origin --checkpoint ./OLMoE-1B-7B --show",
             "moeplace origin --checkpoint ./OLMoE-1B-7B --model-id olmoe --service http://10.0.0.2:8080",
@@ -115,7 +115,7 @@ COMMANDS = (
         "openapi",
         "app.cli.openapi",
         "openapi_command",
-        "Print the API's contract as OpenAPI.",
+        "Print the OpenAPI description of the API.",
         ("moeplace openapi > openapi.json",),
         _SERVICE,
     ),
@@ -142,7 +142,7 @@ COMMANDS = (
         "evaluate",
         "app.cli.evaluate",
         "evaluate_command",
-        "Say what a placement costs, as JSON.",
+        "Print the cost of a placement as JSON.",
         ("moeplace evaluate instance.npz placement.npz",),
         _FILES,
     ),
@@ -150,7 +150,7 @@ COMMANDS = (
         "compare",
         "app.cli.compare",
         "compare_command",
-        "Run the algorithms on a problem file and compare cost over bound and time.",
+        "Run all algorithms on a problem file and compare their costs and times.",
         (
             "moeplace compare instance.npz",
             "moeplace compare instance.npz --algorithm sgd --algorithm eplb --chart comparison.svg",
@@ -161,7 +161,7 @@ COMMANDS = (
         "instance",
         "app.cli.instance",
         "instance_command",
-        "Build a problem file from recorded routing and a description of the fleet.",
+        "Make a problem file from recorded routing and a description of the fleet.",
         ("moeplace instance traces.npz fleet.yaml --out instance.npz",),
         _FILES,
     ),
@@ -169,7 +169,7 @@ COMMANDS = (
         "import",
         "app.cli.import_",
         "import_command",
-        "Take what an engine recorded, or a placement it runs with, from its own file format.",
+        "Read recordings or placements from the file formats of engines.",
         (
             "moeplace import sglang-stat recorded.pt --preset deepseek-v2-lite --out traces.npz",
             "moeplace import megatron traces/ --rank 0-3=east --rank 4-7=west --out traces.npz",
@@ -203,7 +203,7 @@ COMMANDS = (
         "verify",
         "app.cli.verify",
         "verify_command",
-        "Check a plan move by move, independently of the planner.",
+        "Check every move of a plan, independently of the planner.",
         ("moeplace verify instance.npz target.npz plan.json",),
         _FILES,
     ),
@@ -211,12 +211,12 @@ COMMANDS = (
 
 _HELP = """Place the experts of Mixture-of-Experts models over a fleet of GPU nodes.
 
-Nodes post what their tokens activated; moeplace recomputes which experts each node should keep in memory,
-and orders the moves that take the fleet there.
+Nodes post which experts their tokens activated. moeplace computes which experts each node should keep in
+memory, and orders the moves.
 """
 _EPILOG = (
-    "Start with: moeplace demo. Then moeplace serve, and http://127.0.0.1:8080/docs in a browser. "
-    "Each command explains itself: --help."
+    "Start with moeplace demo. Then run moeplace serve and open http://127.0.0.1:8080/docs in a browser. "
+    "Every command has --help."
 )
 
 

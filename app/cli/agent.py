@@ -20,13 +20,16 @@ from app.listening import ListeningError, is_loopback, open_listener, url_of
 
 def agent_command(
     config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="What the node is: node.yaml, see below.")
+        Path,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Description of the node (node.yaml), see below."
+        ),
     ],
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the file is right.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run one node: fetch, verify, keep and serve the experts that the service assigns to it.
+    """Run a node: fetch, verify, keep and serve the experts that the service assigns to it.
 
     The file needs a node_id, the service's url, the devices with the memory that experts may use, and a
     directory for them:
@@ -39,9 +42,9 @@ def agent_command(
 
         data_dir: /var/lib/moeplace/edge-a
 
-    All other keys have defaults; docs/agents.md explains each. Killed at any moment and started again, the
-    agent verifies what lies on disk, resumes what was being fetched and goes on. SIGTERM or Ctrl-C ends it;
-    its experts stay on disk.
+    All other keys have defaults, which docs/agents.md explains. After a kill at any moment, the next start
+    verifies the experts on disk and resumes unfinished downloads. SIGTERM or Ctrl-C ends the agent; its
+    experts stay on disk.
     """
     settings = settings_from(log_format=log_format, log_level=log_level)
     service = ""
@@ -51,7 +54,7 @@ def agent_command(
         service = file.service.url
         _refuse_open(file)
         if check:
-            typer.echo(f"{config} is right: node {file.node_id}, {len(file.devices)} device(s)")
+            typer.echo(f"{config} is correct: node {file.node_id}, {len(file.devices)} device(s)")
             return
         asyncio.run(_run(file))
     except NodeFileError as error:

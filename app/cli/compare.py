@@ -27,17 +27,17 @@ def compare_command(
     instance: Annotated[Path, typer.Argument(help="Instance file (.npz).")],
     algorithm: Annotated[
         list[str] | None,
-        typer.Option("--algorithm", "-a", help=f"Repeat for several; all of {', '.join(ALGORITHMS)} else."),
+        typer.Option("--algorithm", "-a", help=f"May be repeated. Default: all of {', '.join(ALGORITHMS)}."),
     ] = None,
     coupling: Annotated[
-        Coupling | None, typer.Option("--coupling", help="Instead of the one the instance names.")
+        Coupling | None, typer.Option("--coupling", help="Use this coupling instead of the instance's.")
     ] = None,
     time_limit: Annotated[
         float, typer.Option("--time-limit", min=0.0, help="Seconds for each algorithm, and for the bound.")
     ] = 30.0,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     chart: Annotated[
-        Path | None, typer.Option("--chart", help="Draw cost over bound and time to this file (.svg).")
+        Path | None, typer.Option("--chart", help="Draw costs and times to this file (.svg).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:

@@ -20,7 +20,7 @@ def evaluate_command(
     instance: Annotated[Path, typer.Argument(help="Instance file (.npz).")],
     placement: Annotated[Path, typer.Argument(help="Placement file (.npz).")],
     coupling: Annotated[
-        Coupling | None, typer.Option("--coupling", help="Instead of the one the instance names.")
+        Coupling | None, typer.Option("--coupling", help="Use this coupling instead of the instance's.")
     ] = None,
 ) -> None:
     """Evaluate a placement on an instance and print JSON.

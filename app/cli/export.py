@@ -37,15 +37,20 @@ from solvers.problem import ProblemError
 
 def export_command(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of: {', '.join(PLACEMENTS)}.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; ktransformers: directory.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, or directory for ktransformers.")],
     placement: Annotated[Path | None, typer.Option("--placement", help="Placement file (.npz).")] = None,
-    instance: Annotated[Path | None, typer.Option("--instance", help="Its instance file (.npz).")] = None,
+    instance: Annotated[
+        Path | None, typer.Option("--instance", help="Instance file of the placement (.npz).")
+    ] = None,
     service: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL", help="A running service instead: .../v1/clusters/C."),
+        typer.Option(
+            "--from", metavar="URL", help="Take the placement from a running service: .../v1/clusters/C."
+        ),
     ] = None,
     generation: Annotated[
-        int | None, typer.Option("--generation", min=1, help="With --from: not the one in force.")
+        int | None,
+        typer.Option("--generation", min=1, help="With --from: this generation instead of the one in force."),
     ] = None,
     model: ModelOption = None,
     token: TokenOption = None,

@@ -53,7 +53,7 @@ def import_command(
     ],
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="PATH, or SOURCE=PATH: the node or domain that it is of."),
+        typer.Argument(metavar="FILE...", help="PATH, or SOURCE=PATH to name its node or domain."),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write (.npz).")] = None,
     to: Annotated[
@@ -67,7 +67,9 @@ def import_command(
     ] = None,
     rank: Annotated[
         list[str] | None,
-        typer.Option("--rank", metavar="RANKS=SOURCE", help="Of whom ranks are: 0-3=east. Repeat."),
+        typer.Option(
+            "--rank", metavar="RANKS=SOURCE", help="Assign ranks to a source: 0-3=east. May be repeated."
+        ),
     ] = None,
     layer_index: Annotated[
         LayerIndex | None,
@@ -78,7 +80,7 @@ def import_command(
         ),
     ] = None,
     first_layer: Annotated[
-        int, typer.Option("--first-layer", min=0, help="The number that the files give the first layer.")
+        int, typer.Option("--first-layer", min=0, help="Number of the first layer in the files.")
     ] = 0,
     moe_layers: MoeLayersOption = None,
     model_layers: ModelLayersOption = None,
@@ -95,15 +97,15 @@ def import_command(
         ),
     ] = None,
     counts: Annotated[
-        bool, typer.Option("--counts", help="Import counts only, also where the files know single tokens.")
+        bool, typer.Option("--counts", help="Import only counts, even if the files have single tokens.")
     ] = False,
     model: ModelOption = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", help="With --to: how long the recording took.")
+        float | None, typer.Option("--seconds", help="With --to: duration of the recording in seconds.")
     ] = None,
     token: TokenOption = None,
     instance: Annotated[
-        Path | None, typer.Option("--instance", help="With a placement: the instance it is one of (.npz).")
+        Path | None, typer.Option("--instance", help="For a placement: its instance file (.npz).")
     ] = None,
     ranks_per_node: RanksPerNodeOption = 1,
     _formats: FormatsOption = False,

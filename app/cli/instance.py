@@ -17,7 +17,9 @@ from solvers.problem import ProblemError
 
 def instance_command(
     trace: Annotated[Path, typer.Argument(help="Recorded routing (.npz).")],
-    fleet: Annotated[Path, typer.Argument(help="The nodes, their memory, latencies and domains (YAML).")],
+    fleet: Annotated[
+        Path, typer.Argument(help="Description of the nodes, their memory, latencies and domains (YAML).")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Instance file to write (.npz).")],
 ) -> None:
     """Build an instance file from recorded routing and a fleet, and print what is in it as JSON.

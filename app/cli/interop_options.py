@@ -28,14 +28,16 @@ MoeLayersOption = Annotated[
 ]
 ModelLayersOption = Annotated[
     int | None,
-    typer.Option("--model-layers", min=1, help="All layers of the model; else up to its last MoE layer."),
+    typer.Option(
+        "--model-layers", min=1, help="Number of layers of the model. Default: up to its last MoE layer."
+    ),
 ]
 ModelConfigOption = Annotated[
     Path | None,
     typer.Option("--model-config", help="The model's Hugging Face config.json, instead of --moe-layers."),
 ]
 PresetOption = Annotated[
-    str | None, typer.Option("--preset", help="A known architecture, instead of --moe-layers.")
+    str | None, typer.Option("--preset", help="A known architecture, in place of --moe-layers.")
 ]
 DropLayersOption = Annotated[
     str | None,
@@ -60,7 +62,7 @@ TokenOption = Annotated[
     str | None, typer.Option("--token", help="Bearer token for the service. Variable: MOEPLACE_TOKEN.")
 ]
 RanksPerNodeOption = Annotated[
-    int, typer.Option("--ranks-per-node", min=1, max=1024, help="Ranks (devices) of the engine on a node.")
+    int, typer.Option("--ranks-per-node", min=1, max=1024, help="Ranks (devices) of the engine per node.")
 ]
 
 
@@ -79,7 +81,7 @@ def _show_formats(asked: bool) -> None:
 
 FormatsOption = Annotated[
     bool,
-    typer.Option("--formats", callback=_show_formats, is_eager=True, help="List the formats and end."),
+    typer.Option("--formats", callback=_show_formats, is_eager=True, help="List the formats and exit."),
 ]
 
 

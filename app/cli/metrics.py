@@ -14,18 +14,18 @@ The service answers `GET /metrics` for all of its processes together; `moeplace 
 serves those of a worker that runs apart; each agent and each origin serves its own. The text is Prometheus'
 format, and OpenMetrics where `Accept` asks for it.
 
-* **Cardinality.** No label names a node, an expert, a plan or a move. What differs from node to node is told
-  as a statistic over the nodes: `min`, `p50`, `p90`, `max`, each the value of some node. A cluster adds a
-  fixed number of series ({per_cluster}), however many nodes it has. Numbers per node and layer are at
+* **Cardinality.** No label names a node, an expert, a plan or a move. Figures of nodes are statistics over
+  the nodes: `min`, `p50`, `p90`, `max`, each the value of one node. Every cluster adds the same number of
+  series ({per_cluster}), however many nodes it has. Numbers per node and layer are at
   `GET /v1/clusters/{{cluster_id}}/analysis`.
-* **What is not known has no series**: the gap of a placement that an operator chose, say. Gauges of a cluster
-  come from the worker that holds its lease, and go with it.
-* **Several processes.** Counters and histograms are summed over the service's processes, also those that
-  ended; gauges as the column says: `livesum` is the sum over processes that live, `livemostrecent` the value
-  set last by one that lives.
-* **Exemplars.** As OpenMetrics, buckets of `moeplace_http_request_duration_seconds` carry the `trace_id` of
-  their newest request in the process that answers the scrape. Values that processes share cannot hold
-  exemplars, so those of other API processes, and of other metrics, are absent.
+* **Unknown values have no series**, for example the gap of a placement that an operator chose. Gauges of a
+  cluster come from the worker that holds its lease, and disappear with it.
+* **Several processes.** Counters and histograms are summed over all processes of the service, including
+  those that have ended. For gauges the column `processes` says how values are combined: `livesum` is the sum
+  over running processes, `livemostrecent` the value that a running process set last.
+* **Exemplars.** In OpenMetrics, buckets of `moeplace_http_request_duration_seconds` carry the `trace_id` of
+  their newest request in the process that answers the scrape. Other processes and other metrics have no
+  exemplars, because shared values cannot hold them.
 """
 
 _SECTIONS = (
@@ -59,7 +59,7 @@ def metrics_command(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Exit with 1 if this file is not as --output would leave it.", dir_okay=False),
+        typer.Option(help="Exit with status 1 if this file is out of date.", dir_okay=False),
     ] = None,
 ) -> None:
     """List every metric of the service and of agents, with its labels, as Markdown."""

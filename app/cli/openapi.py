@@ -13,15 +13,15 @@ def openapi_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Write it, and its examples, to this folder instead of printing it.", file_okay=False
+            help="Write it and its examples to this folder instead of printing it.", file_okay=False
         ),
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Exit with 1 if this folder is not as --output would leave it.", file_okay=False),
+        typer.Option(help="Exit with status 1 if this folder is out of date.", file_okay=False),
     ] = None,
 ) -> None:
-    """Give the API's contract as OpenAPI, JSON: always the same for the same code."""
+    """Print the OpenAPI description of the API as JSON. The same code always gives the same text."""
     expected = files()
     if check is not None:
         stale = _stale(check, expected)

@@ -55,33 +55,43 @@ def origin_command(
         ),
     ],
     model_id: Annotated[
-        str | None, typer.Option("--model-id", help="Name of the model; the directory's, if not given.")
+        str | None, typer.Option("--model-id", help="Name of the model. Default: the name of the directory.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 9100,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="0 chooses a free port.")
+    ] = 9100,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where nodes reach it, if not http://HOST:PORT.")
+        str | None,
+        typer.Option(metavar="URL", help="URL at which nodes reach it. Default: http://HOST:PORT."),
     ] = None,
     service: Annotated[
-        str | None, typer.Option(metavar="URL", help="Register the model, with its digests, at this service.")
+        str | None, typer.Option(metavar="URL", help="Register the model and its digests at this service.")
     ] = None,
     cluster: Annotated[str, typer.Option(help="Cluster to register it in.")] = "default",
     service_token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Token for the service; else MOEPLACE_TOKEN.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the token for the service. Default: MOEPLACE_TOKEN."),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Secret that nodes must know to fetch experts.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the secret that nodes need to fetch experts."),
     ] = None,
     allow_unauthenticated: Annotated[
-        bool, typer.Option(help="Listen on an address other than loopback although there is no secret.")
+        bool, typer.Option(help="Allow an address other than loopback without a secret.")
     ] = False,
-    max_sends: Annotated[int, typer.Option(min=1, max=1024, help="Experts sent at once; beyond: 503.")] = 4,
+    max_sends: Annotated[
+        int, typer.Option(min=1, max=1024, help="Experts sent at once; further requests get 503.")
+    ] = 4,
     send_limit: Annotated[
-        float | None, typer.Option(metavar="BYTES", parser=_rate, help="Per second, of all (50MB, 1GiB).")
+        float | None,
+        typer.Option(
+            metavar="BYTES", parser=_rate, help="Limit per second for all experts sent (50MB, 1GiB)."
+        ),
     ] = None,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", min=1, max=64, help="Experts per token, where config.json does not say it."),
+        typer.Option("--top-k", min=1, max=64, help="Experts per token, if config.json does not say."),
     ] = None,
     layers: Annotated[
         int | None,
@@ -89,7 +99,7 @@ def origin_command(
             "--layers",
             min=1,
             max=256,
-            help="Layers of the model, where config.json does not say it; experts behind them are left out.",
+            help="Layers of the model, if config.json does not say. Experts of later layers are left out.",
         ),
     ] = None,
     below: Annotated[
@@ -97,36 +107,36 @@ def origin_command(
         typer.Option(
             "--below",
             metavar="PREFIX",
-            help="Serve only experts whose tensors' names begin so, where there are two models (thinker.).",
+            help="Serve only experts whose tensor names start with this (thinker.), if there are two models.",
         ),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Only say which experts there are.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only list the experts.")] = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Serve the experts of a checkpoint one by one, for the nodes that are to hold them.
+    """Serve the experts of a checkpoint to nodes, one file per expert.
 
-    Finds each expert by the names of its tensors, in all layouts that transformers reads and writes, whether
-    each expert has tensors of its own or one tensor holds all experts of a layer. Scales and biases go with
-    their matrix. What cannot be placed is refused by its name. The weights are not copied or converted: each
-    expert is cut out of the checkpoint's files as it is sent.
+    Finds each expert by the names of its tensors, in all layouts that transformers reads and writes: one set
+    of tensors per expert, or one tensor for all experts of a layer. Scales and biases go with their matrix.
+    Tensors that cannot be assigned to an expert are refused by name. Weights are not copied or converted:
+    each expert is cut out of the checkpoint's files while it is sent.
 
-    The first start reads everything once for the digests, which are kept beside the checkpoint.
+    The first start reads everything once to compute digests, which are kept beside the checkpoint.
     """
     settings = settings_from(log_format=log_format, log_level=log_level)
     try:
         logs.configure(settings.log_format, settings.log_level, process="origin")
         name = model_id or checkpoint.resolve().name
         if not is_id(name):
-            raise fail(f"--model-id: {name!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
+            raise fail(f"--model-id: {name!r} is not an id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
         found = open_checkpoint(checkpoint, top_k=top_k, layers=layers, below=below)
         if show:
             _show(found)
             return
         if not is_loopback(host) and token_file is None and not allow_unauthenticated:
             raise ListeningError(
-                f"host: {host} can be reached by others, who could fetch the weights: give --token-file, or "
-                "--allow-unauthenticated where the network is trusted"
+                f"host: {host} can be reached from other machines, which could fetch the weights: "
+                "give --token-file, or --allow-unauthenticated if the network is trusted"
             )
         token = read_token(token_file)
         service_token = read_token(service_token_file) or token_of_environment()

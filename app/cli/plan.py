@@ -23,14 +23,12 @@ from solvers.problem import PlacementProblem, ProblemError, UInt8
 
 def plan_command(
     instance: Annotated[Path, typer.Argument(help="Instance file (.npz) with its current placement.")],
-    target: Annotated[Path, typer.Argument(help="Placement file (.npz) to go to.")],
+    target: Annotated[Path, typer.Argument(help="Target placement (.npz).")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Plan file to write (.json).")] = None,
     explained: Annotated[
-        bool, typer.Option("--explain", help="Say what each node does and what improves when.")
+        bool, typer.Option("--explain", help="Print what each node does, and when latency improves.")
     ] = False,
-    gantt: Annotated[
-        Path | None, typer.Option("--gantt", help="Picture of the plan to write (.svg), for a browser.")
-    ] = None,
+    gantt: Annotated[Path | None, typer.Option("--gantt", help="Draw the plan to this file (.svg).")] = None,
 ) -> None:
     """Plan the moves from an instance's `current` placement to a target and print a summary.
 

@@ -39,7 +39,7 @@ def serve_command(
     tls_key: TlsKey = None,
     trusted_proxies: TrustedProxies = None,
 ) -> None:
-    """Run the whole service here: API, worker and, unless a Redis is given, a Valkey of its own.
+    """Run the whole service: API, worker and, unless --redis-url is given, an embedded Valkey server.
 
     Prints one line with its URL on standard output once it is ready. Any of its processes that dies is
     started again. SIGTERM or Ctrl-C ends it in order, within 10 seconds and without losing anything it

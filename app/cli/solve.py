@@ -35,10 +35,10 @@ def solve_command(
         str, typer.Option("--algorithm", "-a", help=f"One of: {', '.join(ALGORITHMS)}.")
     ] = DEFAULT_ALGORITHM,
     coupling: Annotated[
-        Coupling | None, typer.Option("--coupling", help="Instead of the one the instance names.")
+        Coupling | None, typer.Option("--coupling", help="Use this coupling instead of the instance's.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option("--time-limit", min=0.0, help="Seconds, the bound included.")
+        float | None, typer.Option("--time-limit", min=0.0, help="Seconds, including the bound.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     equal_slots: Annotated[
@@ -46,13 +46,13 @@ def solve_command(
         typer.Option(
             "--equal-slots",
             metavar="SLOTS",
-            help="Exactly so many experts of every layer on every node, as EPLB, SGLang, TensorRT-LLM and "
-            "vllm-ascend need it; auto: as many as fit on every node.",
+            help="Place exactly this many experts of every layer on every node, as EPLB, SGLang, "
+            "TensorRT-LLM and vllm-ascend require. auto: as many as fit on every node.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Placement file to write (.npz).")] = None,
     params: Annotated[
-        str | None, typer.Option("--params", help='The algorithm\'s parameters in JSON, e.g. {"rounds": 2}.')
+        str | None, typer.Option("--params", help='Parameters of the algorithm as JSON, e.g. {"rounds": 2}.')
     ] = None,
 ) -> None:
     """Place the experts of an instance and print a JSON summary.

@@ -60,43 +60,47 @@ def _seconds(text: str) -> float:
 
 
 def token_command(
-    action: Annotated[Action, typer.Argument(help="What to do.", show_default=False)],
+    action: Annotated[Action, typer.Argument(help="What to do with tokens.", show_default=False)],
     token_id: Annotated[
-        str | None, typer.Argument(metavar="[TOKEN_ID]", help="For revoke: the id that list shows.")
+        str | None, typer.Argument(metavar="[TOKEN_ID]", help="For revoke: the id, as list shows it.")
     ] = None,
     role: Annotated[
         RoleName | None,
-        typer.Option("--role", "-r", help="operator: everything. reader: reads. node: one node."),
+        typer.Option(
+            "--role", "-r", help="operator: may do everything. reader: may read. node: acts for one node."
+        ),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Of this cluster only; without: of all.")
+        str | None, typer.Option("--cluster", "-c", help="For this cluster only. Default: for all clusters.")
     ] = None,
-    node: Annotated[str | None, typer.Option("--node", "-n", help="The node that it is for.")] = None,
+    node: Annotated[str | None, typer.Option("--node", "-n", help="The node that the token is for.")] = None,
     expires_in: Annotated[
         float | None,
         typer.Option(
-            metavar="TIME", parser=_seconds, help="Good for this long: 12h, 90d. Else until revoked."
+            metavar="TIME", parser=_seconds, help="Time until the token expires: 12h, 90d. Default: never."
         ),
     ] = None,
-    note: Annotated[str, typer.Option(help="For people: whose it is, and what for.")] = "",
+    note: Annotated[str, typer.Option(help="A note for people: who uses it, and for what.")] = "",
     url: Annotated[
         str | None,
         typer.Option(
-            "--service", metavar="URL", help=f"The service; {DEFAULT_SERVICE}, if no Redis is given."
+            "--service",
+            metavar="URL",
+            help=f"The service. Default: {DEFAULT_SERVICE}, unless a Redis is given.",
         ),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="An operator's token, for the service. Better: the variable MOEPLACE_TOKEN."),
+        typer.Option(help="An operator's token for the service. The variable MOEPLACE_TOKEN is safer."),
     ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Instead of a service: the Redis it uses. Variable: MOEPLACE_REDIS_URL."
+            metavar="URL", help="Use this Redis directly instead of a service. Variable: MOEPLACE_REDIS_URL."
         ),
     ] = None,
 ) -> None:
-    """Issue, list and revoke the tokens that requests carry.
+    """Issue, list and revoke access tokens.
 
     issue prints the new token alone, so that it can go to a file; it is kept nowhere else. list shows all but
     the secrets. revoke is felt by every API process within seconds. make prints a secret for
@@ -133,7 +137,7 @@ def _check(
 ) -> None:
     for name, value in (("--cluster", cluster), ("--node", node)):
         if value is not None and re.fullmatch(ID_PATTERN, value) is None:
-            raise fail(f"{name}: {value!r} is no id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
+            raise fail(f"{name}: {value!r} is not an id, expected at most 63 of A-Z a-z 0-9 . _ -", 2)
     if action is Action.REVOKE and (token_id is None or re.fullmatch(TOKEN_ID_PATTERN, token_id) is None):
         raise fail(
             "revoke: expected the id of a token, as `moeplace token list` shows it (with --cluster)", 2

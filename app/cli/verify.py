@@ -18,7 +18,7 @@ EXIT_VIOLATED: Final = 1
 
 def verify_command(
     instance: Annotated[Path, typer.Argument(help="Instance file (.npz) with its current placement.")],
-    target: Annotated[Path, typer.Argument(help="Placement file (.npz) the plan goes to.")],
+    target: Annotated[Path, typer.Argument(help="Target placement (.npz) of the plan.")],
     plan: Annotated[Path, typer.Argument(help="Plan file (.json).")],
 ) -> None:
     """Replay a plan, independently of the planner, and print OK or each rule it breaks, one a line.

@@ -21,7 +21,7 @@ from app.http.state import redis_of, settings_of
 
 SETTINGS_TAG = {
     "ETag": {
-        "description": "Of the settings: another where these are, whatever nodes and models do.",
+        "description": "Version of the settings. It changes only when the settings change.",
         "schema": {"type": "string"},
     }
 }
@@ -29,7 +29,7 @@ MATCHING = {
     "name": "If-Match",
     "in": "header",
     "required": False,
-    "description": "The ETag of the settings that are to be changed.",
+    "description": "The ETag of the settings to be changed.",
     "schema": {"type": "string"},
 }
 PATCH_BODY = {
@@ -55,7 +55,10 @@ router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
     summary="List the clusters",
     operation_id="list_clusters",
     response_class=Response,
-    responses={200: answer(ClusterList, "Ids, in order, of those the token is for."), **problems()},
+    responses={
+        200: answer(ClusterList, "Ids of the clusters that the token may read, sorted."),
+        **problems(),
+    },
 )
 async def list_clusters(request: Request) -> Response:
     return json_answer(await service.list_clusters(redis_of(request), only=principal_of(request).cluster_id))
@@ -79,9 +82,10 @@ async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
 @router.put(
     "/{cluster_id}",
     summary="Create a cluster or replace its settings",
-    description="Settings that are left out go back to their defaults, and `reset` in the answer names those "
-    "that were another; PATCH changes some and leaves the rest. Registering a model or a node creates the "
-    "cluster too, with default settings. With `If-Match` only while the settings are those you have seen.",
+    description="Settings that are left out return to their defaults; `reset` in the answer names "
+    "those that this changed. PATCH changes only the settings it names. Registering a "
+    "model or a node also creates the cluster, with default settings. With `If-Match`, "
+    "the request is refused if the settings have changed meanwhile.",
     operation_id="put_cluster",
     response_class=Response,
     openapi_extra=body(
@@ -105,7 +109,7 @@ async def get_cluster(request: Request, cluster_id: ClusterId) -> Response:
     )
     | {"parameters": [MATCHING]},
     responses={
-        200: answer(ClusterResource, "Replaced, or as it was.", headers=SETTINGS_TAG),
+        200: answer(ClusterResource, "Replaced, or unchanged.", headers=SETTINGS_TAG),
         201: answer(ClusterResource, "Created.", headers=SETTINGS_TAG),
         **problems(409, 412, reads_body=True),
     },
@@ -126,15 +130,15 @@ async def put_cluster(
 @router.patch(
     "/{cluster_id}",
     summary="Change some of a cluster's settings",
-    description="A JSON merge patch (RFC 7396): settings that are named change, the others stay. Null turns "
-    "off what can be off (the origin, a limit, the half-life of statistics), and sets any other setting back "
-    "to its default. Without an origin `min_replicas` cannot stay 0: it goes back to 1, and `reset` in the "
-    "answer says so. With `If-Match` only while the settings are those you have seen.",
+    description="A JSON merge patch (RFC 7396): it changes the settings that it names. Null turns off what can "
+    "be off (the origin, a limit, the half-life of statistics), and returns any other setting to its default. "
+    "Without an origin `min_replicas` cannot stay 0: it returns to 1, and `reset` in the answer says so. With "
+    "`If-Match`, the request is refused if the settings have changed meanwhile.",
     operation_id="patch_cluster",
     response_class=Response,
     openapi_extra={"requestBody": PATCH_BODY, "parameters": [MATCHING]},
     responses={
-        200: answer(ClusterResource, "Changed, or as it was.", headers=SETTINGS_TAG),
+        200: answer(ClusterResource, "Changed, or unchanged.", headers=SETTINGS_TAG),
         **problems(404, 409, 412, reads_body=True),
     },
 )
@@ -172,8 +176,9 @@ def _tagged(cluster: ClusterResource) -> dict[str, str]:
 @router.delete(
     "/{cluster_id}",
     status_code=204,
-    summary="Forget a cluster",
-    description="With its models, nodes, statistics, placements and plans; refused while a node of it lives.",
+    summary="Delete a cluster",
+    description="Deletes its models, nodes, statistics, placements and plans. Refused while one of "
+    "its nodes is live.",
     operation_id="delete_cluster",
     response_class=Response,
     responses={204: {"description": "Forgotten."}, **problems(404, 409)},

@@ -42,35 +42,42 @@ class ClusterSettings(Schema):
         Field(
             ge=0,
             le=64,
-            description="Nodes that must hold each expert. Left out it is 0 where there is an origin, which "
-            "then serves what no node has room for, and 1 where there is none.",
+            description="Least number of nodes that hold each expert. Default: 0 with an origin, "
+            "which then serves what no node has room for, and 1 without.",
             json_schema_extra=lambda schema: schema.pop("default", None),
         ),
     ] = 1
     default_latency_seconds: Annotated[
-        Latency, Field(description="Between two nodes that have neither configured nor measured it.")
+        Latency, Field(description="Latency between two nodes if it is neither configured nor measured.")
     ] = 0.01
-    automatic: Annotated[bool, Field(description="Recompute on the interval and on events.")] = True
+    automatic: Annotated[
+        bool, Field(description="Whether the service recomputes placements on the interval and on events.")
+    ] = True
     algorithm: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_ALGORITHM
     optimization_interval_seconds: Annotated[float, Field(ge=0.5, le=86_400)] = 300.0
     time_limit_seconds: Annotated[float, Field(ge=0.1, le=600)] = 30.0
     goal_gap_ratio: Annotated[
         float,
-        Field(ge=0, le=1, description="A placement proven to be this close to the optimum is good enough."),
+        Field(
+            ge=0,
+            le=1,
+            description="A solve ends when its placement is proven to be this close to the optimum.",
+        ),
     ] = 0.01
     horizon_seconds: Annotated[
         float, Field(gt=0, le=1e7, description="How long statistics are expected to hold."), HORIZON
     ] = 600.0
     min_improvement: Annotated[
-        float, Field(ge=0, lt=1, description="Relative gain below which nothing moves.")
+        float, Field(ge=0, lt=1, description="Relative improvement below which nothing moves.")
     ] = 0.02
     max_node_share: Annotated[
         float,
         Field(
             gt=0,
             le=1,
-            description="The largest part of the fleet's expert calls that one node weighs, where it counts "
-            "more than 4 typical nodes. 1: what it has counted in three time buckets is believed.",
+            description="The largest share of the fleet's expert calls that is believed of one node, "
+            "if it counts more than 4 typical nodes. 1: anything that it has counted in "
+            "three time buckets is believed.",
         ),
     ] = 0.5
     statistics_window_seconds: Annotated[
@@ -90,13 +97,19 @@ class ClusterSettings(Schema):
         Field(
             ge=1,
             le=MAX_EXACT,
-            description="Copies that new placements may ask nodes for in any optimization_interval_seconds: "
-            "what saves most per byte comes first, the rest with later intervals. Copies that must be, since "
-            "a node was lost or drained, are never held back. null: no limit.",
+            description="Largest number of copies that new placements may require in one "
+            "optimization_interval_seconds. The copies that save most per byte come "
+            "first, the rest in later intervals. Copies that replace a lost or drained "
+            "node are never delayed. null: no limit.",
         ),
     ] = None
     max_migration_bytes_per_interval: Annotated[
-        int | None, Field(ge=1, le=MAX_EXACT, description="The same, counted in bytes.")
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_EXACT,
+            description="Largest number of bytes of such copies in one interval. null: no limit.",
+        ),
     ] = None
     max_migration_bytes_per_second: Annotated[
         BytesPerSecond | None,
@@ -106,7 +119,9 @@ class ClusterSettings(Schema):
         BytesPerSecond | None,
         Field(description="Bandwidth of copies into one node, and out of one; null: no limit."),
     ] = None
-    max_copies_per_node: Annotated[int, Field(ge=1, le=64, description="Released copies a node has.")] = 4
+    max_copies_per_node: Annotated[
+        int, Field(ge=1, le=64, description="Largest number of released copies of one node.")
+    ] = 4
     max_copies_per_cluster: Annotated[int, Field(ge=1, le=4096)] = 64
     retained_generations: Annotated[int, Field(ge=2, le=1000)] = 50
 
@@ -124,20 +139,29 @@ class ClusterRecord(Schema):
 
 class ClusterResource(Schema):
     cluster_id: Identifier
-    uid: Annotated[str, Field(description="Changes when the cluster was created anew: resynchronise.")]
+    uid: Annotated[
+        str,
+        Field(
+            description="Changes if the cluster was deleted and created again. "
+            "Clients then start from the beginning."
+        ),
+    ]
     created_at: Timestamp
     updated_at: Timestamp
     settings: ClusterSettings
     reset: Annotated[
         list[str],
         Field(
-            description="JSON pointers of settings that the last change set back to their defaults although "
-            "it did not name them."
+            description="JSON pointers of the settings that the last change returned to their defaults "
+            "although it did not name them."
         ),
     ]
     drained_nodes: Annotated[
         list[Identifier],
-        Field(description="Left, drained; kept out, should they register again, until `:undrain`."),
+        Field(
+            description="Nodes that left after a drain. If they register again, they get no experts "
+            "until `:undrain`."
+        ),
     ]
     models: list[Identifier]
     nodes: list[Identifier]

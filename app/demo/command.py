@@ -16,19 +16,21 @@ from app.demo.run import run_demo
 
 def demo_command(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the service and the nodes running after the summary.")
+        bool, typer.Option("--keep", help="Keep the service and the nodes running after the summary.")
     ] = False,
     seconds: Annotated[
         float,
         typer.Option(
             min=30,
             max=3600,
-            help="How long the demo takes, start and end included; at least half a minute after the start.",
+            help="Duration of the demo including start and end; at least half a minute after the start.",
         ),
     ] = 75.0,
-    seed: Annotated[int, typer.Option(min=0, help="Order in which recorded requests are replayed.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the order in which recorded requests are replayed.")
+    ] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live screen.")] = False,
     service: Annotated[
         str | None,
         typer.Option(

@@ -20,45 +20,49 @@ from app.fleet.summary import print_summary
 
 
 def fleet_command(
-    nodes: Annotated[int, typer.Option(min=2, max=16, help="Node processes.")] = 4,
+    nodes: Annotated[int, typer.Option(min=2, max=16, help="Number of node processes.")] = 4,
     algorithm: Annotated[
         list[str] | None,
-        typer.Option("--algorithm", "-a", help=f"Repeat for several; all of {', '.join(ALGORITHMS)} else."),
+        typer.Option("--algorithm", "-a", help=f"May be repeated. Default: all of {', '.join(ALGORITHMS)}."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=4, max=600, help="How long requests arrive for each placement.")
+        float, typer.Option(min=4, max=600, help="Seconds of requests for each placement.")
     ] = Course.measuring_seconds,
     learn_seconds: Annotated[
         float,
-        typer.Option(min=4, max=600, help="How long they arrive before, to learn from."),
+        typer.Option(min=4, max=600, help="Seconds of requests before, to learn from."),
     ] = Course.learning_seconds,
     swap_seconds: Annotated[
         float,
-        typer.Option(min=0, max=600, help="Length of the time line with a swap of domains; 0 leaves it out."),
+        typer.Option(
+            min=0, max=600, help="Seconds of the part in which two nodes swap domains; 0 leaves it out."
+        ),
     ] = Course.time_line_seconds,
     rate: Annotated[
-        float, typer.Option(min=0.01, max=20, help="Requests per second at each node, Poisson arrivals.")
+        float, typer.Option(min=0.01, max=20, help="Requests per second at each node (Poisson arrivals).")
     ] = 0.6,
     delay: Annotated[
-        float, typer.Option(min=0, max=1000, help="Round trip between neighbouring nodes in ms, imposed.")
+        float, typer.Option(min=0, max=1000, help="Imposed round trip between neighbouring nodes in ms.")
     ] = 40.0,
     origin_delay: Annotated[
-        float, typer.Option(min=0, max=5000, help="Round trip to the origin in ms, imposed.")
+        float, typer.Option(min=0, max=5000, help="Imposed round trip to the origin in ms.")
     ] = 160.0,
     bandwidth: Annotated[
-        float, typer.Option(min=0.1, max=1000, help="Of every link, each way, in MB/s, imposed.")
+        float, typer.Option(min=0.1, max=1000, help="Imposed bandwidth of each link, each way, in MB/s.")
     ] = 1.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the requests; the same for every placement.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the requests, which are the same for every placement.")
+    ] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
     picture_file: Annotated[
         Path | None, typer.Option("--picture", help="Draw the results to this file (.svg).")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything measured to this file (.json).")
+        Path | None, typer.Option("--json", help="Write all measurements to this file (.json).")
     ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live screen.")] = False,
 ) -> None:
-    """Serve a real Mixture-of-Experts model from a fleet of processes, and measure what placements are worth.
+    """Serve a real Mixture-of-Experts model from several processes, and measure each placement.
 
     Each node is a process with tiny-moe's attention and routers, and as many of its 192 experts as fit its
     memory. It continues text of its own domain: experts it holds it computes itself, for others it sends the
@@ -77,7 +81,7 @@ def fleet_command(
         if file is not None and file.suffix != suffix:
             _refuse(f"{option}: is {str(file)!r:.60}, expected a name that ends in {suffix}")
         if file is not None and not file.absolute().parent.is_dir():
-            _refuse(f"{option}: {file.parent} is no directory")
+            _refuse(f"{option}: {file.parent} is not a directory")
     console = Console()
     described = scenario(
         nodes,

@@ -29,7 +29,7 @@ class Health(Schema):
 
 class ReadinessChecks(Schema):
     redis: Literal["OK"] = Field("OK", description="Redis answers and takes writes.")
-    worker: Literal["OK"] = Field("OK", description="A worker lives, which holds or can take every lease.")
+    worker: Literal["OK"] = Field("OK", description="A worker is alive that holds or can take every lease.")
     draining: Literal["NO"] = Field("NO", description="This process is not about to end.")
 
 

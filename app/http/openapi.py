@@ -25,17 +25,17 @@ _REFERENCE = "#/components/schemas/"
 
 _MEANING = {
     400: "The request cannot be parsed.",
-    404: "There is no such resource.",
-    408: "The body came too slowly.",
+    404: "Resource not found.",
+    408: "The body arrived too slowly.",
     409: "The state of the resource does not allow this.",
     410: "The resource was pruned.",
-    412: "The resource has changed since, or If-None-Match: * found one.",
+    412: "The resource has changed meanwhile, or exists although If-None-Match: * was sent.",
     413: "The body is too large, as sent or inflated.",
     415: "The body's type or coding is not understood.",
     422: "The request can be parsed but is not valid; `errors` has a pointer for each fault.",
     428: "The request needs If-Match.",
-    429: "Too much is waiting already.",
-    500: "The service failed; the trace id finds why in its logs.",
+    429: "Too many requests are waiting.",
+    500: "The service failed. The trace id leads to the cause in its log.",
     503: "The service cannot answer now.",
 }
 RETRY_AFTER = {
@@ -48,7 +48,7 @@ CLUSTER_ID = {
     "name": "cluster_id",
     "in": "path",
     "required": True,
-    "description": "The fleet that one placement covers.",
+    "description": "A cluster is the fleet that one placement covers.",
     "schema": {"type": "string", "pattern": ID_PATTERN},
 }
 NODE_ID = {
@@ -61,7 +61,8 @@ IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "The ETag of what the client has, in any coding: 304 while it is the newest.",
+    "description": "The ETag of the document that the client has, in any content coding. Answered "
+    "with 304 while it is the newest.",
     "schema": {"type": "string"},
 }
 PREFER_WAIT = {

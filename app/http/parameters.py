@@ -11,12 +11,14 @@ from starlette.types import Scope
 from app.errors import FieldError, InvalidRequest
 from app.schema import ID_PATTERN, RECORD_ID_PATTERN
 
-ClusterId = Annotated[str, Path(pattern=ID_PATTERN, description="The fleet that one placement covers.")]
+ClusterId = Annotated[
+    str, Path(pattern=ID_PATTERN, description="A cluster is the fleet that one placement covers.")
+]
 NodeId = Annotated[str, Path(pattern=ID_PATTERN)]
 ModelId = Annotated[str, Path(pattern=ID_PATTERN)]
 RecordId = Annotated[str, Path(pattern=RECORD_ID_PATTERN)]
 BeforeRecord = Annotated[str | None, Query(pattern=RECORD_ID_PATTERN)]
-PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at most.")]
+PageSize = Annotated[int, Query(ge=1, le=100, description="Largest number of entries on the page.")]
 
 _ID = re.compile(ID_PATTERN)
 

@@ -46,7 +46,7 @@ class Fault(BaseModel):
 
 
 class Problem(BaseModel):
-    """What a client gets instead of an answer."""
+    """The body of every error."""
 
     type: str = Field(description="/problems/ and a name.")
     title: str

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What is doubted of a node's counts."""
+    """What is doubted about a node's counts."""
 
     MORE_THAN_TOKENS = "MORE_THAN_TOKENS"
     FEWER_THAN_TOKENS = "FEWER_THAN_TOKENS"

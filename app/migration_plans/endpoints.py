@@ -57,7 +57,7 @@ router = APIRouter(prefix=f"{CLUSTER}/migration_plans", tags=["migrations"])
 REPORT_LIMITS = Limits(body_bytes=4 << 20, values=60_000, names=60_000)
 """Two thousand of them, with their reasons."""
 
-LOCATION = {"Location": {"description": "Where to see the plan.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "URL of the plan.", "schema": {"type": "string"}}}
 REPORT_EXAMPLES = {
     "in progress": {
         "instance_uid": "0199d8a2-6c1e",
@@ -185,10 +185,12 @@ openapi: dict[str, Any] = {
                 "migrations",
                 [CLUSTER_ID, NODE_ID, *CONDITIONAL],
                 {
-                    **document_answers(ReleasedMoves, "In order; a move leaves when it is done."),
+                    **document_answers(
+                        ReleasedMoves, "The moves in order. A move disappears when it is done."
+                    ),
                     **problems(404),
                 },
-                description="Of one node only the newest waiting request is held.",
+                description="Only the newest waiting request of a node is held.",
             )
         },
         REPORTS: {
@@ -198,7 +200,10 @@ openapi: dict[str, Any] = {
                 "migrations",
                 [CLUSTER_ID, NODE_ID],
                 {
-                    200: answer(MoveReportBatchAnswer, "What was taken in; the rest by pointer."),
+                    200: answer(
+                        MoveReportBatchAnswer,
+                        "The number of accepted reports, and a pointer to each rejected one.",
+                    ),
                     **problems(404, reads_body=True),
                 },
                 request=body(
@@ -220,11 +225,12 @@ openapi: dict[str, Any] = {
                 "migrations",
                 [CLUSTER_ID, _PLAN_ID, _MOVE_ID],
                 {
-                    200: answer(MoveReportAnswer, "Taken in, or known already."),
+                    200: answer(MoveReportAnswer, "Accepted, or already known."),
                     **problems(404, 409, reads_body=True),
                 },
-                description="The full state of the move; the same report again changes nothing, and of one "
-                "attempt a final state stands. A success changes what the node is known to hold.",
+                description="The full state of the move. Repeating a report changes nothing, and the "
+                "final state of an attempt cannot be changed. A success changes what the "
+                "node is known to hold.",
                 request=body(MoveReport, examples=REPORT_EXAMPLES),
             )
         },
@@ -255,8 +261,9 @@ async def list_plans(
     "",
     status_code=202,
     summary="Plan a migration between generations",
-    description="What it would take: moves, bytes, seconds; with `validate_only` false it is carried out. "
-    "With `Prefer: wait=N` the answer comes with 200 where the plan is there within N <= 30 seconds.",
+    description="Returns the moves, bytes and seconds that are needed; with `validate_only` false the "
+    "plan is carried out. With `Prefer: wait=N` the answer is 200 if the plan is made "
+    "within N <= 30 seconds.",
     operation_id="create_migration_plan",
     response_class=Response,
     openapi_extra={
@@ -264,8 +271,8 @@ async def list_plans(
         "parameters": [PREFER_WAIT],
     },
     responses={
-        200: answer(PlanSummary, "It is made.", headers=LOCATION),
-        202: answer(PlanSummary, "It waits for the worker.", headers=LOCATION),
+        200: answer(PlanSummary, "The plan is made.", headers=LOCATION),
+        202: answer(PlanSummary, "The request waits for the worker.", headers=LOCATION),
         **problems(404, 429, reads_body=True),
     },
 )
@@ -299,7 +306,7 @@ async def create_plan(
 
 @router.get(
     "/{plan_id}",
-    summary="See a plan and how far it is",
+    summary="Read a plan and its progress",
     operation_id="get_migration_plan",
     response_class=Response,
     openapi_extra={"parameters": CONDITIONAL},
@@ -325,7 +332,11 @@ async def get_plan(request: Request, cluster_id: ClusterId, plan_id: RecordId) -
 
 def _told() -> dict[int | str, dict[str, Any]]:
     return {
-        202: answer(PlanSummary, "The worker is told, or it is so already; the plan as it is now."),
+        202: answer(
+            PlanSummary,
+            "The worker was notified, or the plan is already in this state. The "
+            "answer is the plan as it is now.",
+        ),
         **problems(404, 409, 429),
     }
 
@@ -333,7 +344,7 @@ def _told() -> dict[int | str, dict[str, Any]]:
 @router.post(
     "/{plan_id}:pause",
     status_code=202,
-    summary="Release no more moves for now",
+    summary="Pause a plan: release no further moves",
     operation_id="pause_migration_plan",
     response_class=Response,
     responses=_told(),
@@ -347,7 +358,7 @@ async def pause_plan(request: Request, cluster_id: ClusterId, plan_id: RecordId)
 @router.post(
     "/{plan_id}:resume",
     status_code=202,
-    summary="Release moves again",
+    summary="Resume a plan",
     operation_id="resume_migration_plan",
     response_class=Response,
     responses=_told(),
@@ -362,8 +373,8 @@ async def resume_plan(request: Request, cluster_id: ClusterId, plan_id: RecordId
     "/{plan_id}:cancel",
     status_code=202,
     summary="Cancel a plan",
-    description="DRAIN: released moves finish and the rest is left. ROLLBACK: back to the generation it came "
-    "from. No body is as DRAIN.",
+    description="DRAIN: released moves finish, and nothing else is released. ROLLBACK: return to the "
+    "generation before. Without a body: DRAIN.",
     operation_id="cancel_migration_plan",
     response_class=Response,
     openapi_extra=body(CancelRequest, examples={"rollback": {"mode": "ROLLBACK"}}, required=False),

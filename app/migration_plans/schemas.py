@@ -47,15 +47,15 @@ class PlanEstimate(Schema):
     seconds: Annotated[
         float,
         Field(
-            description="What it is expected to take, with orders, reports and switches of routes, as the "
-            "cluster's past plans took."
+            description="Expected duration including orders, reports and route switches, learned from "
+            "past plans of the cluster."
         ),
     ]
     transfer_seconds: Annotated[
-        float | None, Field(description="What the links need, as the planner has it; null: of an older plan.")
+        float | None, Field(description="Time that the copies need on the links; null for older plans.")
     ] = None
     lower_bound_seconds: Annotated[
-        float, Field(description="What no plan between these placements can do better than on these links.")
+        float, Field(description="Lower bound for every plan between these placements on these links.")
     ]
 
 
@@ -77,11 +77,13 @@ class PlanRecord(Schema):
     created_at: Timestamp
     updated_at: Timestamp
     state: PlanState
-    reason: Annotated[str | None, Field(description="In words: why it failed, was cancelled or superseded.")]
+    reason: Annotated[
+        str | None, Field(description="Why the plan failed, was cancelled or superseded, in words.")
+    ]
     validate_only: bool
     rate_limit_bytes_per_second: Annotated[
         float | None,
-        Field(description="What each node may receive, and send, for it at most; null: no limit."),
+        Field(description="Limit on what each node receives, and sends, for this plan; null: no limit."),
     ] = None
     estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
@@ -99,7 +101,7 @@ class PlanSummary(Schema):
     validate_only: bool
     rate_limit_bytes_per_second: Annotated[
         float | None,
-        Field(description="What each node may receive, and send, for it at most; null: no limit."),
+        Field(description="Limit on what each node receives, and sends, for this plan; null: no limit."),
     ] = None
     estimate: Annotated[PlanEstimate | None, Field(description="null until it is planned.")]
     progress: PlanProgress
@@ -181,8 +183,8 @@ class ReleasedMove(Schema):
     rate_limit_bytes_per_second: Annotated[
         float | None,
         Field(
-            description="The copy is fetched no faster, and moves are carried out one after another, so that "
-            "migrations leave the rest of the bandwidth to tokens; null: no limit, or a drop."
+            description="Fetch the copy no faster than this, one move after another, so that tokens "
+            "keep the rest of the bandwidth; null: no limit, or a drop."
         ),
     ]
 
@@ -196,7 +198,9 @@ class ReleasedMovesMetadata(Schema):
 class ReleasedMoves(Schema):
     metadata: ReleasedMovesMetadata
     node_id: Identifier
-    moves: Annotated[list[ReleasedMove], Field(description="In order; a move leaves when it is done.")]
+    moves: Annotated[
+        list[ReleasedMove], Field(description="The moves in order. A move disappears when it is done.")
+    ]
 
 
 class ReportedState(StrEnum):

@@ -75,13 +75,13 @@ async def get_model(request: Request, cluster_id: ClusterId, model_id: ModelId) 
 @router.put(
     "/{model_id}",
     summary="Register a model, or replace it",
-    description="By its MoE layers, by the name of a known architecture, or by a Hugging Face config.json. "
-    "Creates the cluster where there is none.",
+    description="Describe it by its MoE layers, by the name of a known architecture, or by a Hugging "
+    "Face config.json. Creates the cluster if it does not exist.",
     operation_id="put_model",
     response_class=Response,
     openapi_extra=body(ModelSpec, examples=EXAMPLES),
     responses={
-        200: answer(ModelRecord, "Replaced, or as it was."),
+        200: answer(ModelRecord, "Replaced, or unchanged."),
         201: answer(ModelRecord, "Registered."),
         **problems(404, 409, reads_body=True),
     },
@@ -106,7 +106,8 @@ async def put_model(
     "/{model_id}",
     status_code=204,
     summary="Remove a model",
-    description="The next placement has none of its experts, and nodes are told to evict those they hold.",
+    description="The next placement contains none of its experts, and nodes are ordered to evict "
+    "those they hold.",
     operation_id="delete_model",
     response_class=Response,
     responses={204: {"description": "Removed."}, **problems(404)},

@@ -16,9 +16,9 @@ router = APIRouter(prefix="/v1/clusters/{cluster_id}/network", tags=["nodes"])
 
 @router.get(
     "",
-    summary="See what calls between nodes take",
-    description="As placements are computed with it: measured by the node, or else specified, or else the "
-    "cluster's default.",
+    summary="Read the latencies between nodes",
+    description="The latencies that placements are computed with: measured by the node, otherwise "
+    "specified, otherwise the cluster's default.",
     operation_id="get_network",
     response_class=Response,
     openapi_extra={"parameters": [IF_NONE_MATCH]},

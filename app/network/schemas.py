@@ -18,7 +18,10 @@ class NodeNetwork(Schema):
     measured: Annotated[list[int], Field(description="Positions in `nodes` whose latency it has measured.")]
     defaulted: Annotated[
         list[int],
-        Field(description="Positions in `nodes` whose latency is the cluster's default: nobody told it."),
+        Field(
+            description="Positions in `nodes` whose latency is the cluster's default, because it is "
+            "neither measured nor specified."
+        ),
     ]
     origin_seconds: Annotated[float | None, Field(description="To the origin; null: there is none.")]
     ingress_bytes_per_second: float

@@ -144,8 +144,9 @@ async def put_node(
     "/{node_id}",
     status_code=202,
     summary="Drain a node",
-    description="The next placement leaves it empty; it goes once its experts live elsewhere. Should its "
-    "agent register it again, it is DRAINED and gets nothing, until `:undrain` lets it in.",
+    description="The next placement gives the node nothing, and it is removed when its experts are "
+    "held elsewhere. If its agent registers it again, it is DRAINED and gets no experts "
+    "until `:undrain`.",
     operation_id="drain_node",
     response_class=Response,
     responses={202: answer(NodeResource, "Draining."), **problems(404)},
@@ -160,14 +161,14 @@ async def drain_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -
 
 @router.post(
     "/{node_id}:undrain",
-    summary="Let a drained node in again",
-    description="Ends a drain that is under way, or lets a node in that has been drained, now or when it "
-    "registers again: placements may give it experts.",
+    summary="Readmit a drained node",
+    description="Ends a drain that is under way, or readmits a drained node, now or when it registers "
+    "again. Placements may then give it experts.",
     operation_id="undrain_node",
     response_class=Response,
     responses={
-        200: answer(NodeResource, "It may be given experts."),
-        204: {"description": "It may be given experts once it registers; it is not registered now."},
+        200: answer(NodeResource, "The node may be given experts."),
+        204: {"description": "The node may be given experts once it registers; it is not registered now."},
         **problems(404),
     },
 )
@@ -218,7 +219,7 @@ openapi = {
                 "nodes",
                 [CLUSTER_ID, NODE_ID],
                 {
-                    200: answer(NodeStatusAnswer, "Taken in; `directives` say what to do next."),
+                    200: answer(NodeStatusAnswer, "Accepted. `directives` say what to do next."),
                     **problems(404, 409, reads_body=True),
                 },
                 description="Renews the lease and replaces the last status. `holds` replaces what the node "

@@ -29,7 +29,7 @@ class Device(Schema):
 
 
 class LatencySpec(Schema):
-    """Seconds of one expert call raised at this node: hidden state there, expert, result back."""
+    """Seconds of one expert call made by this node: hidden state there, expert, result back."""
 
     local_seconds: Latency = 0.0
     peers_seconds: Annotated[dict[Identifier, Latency], Field(max_length=4096)] = {}
@@ -125,8 +125,9 @@ class NodeStatusReport(Schema):
         str | None,
         Field(
             max_length=200,
-            description="Version of the released moves it goes by: no move that they do not list is begun or "
-            "under way any more, and what was done of such shows in what it holds.",
+            description="Version of the released moves that the node follows: it neither starts nor "
+            "continues a move that they do not list, and its holdings show what it did of "
+            "such moves.",
         ),
     ] = None
     holds: Annotated[
@@ -190,7 +191,7 @@ class Intervals(Schema):
 
 
 class NodeLease(Schema):
-    """Until when the node counts as alive without another heartbeat."""
+    """Until when the node counts as live without another heartbeat."""
 
     expires_at: Timestamp
     seconds: float

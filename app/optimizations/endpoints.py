@@ -26,7 +26,7 @@ from app.storage.records import read_record
 router = APIRouter(prefix="/v1/clusters/{cluster_id}/optimizations", tags=["optimizations"])
 algorithms_router = APIRouter(prefix="/v1/algorithms", tags=["optimizations"])
 
-LOCATION = {"Location": {"description": "Where to ask how it went.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "URL of the optimization.", "schema": {"type": "string"}}}
 APPLIED = {"Preference-Applied": {"description": "wait=N", "schema": {"type": "string"}}}
 EXAMPLES = {
     "now": {},
@@ -42,15 +42,15 @@ EXAMPLES = {
 @router.post(
     "",
     status_code=202,
-    summary="Solve now, or what if",
-    description="With `validate_only` nothing changes but that the answer is known. With `Prefer: wait=N` "
-    "the answer comes with 200 where it is there within N <= 30 seconds.",
+    summary="Solve now, or ask what a solve would give",
+    description="With `validate_only` nothing is put into force. With `Prefer: wait=N` the answer is "
+    "200 if the solve ends within N <= 30 seconds.",
     operation_id="create_optimization",
     response_class=Response,
     openapi_extra={**body(OptimizationRequest, examples=EXAMPLES), "parameters": [PREFER_WAIT]},
     responses={
-        200: answer(OptimizationRecord, "It has ended.", headers=LOCATION | APPLIED),
-        202: answer(OptimizationRecord, "It waits or runs.", headers=LOCATION),
+        200: answer(OptimizationRecord, "The solve has ended.", headers=LOCATION | APPLIED),
+        202: answer(OptimizationRecord, "The solve waits or runs.", headers=LOCATION),
         **problems(404, 429, reads_body=True),
     },
 )
@@ -104,7 +104,7 @@ async def list_optimizations(
 
 @router.get(
     "/{optimization_id}",
-    summary="See how an optimization went",
+    summary="Read an optimization",
     operation_id="get_optimization",
     response_class=Response,
     openapi_extra={"parameters": CONDITIONAL},
@@ -147,7 +147,7 @@ async def cancel_optimization(request: Request, cluster_id: ClusterId, optimizat
     summary="List the algorithms that placements can be computed with",
     operation_id="list_algorithms",
     response_class=Response,
-    responses={200: answer(AlgorithmList, "All of them."), **problems()},
+    responses={200: answer(AlgorithmList, "Every algorithm."), **problems()},
 )
 async def list_algorithms() -> Response:
     return json_answer(await asyncio.to_thread(service.list_algorithms))

@@ -17,7 +17,7 @@ class Overrides(Schema):
 
     capacity_bytes: Annotated[dict[Identifier, Capacity], Field(max_length=4096)] = {}
     remove_nodes: Annotated[list[Identifier], Field(max_length=4096)] = []
-    origin: Annotated[bool | None, Field(description="false: pretend there is none.")] = None
+    origin: Annotated[bool | None, Field(description="false: as if there were no origin.")] = None
     min_replicas: Annotated[int | None, Field(ge=0, le=64)] = None
 
 
@@ -27,10 +27,13 @@ class OptimizationRequest(Schema):
     coupling: Coupling | None = None
     time_limit_seconds: Annotated[float | None, Field(ge=0.1, le=600)] = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    validate_only: Annotated[bool, Field(description="Compute and tell; change nothing.")] = False
+    validate_only: Annotated[bool, Field(description="Compute the result without putting it into force.")] = (
+        False
+    )
     ignore_migration_cost: Annotated[bool, Field(description="Solve as if moving were free.")] = False
     overrides: Annotated[
-        Overrides, Field(description="Only with validate_only: a pretended fleet can't be placed on.")
+        Overrides,
+        Field(description="Only with validate_only: a hypothetical fleet cannot be put into force."),
     ] = Overrides()
 
 
@@ -49,22 +52,24 @@ class OptimizationResult(Schema):
     lower_bound: float | None
     gap_ratio: float | None
     mean_latency_seconds: float | None
-    objective_before: Annotated[float | None, Field(description="Of the placement in force, same traffic.")]
+    objective_before: Annotated[
+        float | None, Field(description="Mean latency under the placement in force, on the same traffic.")
+    ]
     runtime_seconds: float
     copies: Annotated[int | None, Field(description="Experts that some node would have to receive.")]
     migration_bytes: int | None
     migration_seconds: Annotated[
         float | None,
         Field(
-            description="What the copies are expected to take, with orders, reports and switched routes, as "
-            "the cluster's past plans took."
+            description="Expected duration of the copies including orders, reports and route "
+            "switches, learned from past plans of the cluster."
         ),
     ] = None
     adopted: bool
     generation: Annotated[int | None, Field(description="Published, where adopted.")]
-    detail: Annotated[str, Field(description="In words: why adopted or not, or what is short.")]
+    detail: Annotated[str, Field(description="Why it was adopted or not, or what is missing, in words.")]
     remedy: Annotated[
-        str | None, Field(description="In words, what would give a placement where none was found.")
+        str | None, Field(description="What would make a placement possible if none was found, in words.")
     ] = None
 
 
@@ -74,7 +79,8 @@ class OptimizationRecord(Schema):
     state: Annotated[
         OptimizationState,
         Field(
-            description="FAILED, with a `result` whose status says why, also where no placement was found."
+            description="FAILED has a `result` whose status says why; this includes solves that found "
+            "no placement."
         ),
     ]
     created_at: Timestamp

@@ -128,14 +128,14 @@ _MATCHING: list[dict[str, Any]] = [
         "name": "If-Match",
         "in": "header",
         "required": False,
-        "description": "The ETag of the placement this one is to supersede.",
+        "description": "The ETag of the placement that this one supersedes.",
         "schema": {"type": "string"},
     },
     {
         "name": "If-None-Match",
         "in": "header",
         "required": False,
-        "description": "`*`: there must be no placement yet.",
+        "description": "`*`: only if there is no placement yet.",
         "schema": {"type": "string"},
     },
 ]
@@ -152,8 +152,8 @@ openapi: dict[str, Any] = {
                     **document_answers(Assignment, "What the node polls.", example=examples.ASSIGNMENT),
                     **problems(404),
                 },
-                description="What the node is to hold in the end, and where to call for experts it does not "
-                "hold now. Of one node only the newest waiting request is held.",
+                description="What the node should hold in the end, and where to call the experts that "
+                "it does not hold now. Only the newest waiting request of a node is held.",
             )
         },
         f"{CLUSTER}/placement": {
@@ -164,32 +164,34 @@ openapi: dict[str, Any] = {
                 [CLUSTER_ID, *CONDITIONAL],
                 {
                     **document_answers(
-                        PlacementDocument, "Who is to hold what, and why.", example=examples.PLACEMENT
+                        PlacementDocument,
+                        "Which node should hold which experts, and the evidence for it.",
+                        example=examples.PLACEMENT,
                     ),
                     **problems(404),
                 },
             ),
             "put": operation(
                 "put_placement",
-                "Bring a placement of your own into force",
+                "Put a placement of your own into force",
                 _TAG,
                 [CLUSTER_ID, *_MATCHING],
                 {
                     200: answer(PlacementDocument, "In force, as a new generation.", headers=ETAG),
                     **problems(404, 409, 412, 428, reads_body=True),
                 },
-                description="Nodes and layers not named hold nothing. It must fit in memory and on devices, "
-                "and hold every expert often enough. Pause the automatic recomputation to keep it. The "
-                "placement that is in force already is no new generation, and changes nothing: a plan to it "
-                "that was paused goes on when it is resumed, and after a cancelled one "
-                "`POST /migration_plans` to its generation makes another.",
+                description="Nodes and layers that are not named hold nothing. The placement must fit "
+                "the memory and devices of the nodes, and hold every expert often enough. "
+                "Pause the automatic recomputation to keep it. Sending the placement that "
+                "is already in force changes nothing: resume a paused plan to it, or make "
+                "a new plan after a cancelled one with `POST /migration_plans`.",
                 request=body(OperatorPlacement, examples={"two nodes": {"holds": examples.HOLDS}}),
             ),
         },
         f"{CLUSTER}/placement/status": {
             "get": operation(
                 "get_placement_status",
-                "See how far the placement is",
+                "Read the conditions and the progress of nodes",
                 _TAG,
                 [CLUSTER_ID, *CONDITIONAL],
                 {**document_answers(PlacementStatus, "Conditions and nodes."), **problems(404)},
@@ -201,9 +203,10 @@ openapi: dict[str, Any] = {
 
 @router.post(
     "/placement:rollback",
-    summary="Bring an earlier placement into force again",
-    description="As a new generation. Pause the automatic recomputation to keep it. With `If-Match` only "
-    "while the placement in force is the one you have seen.",
+    summary="Roll back to an earlier placement",
+    description="Puts an earlier placement into force as a new generation. Pause the automatic "
+    "recomputation to keep it. With `If-Match`, the request is refused if another "
+    "placement came into force meanwhile.",
     operation_id="rollback_placement",
     response_class=Response,
     openapi_extra={
@@ -258,7 +261,7 @@ async def _set_paused(request: Request, cluster_id: str, *, paused: bool) -> Res
 
 @router.get(
     "/placements",
-    summary="List the placements there have been",
+    summary="List the placements",
     operation_id="list_placements",
     response_class=Response,
     responses={200: answer(PlacementList, "A page, newest first."), **problems(404)},
@@ -276,7 +279,7 @@ async def list_placements(
 
 @router.get(
     "/placements/{generation}",
-    summary="Read a placement of the past",
+    summary="Read one generation",
     operation_id="get_placement_generation",
     response_class=Response,
     responses={
@@ -293,13 +296,13 @@ async def get_placement_generation(
 
 @router.get(
     "/placements/{generation}/outcome",
-    summary="See what became of a placement",
-    description="Predicted against achieved improvement. Achieved is measured again and again while the "
-    "placement is in force, on traffic from after its convergence: the latency expected under it and under "
-    "the placement that it superseded.",
+    summary="Read the outcome of a placement",
+    description="Compares predicted and achieved improvement. The achieved improvement is measured "
+    "repeatedly while the placement is in force, on traffic from after its convergence: "
+    "the expected latency under this placement and under the one before.",
     operation_id="get_placement_outcome",
     response_class=Response,
-    responses={200: answer(PlacementOutcome, "As far as it is known."), **problems(404, 410)},
+    responses={200: answer(PlacementOutcome, "The outcome, as far as it is known."), **problems(404, 410)},
 )
 async def get_placement_outcome(
     request: Request, cluster_id: ClusterId, generation: Annotated[int, Path(ge=1, le=MAX_EXACT)]

@@ -51,55 +51,59 @@ class Evidence(Schema):
     gap_ratio: float | None
     mean_latency_seconds: Annotated[float | None, Field(description="Expected expert latency per token.")]
     objective_before: Annotated[
-        float | None, Field(description="Of the placement it supersedes, same traffic.")
+        float | None,
+        Field(description="Mean latency under the placement that it supersedes, on the same traffic."),
     ]
     migration_bytes: int | None
     runtime_seconds: float | None
     telemetry_until: Timestamp | None
-    reason: Annotated[str, Field(description="What made the service look: INTERVAL, NODES_CHANGED, ...")]
-    solved_at: Annotated[Timestamp | None, Field(description="When its solve began.")] = None
+    reason: Annotated[str, Field(description="What started the solve: INTERVAL, NODES_CHANGED, ...")]
+    solved_at: Annotated[Timestamp | None, Field(description="When the solve began.")] = None
     copies: Annotated[
-        int | None, Field(description="Copies that nodes had to receive for it, of what they held then.")
+        int | None,
+        Field(description="Number of copies that nodes had to receive for it, given what they held then."),
     ] = None
     copies_avoided: Annotated[
         int | None,
         Field(
-            description="How many more a rebalance as EPLB does it would have asked for, on the same traffic "
-            "from the same holdings; negative where it would have asked for fewer."
+            description="How many more copies EPLB would have required, on the same traffic and from "
+            "the same holdings; negative if fewer."
         ),
     ] = None
     copies_withheld: Annotated[
-        int | None, Field(description="Of the best placement found, left for later intervals by the limits.")
+        int | None,
+        Field(description="Copies of the best placement found that the limits leave for later intervals."),
     ] = None
     predicted_improvement_ratio: Annotated[
         float | None,
         Field(
-            description="Latency saved against the placement superseded, on the traffic solved on; "
-            "optimistic, since the placement is fitted to it."
+            description="Relative latency saved against the superseded placement, on the traffic that "
+            "was solved on. Optimistic, because the placement is fitted to that traffic."
         ),
     ] = None
     held_out_improvement_ratio: Annotated[
         float | None,
         Field(
-            description="The same of a placement made from one half of the time, on the traffic of the other "
-            "half; null where it was not tried."
+            description="The same for a placement made from one half of the time, on the traffic of "
+            "the other half; null if this was not tried."
         ),
     ] = None
     cost_in_sample: Annotated[
         float | None,
         Field(
-            description="Seconds of expert latency per second of traffic of a placement made from one half "
-            "of the time, on that half; null where it was not tried."
+            description="Cost of a placement made from one half of the time, on that half, in seconds "
+            "of expert latency per second of traffic; null if this was not tried."
         ),
     ] = None
     cost_held_out: Annotated[
         float | None,
         Field(
-            description="The same placement on the traffic of the other half: by how much it is above "
-            "cost_in_sample, objective is likely to be too low. The placement published saw both halves."
+            description="Cost of the same placement on the other half. The objective is likely to be "
+            "too low by the difference to cost_in_sample. The published placement was "
+            "made from both halves."
         ),
     ] = None
-    samples: Annotated[RouteSamples | None, Field(description="null: nothing is known of traffic.")] = None
+    samples: Annotated[RouteSamples | None, Field(description="null: there is no telemetry.")] = None
 
     @classmethod
     def without_solve(cls, algorithm: str, reason: str) -> "Evidence":
@@ -147,7 +151,7 @@ class PlacementOutcome(Schema):
     """What became of a placement: measured while it was in force, on traffic from after its convergence."""
 
     generation: int
-    converged_at: Annotated[Timestamp | None, Field(description="Every live node held what it was to.")]
+    converged_at: Annotated[Timestamp | None, Field(description="When every live node held what it should.")]
     measured_from: Timestamp | None
     measured_until: Annotated[Timestamp | None, Field(description="null: not measured (yet).")]
     mean_latency_seconds: Annotated[
@@ -159,7 +163,7 @@ class PlacementOutcome(Schema):
     achieved_improvement_ratio: Annotated[
         float | None, Field(description="Of the former against the latter.")
     ]
-    predicted_improvement_ratio: Annotated[float | None, Field(description="As its evidence has it.")]
+    predicted_improvement_ratio: Annotated[float | None, Field(description="As in its evidence.")]
     held_out_improvement_ratio: float | None
     copies: int | None
     copies_avoided: int | None
@@ -245,12 +249,13 @@ class Outlook(StrEnum):
 class Condition(Schema):
     type: ConditionType
     status: bool
-    reason: Annotated[str, Field(description="In words, with the counts that decide it.")]
+    reason: Annotated[str, Field(description="The reason in words, with the counts that decide it.")]
     outlook: Annotated[
-        Outlook | None, Field(description="Of a condition that is to become true and is not; null otherwise.")
+        Outlook | None,
+        Field(description="What will become of a condition that should be true and is not; null otherwise."),
     ] = None
     remedy: Annotated[
-        str | None, Field(description="In words, what to do; null where nothing needs to be done.")
+        str | None, Field(description="What to do, in words; null if nothing needs to be done.")
     ] = None
     since: Timestamp
 
@@ -318,13 +323,13 @@ class AssignmentMetadata(Schema):
 class Assignment(Schema):
     metadata: AssignmentMetadata
     node_id: Identifier
-    devices: Annotated[list[DeviceAssignment], Field(description="What the node is to hold in the end.")]
+    devices: Annotated[list[DeviceAssignment], Field(description="What the node should hold in the end.")]
     targets: list[RouteTarget]
     routes: list[LayerRoutes]
     evict: Annotated[
         list[HeldExperts],
         Field(
-            description="What the node holds of models that were deleted, or registered anew without it: to "
-            "be evicted at once, no move orders it."
+            description="Experts that the node holds of models that were deleted, or registered again "
+            "without them. Evict them at once; no move orders it."
         ),
     ]

@@ -106,7 +106,7 @@ def _parts(url: str) -> tuple[SplitResult, bool]:
             _ = parts.port
     except ValueError:
         raise StorageError(
-            f"redis_url: {redacted(url)!r} is no URL; within a password, write / as %2F, @ as %40, "
+            f"redis_url: {redacted(url)!r} is not a URL; within a password, write / as %2F, @ as %40, "
             "# as %23, ? as %3F and : as %3A"
         ) from None
     scheme = SCHEMES.get(parts.scheme.removesuffix(CLUSTER_SUFFIX))
@@ -191,7 +191,7 @@ async def check_server(redis: Redis, url: str = "redis") -> ServerFacts:
     try:
         infos = [await server.info() for server in await servers_of(redis)]
     except NoCluster as error:
-        raise StorageError(f"{where}: this is no cluster, use redis:// and the like: {error}") from None
+        raise StorageError(f"{where}: this is not a cluster, use redis:// or the like: {error}") from None
     except BusyLoadingError:
         raise StorageUnreachable(f"{where}: the server is still loading its data") from None
     except (RedisTimeoutError, TimeoutError):

@@ -150,7 +150,7 @@ FRAGMENT: dict[str, Any] = {
                 {
                     200: answer(
                         TelemetryAnswer,
-                        "The windows are in Redis; what was left out is named.",
+                        "The windows are in Redis. The answer names what was left out.",
                         example={"accepted_count": 1, "duplicate": False, "partial_success": None},
                     ),
                     **problems(404, reads_body=True),

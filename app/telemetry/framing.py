@@ -139,7 +139,7 @@ class Values:
             self._strange = 0 if _is_map(value[0]) else self._strange + 1
             if self._strange > MAX_STRANGE_VALUES:
                 raise Malformed(
-                    f"more than {MAX_STRANGE_VALUES} values in a row are no maps, expected windows"
+                    f"more than {MAX_STRANGE_VALUES} values in a row are not maps, expected windows"
                 )
             yield value
         _check_size(max(len(self._buffer), self._at))

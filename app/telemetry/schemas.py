@@ -119,8 +119,8 @@ class PartialSuccess(Schema):
 
 
 class TelemetryAnswer(Schema):
-    """Never send again what was answered so."""
+    """Do not send an accepted window again."""
 
     accepted_count: Annotated[int, Field(ge=0, description="Windows that are in Redis now and were not.")]
-    duplicate: Annotated[bool, Field(description="A window was known already; it counts once.")]
-    partial_success: Annotated[PartialSuccess | None, Field(description="Null: all of it was taken.")]
+    duplicate: Annotated[bool, Field(description="A window was already known. It is counted once.")]
+    partial_success: Annotated[PartialSuccess | None, Field(description="Null: everything was accepted.")]

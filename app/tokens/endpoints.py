@@ -23,17 +23,17 @@ TokenId = Annotated[str, Path(pattern=TOKEN_ID_PATTERN)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(pattern=TOKEN_ID_PATTERN)]
 
-_LISTED = "Without their secrets, which are kept nowhere."
+_LISTED = "Their secrets are not shown, because they are not stored."
 _ISSUED = (
-    "The token is told in this answer and never again. The first one ever issued has the service ask for "
-    "tokens."
+    "The token is shown in this answer and never again. Once the first token has been issued, the "
+    "service requires tokens."
 )
 
 
 @router.get(
     "/tokens",
     summary="List the tokens of all clusters",
-    description=f"Those that are good for every cluster. {_LISTED}",
+    description=f"Tokens that are valid for every cluster. {_LISTED}",
     operation_id="list_global_tokens",
     response_class=Response,
     responses={200: answer(TokenList, "A page of tokens."), **problems()},
@@ -87,7 +87,7 @@ async def revoke_global_token(request: Request, token_id: TokenId) -> Response:
 @router.get(
     "/clusters/{cluster_id}/tokens",
     summary="List the tokens of a cluster",
-    description=f"Those that are good for this cluster alone. {_LISTED}",
+    description=f"Tokens that are valid for this cluster only. {_LISTED}",
     operation_id="list_tokens",
     response_class=Response,
     responses={200: answer(TokenList, "A page of tokens."), **problems(404)},

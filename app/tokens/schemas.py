@@ -9,9 +9,11 @@ from app.access.secret import TOKEN_ID_PATTERN
 from app.schema import Identifier, Schema, Timestamp
 
 TokenId = Annotated[str, Field(pattern=TOKEN_ID_PATTERN, description="Public: for listing and revoking.")]
-Note = Annotated[str, Field(max_length=200, description="For people: whose it is, and what for.")]
+Note = Annotated[
+    str, Field(max_length=200, description="A note for people: who uses the token, and for what.")
+]
 Lifetime = Annotated[
-    float | None, Field(gt=0, le=3.2e9, description="Seconds until it is good no more; null: until revoked.")
+    float | None, Field(gt=0, le=3.2e9, description="Seconds until the token expires; null: never.")
 ]
 
 
@@ -47,7 +49,7 @@ class GlobalTokenRequest(Schema):
 
 
 class TokenResource(Schema):
-    """All that is told of a token."""
+    """What is shown of a token."""
 
     token_id: TokenId
     role: Role
@@ -57,11 +59,11 @@ class TokenResource(Schema):
     created_at: Timestamp
     created_by: Annotated[str, Field(description="The id of the token it was made with.")]
     expires_at: Timestamp | None
-    last_used_at: Annotated[Timestamp | None, Field(description="To about five minutes.")]
+    last_used_at: Annotated[Timestamp | None, Field(description="Accurate to about five minutes.")]
 
 
 class IssuedToken(TokenResource):
-    token: Annotated[str, Field(description="The secret. It is told this once, and kept nowhere.")]
+    token: Annotated[str, Field(description="The token. It is shown only in this answer and is not stored.")]
 
 
 class TokenList(Schema):

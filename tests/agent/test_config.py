@@ -86,10 +86,10 @@ def test_mistakes_are_told_by_key(change: str, words: str, tmp_path: Path) -> No
         "device_id": "gpu-0 is named twice",
         "data_dir": "data_dir: is missing",
         "memory": "devices.0.memory",
-        "a": "is no YAML",
+        "a": "is not YAML",
     }
     if words.startswith("node_id: ["):
-        assert "is no YAML" in lines[0]
+        assert "is not YAML" in lines[0]
     else:
         assert any(expected.get(key, key) in line for line in lines), lines
 

@@ -140,13 +140,13 @@ def test_orders_cannot_name_paths(tmp_path: Path) -> None:
     directory = ExpertDirectory(tmp_path / "in")
     file = expert_file()
     for key in (ExpertKey("../../out", 0, 0), ExpertKey("", 0, 0), ExpertKey("/etc", 0, 0)):
-        with pytest.raises(ValueError, match="is no id"):
+        with pytest.raises(ValueError, match="is not an id"):
             directory.partial(key, file.digest)
-    with pytest.raises(ValueError, match="is no SHA-256"):
+    with pytest.raises(ValueError, match="is not a SHA-256"):
         directory.partial(KEY, "../x")
     partial = directory.partial(KEY, file.digest)
     partial.write_bytes(file.body)
-    with pytest.raises(ValueError, match="is no id"):
+    with pytest.raises(ValueError, match="is not an id"):
         directory.keep(KEY, file.digest, "../gpu", partial)
 
 

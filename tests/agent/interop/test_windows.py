@@ -56,7 +56,7 @@ def test_what_is_not_the_models_is_refused() -> None:
             Observation("a", 1, routes=TRUTH[:, 0, :1]),
             "layer 1: tokens with 1 experts, expected 2, the top_k",
         ),
-        (Observation("a", 1, counts=np.full(2, 0.5)), "weights: are no counts"),
+        (Observation("a", 1, counts=np.full(2, 0.5)), "weights: are not counts"),
         (Observation("a", 1, counts=np.full(2, 2.0**40)), "layer 1: counts 1099511627776 of one expert"),
         (Observation("a", 1, counts=np.zeros(2)), "nothing was activated"),
     ]

@@ -35,7 +35,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("", 0, "node edge-a, 1 device"),
         ("expert: {}", 2, "expert: there is no such key"),
         ("experts: {host: 192.0.2.1}", 1, "experts.host: 192.0.2.1 can be reached by others"),
-        ("experts: {host: 192.0.2.1, allow_unauthenticated: true}", 0, "is right"),
+        ("experts: {host: 192.0.2.1, allow_unauthenticated: true}", 0, "is correct"),
         ("local: {host: 192.0.2.1}", 1, "local.host: is 192.0.2.1, expected a loopback address"),
     ],
 )
@@ -78,7 +78,7 @@ def test_an_origin_shows_what_it_found(tmp_path: Path) -> None:
     ("options", "status", "words"),
     [
         (["--host", "192.0.2.1"], 1, "host: 192.0.2.1 can be reached by others"),
-        (["--model-id", "my model"], 2, "--model-id: 'my model' is no id"),
+        (["--model-id", "my model"], 2, "--model-id: 'my model' is not an id"),
         (["--send-limit", "fast"], 2, "expected bytes, like 50MB"),
         (["--token-file", "/nowhere"], 2, "/nowhere"),
     ],

@@ -58,7 +58,7 @@ def test_a_nodes_token_makes_its_cluster(redis_url: str) -> None:
         (["issue", "--role", "node", "--node", "n"], "--node, --cluster: expected both"),
         (["issue", "--role", "reader", "--node", "n", "--cluster", "c"], "--node with it alone"),
         (["issue", "--role", "reader", "--expires-in", "soon"], "expected a number with one of s, m, h"),
-        (["issue", "--role", "reader", "--cluster", "a/b"], "--cluster: 'a/b' is no id"),
+        (["issue", "--role", "reader", "--cluster", "a/b"], "--cluster: 'a/b' is not an id"),
         (["issue", "0123456789abcdef", "--role", "reader"], "issue: expected no"),
         (["revoke"], "expected the id of a token"),
         (["revoke", "x"], "expected the id of a token"),
