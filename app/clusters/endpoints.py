@@ -130,10 +130,10 @@ async def put_cluster(
 @router.patch(
     "/{cluster_id}",
     summary="Change some of a cluster's settings",
-    description="A JSON merge patch (RFC 7396): it changes the settings that it names. Null turns off what can "
-    "be off (the origin, a limit, the half-life of statistics), and returns any other setting to its default. "
-    "Without an origin `min_replicas` cannot stay 0: it returns to 1, and `reset` in the answer says so. With "
-    "`If-Match`, the request is refused if the settings have changed meanwhile.",
+    description="A JSON merge patch (RFC 7396): it changes the settings that it names. Null turns off what "
+    "can be off (the origin, a limit, the half-life of statistics), and returns any other setting to its "
+    "default. Without an origin `min_replicas` cannot stay 0: it returns to 1, and `reset` in the answer says "
+    "so. With `If-Match`, the request is refused if the settings have changed meanwhile.",
     operation_id="patch_cluster",
     response_class=Response,
     openapi_extra={"requestBody": PATCH_BODY, "parameters": [MATCHING]},
