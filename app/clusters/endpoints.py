@@ -132,8 +132,8 @@ async def put_cluster(
     summary="Change some of a cluster's settings",
     description="A JSON merge patch (RFC 7396): it changes the settings that it names. Null turns off what "
     "can be off (the origin, a limit, the half-life of statistics), and returns any other setting to its "
-    "default. Without an origin `min_replicas` cannot stay 0: it returns to 1, and `reset` in the answer says "
-    "so. With `If-Match`, the request is refused if the settings have changed meanwhile.",
+    "default. Without an origin `min_replicas` cannot stay 0: it returns to 1, and `reset` in the answer "
+    "says so. With `If-Match`, the request is refused if the settings have changed meanwhile.",
     operation_id="patch_cluster",
     response_class=Response,
     openapi_extra={"requestBody": PATCH_BODY, "parameters": [MATCHING]},
