@@ -123,6 +123,9 @@ class Store:
     def hkeys(self, key: str) -> list[bytes]:
         return list(self._map(key))
 
+    def hvals(self, key: str) -> list[bytes]:
+        return list(self._map(key).values())
+
     def hlen(self, key: str) -> int:
         return len(self._map(key))
 
@@ -225,8 +228,8 @@ class Store:
         return len(self._data.get(key, ()))
 
     def lindex(self, key: str, index: int) -> bytes | None:
-        found = self.lrange(key, index, index)
-        return found[0] if found else None
+        known = self._data.get(key, [])
+        return known[index] if -len(known) <= index < len(known) else None
 
     def lrange(self, key: str, start: int, end: int) -> list[bytes]:
         known = self._data.get(key, [])

@@ -36,6 +36,7 @@ def _commands(rng: random.Random) -> Call:
         ("hmget", ("hash", list(NAMES)), {}),
         ("hgetall", ("hash",), {}),
         ("hdel", ("hash", *some), {}),
+        ("hvals", ("hash",), {}),
         ("hlen", ("hash",), {}),
         ("hincrby", ("hash", one, number), {}),
         ("sadd", ("set", *some), {}),
@@ -52,6 +53,7 @@ def _commands(rng: random.Random) -> Call:
         ("rpush", ("list", *some), {}),
         ("lpop", ("list",), {}),
         ("llen", ("list",), {}),
+        ("lindex", ("list", rng.choice((0, -1, 2))), {}),
         ("lrange", ("list", 0, rng.choice((-1, 0, 1))), {}),
         ("ltrim", ("list", 1, -1), {}),
     ]
