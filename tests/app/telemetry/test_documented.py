@@ -95,7 +95,7 @@ async def test_the_limits_named() -> None:
     assert f"ended at most {checking.MAX_AGE_SECONDS / 60:g} min ago" in PAGE
     assert f"at most {checking.MAX_AHEAD_SECONDS / 60:g} min ahead" in PAGE
     assert f"1 to {checked_routes.MAX_K} different experts" in PAGE
-    assert f"at most {framing.MAX_WINDOW_BYTES >> 20} MiB, inflated" in PAGE
+    assert f"at most {framing.MAX_WINDOW_BYTES >> 20} MiB after decompression" in PAGE
     assert f"the {store.REMEMBERED} newest numbers" in PAGE
     assert framing.MAX_BLANK_LINES == intake.MAX_REJECTED == 1000
 
