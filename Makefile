@@ -11,11 +11,11 @@ install: $(STAMP)
 COMPILE := import solvers.precompile, migrations.warm, app.instance.warm as instance; solvers.precompile.warm(); migrations.warm.warm(); instance.warm()
 
 # Kernels are compiled once, here, rather than in the first minute of the first service.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml agent/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("moeplace needs Python 3.11 or newer, found %d.%d: run make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ./agent --editable . --group dev
 	$(BIN)/python -c '$(COMPILE)'
 	touch $(STAMP)
 
@@ -49,9 +49,9 @@ LOWEST_TESTS := tests/app/access tests/app/http tests/app/nodes tests/app/placem
 test-lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt pyproject.toml agent/pyproject.toml
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt --group dev
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --no-deps --editable .
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --no-deps --editable ./agent --editable .
 	NUMBA_CACHE_DIR=$(LOWEST)/kernels $(LOWEST)/bin/python -c '$(COMPILE)'
 	NUMBA_CACHE_DIR=$(LOWEST)/kernels $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
 
@@ -64,7 +64,7 @@ test-bounds: install
 TORCH ?= torch==2.13.*
 test-transformers: install
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[transformers]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './agent[transformers]'
 	$(BIN)/python -m pytest tests/agent/hooks tests/agent/architectures
 
 # What the service survives, at length: kills, simulated fleets with wrong clocks, fuzzed requests. Two hours on two

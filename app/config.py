@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
@@ -10,12 +9,9 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from moeplace_agent.logs import LogFormat
+
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
-
-
-class LogFormat(StrEnum):
-    CONSOLE = "console"
-    JSON = "json"
 
 
 class Settings(BaseSettings):

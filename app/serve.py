@@ -20,7 +20,6 @@ from redis.asyncio import Redis
 from app.access.mode import operator_secret, require_operator
 from app.config import Settings
 from app.hangup import Hangup
-from app.listening import ListeningError, open_listener, url_of
 from app.metrics import MULTIPROCESS_DIRECTORY
 from app.processes import Processes
 from app.readiness import what_is_missing
@@ -29,6 +28,7 @@ from app.storage.client import connect, open_client
 from app.storage.durable import require_durability
 from app.storage.embedded import EmbeddedServer, private_runtime_base
 from app.tls import check_certificate, scheme_of, warn_of_plain_http
+from moeplace_agent.serving.listening import ListeningError, open_listener, url_of
 
 PATIENCE_SECONDS = 10.0
 """How often an operator who waits for the service is told what it is waiting for."""

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from app.config import Settings
 from app.connections import GuardedProtocol, descriptors_for
 from app.garbage import look_seldom
-from app.listening import BACKLOG, several
 from app.tls import CIPHERS
+from moeplace_agent.serving.listening import BACKLOG
 
 NOTICE_SECONDS = 0.5
 """How long a draining process still takes connections, so that load balancers see it is not ready."""
@@ -28,6 +28,10 @@ LINGER_SECONDS = 1.0
 
 GOODBYE_SECONDS = 0.5
 """What a client whose connection is being closed has to agree to it."""
+
+ACCEPTS_PER_TURN = 16
+"""libuv takes one connection of a socket in a turn of its loop. A busy process makes few turns a second, and
+clients that connect anew would wait behind all that do it faster than that."""
 
 KILL_MARGIN_SECONDS = 1.0
 """How long before the end of `drain_seconds` requests are cut off, so that the process ends by itself."""
@@ -160,6 +164,11 @@ def run_api(
         forwarded_allow_ips=settings.trusted_proxies or "",
     )
     DrainingServer(config, lambda: _drain(app), started, seconds).run(sockets=several(listener))
+
+
+def several(listener: socket.socket) -> list[socket.socket]:
+    """The same socket as many times as connections are to be taken of it in a turn of the loop."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
 
 
 def serve_application(app: ASGIApp, listener: socket.socket) -> None:

@@ -5,7 +5,7 @@ import ssl
 import structlog
 
 from app.config import Settings
-from app.listening import ListeningError, is_loopback
+from moeplace_agent.serving.listening import ListeningError, is_loopback
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; 1.3 has only good ones. Older versions are refused."""

@@ -9,8 +9,8 @@ from app.access.roles import Role
 from app.access.secret import digest_of
 from app.access.site import Site
 from app.config import Settings
-from app.listening import ListeningError, is_loopback
 from app.storage.keys import EVERYWHERE
+from moeplace_agent.serving.listening import ListeningError, is_loopback
 
 SHORTEST_SECRET = 32
 """Characters of an operator's token by setting: too many to guess."""

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from app.config import Settings
 from app.errors import FieldError, ForeignSite, Misdirected
 from app.http.parameters import fields_of
-from app.listening import is_loopback
+from moeplace_agent.serving.listening import is_loopback
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agent.client import ServiceClient, ServiceProblem
+from moeplace_agent.client import ServiceClient, ServiceProblem
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.terminal import keep_output_clean, show_everywhere
+from app.cli.clean_output import keep_output_clean
+from moeplace_agent.cli.terminal import show_everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ COMMANDS = (
     ),
     Command(
         "agent",
-        "app.cli.agent",
+        "moeplace_agent.cli.agent",
         "agent_command",
         "Run a node: fetch, verify, keep and serve the experts that the service assigns to it.",
         ("moeplace agent --config node.yaml", "moeplace agent --config node.yaml --check"),
@@ -102,7 +103,7 @@ COMMANDS = (
     ),
     Command(
         "origin",
-        "app.cli.origin",
+        "moeplace_agent.cli.origin",
         "origin_command",
         "Serve the experts of a Hugging Face checkpoint to nodes, one file per expert.",
         (

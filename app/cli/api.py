@@ -25,12 +25,12 @@ from app.cli.settings import (
     settings_from,
 )
 from app.config import Settings
-from app.listening import ListeningError, open_listener, url_of
 from app.serve import Supervisor, SupervisorError
 from app.server import run_api
 from app.storage.client import StorageError, connect
 from app.storage.durable import require_durability
 from app.tls import check_certificate, scheme_of, warn_of_plain_http
+from moeplace_agent.serving.listening import ListeningError, open_listener, url_of
 
 
 def api_command(

@@ -8,10 +8,6 @@ from typing import Annotated
 
 import typer
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
-from agent.interop.placements import FleetPlacement
-from agent.interop.registry import PLACEMENTS, PlacementFormat
 from app.cli.export_service import placement_of_service
 from app.cli.interop_options import (
     NEEDS_NUMBERS,
@@ -30,6 +26,10 @@ from app.cli.interop_options import (
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import read_instance, refuse
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop.placements import FleetPlacement
+from moeplace_agent.interop.registry import PLACEMENTS, PlacementFormat
 from solvers.cost.evaluate import checked_holds
 from solvers.io.files import load_placement
 from solvers.problem import ProblemError

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from agent.client import ServiceClient
-from agent.interop.faults import InteropError
-from agent.interop.layers import MoeLayers
-from agent.interop.placements import FleetPlacement
-from agent.messages import HeldExperts
-from app.cli.service_access import RegisteredModel, ask_service, converted, get_model
+from app.cli.service_access import RegisteredModel, ask_service, get_model
 from app.cli.solve import refuse
+from moeplace_agent.client import ServiceClient, converted
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import MoeLayers
+from moeplace_agent.interop.placements import FleetPlacement
+from moeplace_agent.messages import HeldExperts
 
 
 class _Holdings(msgspec.Struct):

@@ -12,20 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers, read_numbers
-from agent.interop.observations import Activations
-from agent.interop.registry import PLACEMENTS, RECORDINGS, RecordingFormat
-from agent.interop.sources import (
-    DEFAULT_SOURCE,
-    InputFile,
-    accumulate,
-    layer_index_of,
-    moe_layers_of,
-    recordings,
-    source_name,
-)
-from agent.interop.windows import MAX_WINDOW_SECONDS
 from app.cli.import_placement import import_placement
 from app.cli.import_windows import post_windows
 from app.cli.interop_options import (
@@ -44,6 +30,20 @@ from app.cli.interop_options import (
 )
 from app.cli.service_access import cluster_of
 from app.cli.solve import refuse
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers, read_numbers
+from moeplace_agent.interop.observations import Activations
+from moeplace_agent.interop.registry import PLACEMENTS, RECORDINGS, RecordingFormat
+from moeplace_agent.interop.sources import (
+    DEFAULT_SOURCE,
+    InputFile,
+    accumulate,
+    layer_index_of,
+    moe_layers_of,
+    recordings,
+    source_name,
+)
+from moeplace_agent.interop.windows import MAX_WINDOW_SECONDS
 from solvers.io.traces import write_recordings
 
 

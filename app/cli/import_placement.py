@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
-from agent.interop.registry import PlacementFormat
 from app.cli.interop_options import NEEDS_NUMBERS
 from app.cli.solve import number, read_instance, refuse
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop.registry import PlacementFormat
 from solvers.cost.evaluate import total_cost
 from solvers.feasible.violations import shortfalls
 from solvers.io.files import save_placement

@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
-from agent.client import ServiceClient
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
-from agent.interop.observations import Activations
-from agent.interop.registry import RecordingFormat
-from agent.interop.sources import layer_index_of, moe_layers_of
-from agent.interop.windows import window_of
-from agent.telemetry import LayerShape, compress, encode_window
-from app.cli.service_access import ask_service, converted, get_model, quoted
+from app.cli.service_access import ask_service, get_model, quoted
 from app.cli.solve import refuse
+from moeplace_agent.client import ServiceClient, converted
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop.observations import Activations
+from moeplace_agent.interop.registry import RecordingFormat
+from moeplace_agent.interop.sources import layer_index_of, moe_layers_of
+from moeplace_agent.interop.windows import window_of
+from moeplace_agent.telemetry import LayerShape, compress, encode_window
 
 
 class _Spec(msgspec.Struct):

@@ -10,15 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agent.architecture.architecture import Configuration
-from agent.architecture.document import read_document
-from agent.architecture.faults import ConfigFault
-from agent.interop.faults import InteropError
-from agent.interop.layers import MoeLayers, read_numbers
-from agent.interop.registry import PLACEMENTS, RECORDINGS
 from app.cli.preset_classes import preset_class
 from app.cli.solve import refuse
 from app.models.presets import PRESETS
+from moeplace_agent.architecture.architecture import Configuration
+from moeplace_agent.architecture.document import read_document
+from moeplace_agent.architecture.faults import ConfigFault
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import MoeLayers, read_numbers
+from moeplace_agent.interop.registry import PLACEMENTS, RECORDINGS
 
 NEEDS_NUMBERS = "numbers layers as the model does, expected --moe-layers, --model-config or --preset"
 

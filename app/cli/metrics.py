@@ -8,7 +8,8 @@ import typer
 
 _HEAD = """# Metrics
 
-<!-- Made by `moeplace metrics --output docs/metrics.md` from app/metrics.py and agent/metrics.py. -->
+<!-- Made by `moeplace metrics --output docs/metrics.md` from app/metrics.py and
+agent/moeplace_agent/metrics.py. -->
 
 The service answers `GET /metrics` for all of its processes together; `moeplace worker --metrics-port N`
 serves those of a worker that runs apart; each agent and each origin serves its own. The text is Prometheus'
@@ -110,7 +111,7 @@ def _service() -> Iterator[_Row]:
 def _agent() -> Iterator[_Row]:
     from prometheus_client.metrics import MetricWrapperBase
 
-    from agent.metrics import WATCHED, AgentMetrics
+    from moeplace_agent.metrics import WATCHED, AgentMetrics
 
     for defined in vars(AgentMetrics()).values():
         if isinstance(defined, MetricWrapperBase):

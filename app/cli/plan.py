@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agent.wording import counted
 from app.cli.solve import EXIT_INFEASIBLE, read_instance, refuse
 from migrations.explanation import Explanation, explain
 from migrations.gantt import gantt_svg
 from migrations.model import MoveKind, Plan, PlanError, PlanStatus, save_plan
 from migrations.naming import BY_INDEX
 from migrations.planner import plan
+from moeplace_agent.wording import counted
 from solvers.io.files import load_placement
 from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8

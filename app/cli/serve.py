@@ -19,10 +19,10 @@ from app.cli.settings import (
     fail,
     settings_from,
 )
-from app.listening import ListeningError
 from app.serve import Supervisor, SupervisorError
 from app.storage.client import StorageError
 from app.storage.embedded import EmbeddedServerError
+from moeplace_agent.serving.listening import ListeningError
 
 
 def serve_command(

@@ -11,25 +11,18 @@ from urllib.parse import quote, unquote
 import msgspec
 import typer
 
-from agent.client import AnswerNotUnderstood, ServiceClient, ServiceError, ServiceProblem
-from agent.config import (
-    TOKEN_VARIABLE,
-    NodeFileError,
-    ca_file_of_environment,
-    token_of_environment,
-)
-from agent.retrying import RetryPolicy
 from app.cli.solve import refuse
 from app.cli.variables import warn_of_unknown_variables
 from app.logs import quiet_libraries
+from moeplace_agent.client import ServiceClient, ServiceError, ServiceProblem, converted
+from moeplace_agent.config import TOKEN_VARIABLE, NodeFileError, ca_file_of_environment, token_of_environment
+from moeplace_agent.retrying import RetryPolicy
 
 _RESOURCE = re.compile(
     r"(?P<base>https?://[^\s?#]+?)/v1/clusters/(?P<cluster>[^/\s?#]+)(?:/nodes/(?P<node>[^/\s?#]+))?/?"
 )
 _RETRY_SECONDS = 15.0
-NOT_THE_SERVICE = "the answer is not what the service gives; does something else listen at this address?"
 _Answer = TypeVar("_Answer")
-_Shape = TypeVar("_Shape")
 
 
 class RegisteredBlock(msgspec.Struct, frozen=True):
@@ -106,11 +99,3 @@ async def get_model(client: ServiceClient, model_id: str) -> RegisteredModel:
 def quoted(part: str) -> str:
     """An id as a part of a URL's path."""
     return quote(part, safe="")
-
-
-def converted(answer: Any, shape: type[_Shape]) -> _Shape:
-    """What the service answered, as far as it is of interest; other fields are ignored."""
-    try:
-        return msgspec.convert(answer, shape)
-    except msgspec.ValidationError:
-        raise AnswerNotUnderstood(NOT_THE_SERVICE) from None

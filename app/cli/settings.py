@@ -7,7 +7,9 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.variables import warn_of_unknown_variables
-from app.config import LogFormat, Settings
+from app.config import Settings
+from moeplace_agent.cli.options import fail as fail
+from moeplace_agent.logs import LogFormat
 
 
 def _about(name: str) -> str:
@@ -49,9 +51,3 @@ def settings_from(**options: Any) -> Settings:
                 continue
             typer.echo(f"moeplace: {fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}", err=True)
         raise typer.Exit(2) from None
-
-
-def fail(message: object, status: int = 1) -> typer.Exit:
-    """Tell the operator in one line why this ends; raise what it returns."""
-    typer.echo(f"moeplace: {message}", err=True)
-    return typer.Exit(status)

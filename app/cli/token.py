@@ -17,10 +17,9 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from agent.client import AnswerNotUnderstood, ServiceClient
 from app.access.roles import Role
 from app.access.secret import SECRET_BYTES, TOKEN_ID_PATTERN
-from app.cli.service_access import NOT_THE_SERVICE, ask_service, converted
+from app.cli.service_access import ask_service
 from app.cli.settings import fail, settings_from
 from app.errors import ProblemError
 from app.schema import ID_PATTERN
@@ -28,6 +27,7 @@ from app.storage.client import StorageError, connect
 from app.storage.keys import EVERYWHERE
 from app.tokens import service
 from app.tokens.schemas import TokenList
+from moeplace_agent.client import NOT_THE_SERVICE, AnswerNotUnderstood, ServiceClient, converted
 
 DEFAULT_SERVICE = "http://127.0.0.1:8080"
 BY_COMMAND_LINE = "command-line"

@@ -7,11 +7,11 @@ from typing import Annotated, Final
 
 import typer
 
-from agent.wording import agreeing, counted
 from app.cli.plan import read_current, read_target
 from app.cli.solve import read_instance, refuse
 from migrations.model import PlanError, load_plan
 from migrations.verify import verify
+from moeplace_agent.wording import agreeing, counted
 
 EXIT_VIOLATED: Final = 1
 

@@ -8,7 +8,6 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from agent.wording import agreeing, counted
 from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.errors import Conflict, NotFound
 from app.storage import topics
@@ -18,6 +17,7 @@ from app.storage.documents import generation_of
 from app.storage.keys import CLUSTERS, ClusterKeys
 from app.storage.optimistic import Queue, optimistic
 from app.storage.records import read_record, record_json
+from moeplace_agent.wording import agreeing, counted
 
 KEPT = ("fence", "revision")
 """Of a deleted cluster, so that tokens and revisions of one created anew under its id are higher: nobody

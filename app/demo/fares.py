@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agent.holdings import Holdings
-from agent.routing import RoutingTable
 from app.demo.scenario import LOCAL_SECONDS, MODEL_ID, ORIGIN_SECONDS
 from app.tiny_moe.shape import EXPERTS, LAYERS
 from app.tiny_moe.traces import UInt8
+from moeplace_agent.holdings import Holdings
+from moeplace_agent.routing import RoutingTable
 from solvers.problem import Float64
 
 

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.client import ServiceClient
-from agent.retrying import RetryPolicy
 from app.box.children import ServiceProcess, started_service
 from app.demo.nodes import NodeProcess, started_nodes
 from app.demo.registration import register_cluster
 from app.demo.scenario import CLUSTER_ID, PACE, service_environment
+from moeplace_agent.client import ServiceClient
+from moeplace_agent.retrying import RetryPolicy
 
 
 class DemoFleet(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from agent.holdings import ExpertKey
-from agent.messages import MoveOrder
-from agent.storage import FetchFailed
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.messages import MoveOrder
+from moeplace_agent.storage import FetchFailed
 
 
 class LinkStorage:

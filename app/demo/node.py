@@ -15,11 +15,6 @@ import time
 
 import msgspec
 
-from agent.client import ServiceClient
-from agent.config import TOKEN_VARIABLE, ca_file_of_environment
-from agent.node import NodeAgent, NodeConfig
-from agent.retrying import RetryPolicy
-from agent.telemetry import LayerShape, Recorder
 from app.demo.fares import fare
 from app.demo.link_storage import LinkStorage
 from app.demo.scenario import (
@@ -36,6 +31,11 @@ from app.demo.scenario import (
 from app.demo.slices import Instruction, NodeStart, Slice
 from app.tiny_moe.shape import CONTEXT_TOKENS, EXPERTS, LAYERS, TOP_K
 from app.tiny_moe.traces import Replay, requests
+from moeplace_agent.client import ServiceClient
+from moeplace_agent.config import TOKEN_VARIABLE, ca_file_of_environment
+from moeplace_agent.node import NodeAgent, NodeConfig
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.telemetry import LayerShape, Recorder
 
 _MAX_BEHIND_SECONDS = 1.0
 """A node that was not given the processor for longer does not replay all it missed."""

@@ -1,8 +1,8 @@
 """The demo's cluster and model, as the service is told of them."""
 
-from agent.client import ServiceClient, ServiceError
 from app.box.failures import BoxFailed
 from app.demo.scenario import MODEL_ID, Pace, cluster_settings, model_spec
+from moeplace_agent.client import ServiceClient, ServiceError
 
 
 async def register_cluster(client: ServiceClient, pace: Pace) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.client import ServiceClient
-from agent.config import TOKEN_VARIABLE, ca_file_of_environment
-from agent.retrying import RetryPolicy
 from app.demo.nodes import NodeProcess, started_nodes
 from app.demo.registration import register_cluster
 from app.demo.scenario import CLUSTER_ID, NODES, Pace
+from moeplace_agent.client import ServiceClient
+from moeplace_agent.config import TOKEN_VARIABLE, ca_file_of_environment
+from moeplace_agent.retrying import RetryPolicy
 
 UNHURRIED = Pace(
     optimization_seconds=30.0, statistics_half_life_seconds=60.0, statistics_window_seconds=300.0

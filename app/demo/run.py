@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from agent.client import ServiceError
 from app.box.failures import BoxFailed
 from app.box.observation import observe
 from app.demo.fleet import DemoFleet, started_fleet
@@ -21,6 +20,7 @@ from app.demo.scenario import CLUSTER_ID, PACE
 from app.demo.story import Outcome, Story
 from app.demo.summary import print_summary
 from app.demo.view import View, shown
+from moeplace_agent.client import ServiceError
 
 _Result = TypeVar("_Result")
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from agent.telemetry import Recorder
 from app.fleet.dispatch import Dispatcher, ExpertUnavailable, RequestCalls, Spent
 from app.fleet.generation import Generation
 from app.fleet.lines import Failed, Finished, Play
@@ -14,6 +13,7 @@ from app.fleet.traffic import GENERATED_TOKENS, PROMPT_TOKENS, Request
 from app.tiny_moe.model import Context
 from app.tiny_moe.shape import LAYERS, TOP_K
 from app.tiny_moe.weights import Dense
+from moeplace_agent.telemetry import Recorder
 
 
 class Answering:

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agent.holdings import Holdings
-from agent.messages import TargetKind
-from agent.routing import Local, RoutingTable
 from app.fleet.experts import LoadedExperts
 from app.fleet.frames import Float32
 from app.fleet.peers import CallFailed, Peers
 from app.tiny_moe.model import Ids
 from app.tiny_moe.shape import WIDTH
+from moeplace_agent.holdings import Holdings
+from moeplace_agent.messages import TargetKind
+from moeplace_agent.routing import Local, RoutingTable
 
 ORIGIN = "origin"
 

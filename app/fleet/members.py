@@ -12,8 +12,6 @@ from typing import Any
 
 import msgspec
 
-from agent.client import ServiceClient, ServiceError
-from agent.retrying import RetryPolicy
 from app.box.children import LineProcess, ServiceProcess, started_lines, started_service
 from app.box.failures import BoxFailed
 from app.fleet.checkpoint import write_checkpoint
@@ -29,6 +27,8 @@ from app.fleet.scenario import (
     cluster_settings,
 )
 from app.fleet.traffic import Request
+from moeplace_agent.client import ServiceClient, ServiceError
+from moeplace_agent.retrying import RetryPolicy
 
 _READY_SECONDS = 60.0
 _PROBE_SECONDS = 3.0

@@ -15,14 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.client import ServiceClient, ServiceError
-from agent.config import NodeFile, node_file
-from agent.engine import Engine
-from agent.holdings import ExpertKey
-from agent.host import Node
-from agent.probing import places_of_cluster
-from agent.retrying import RetryPolicy
-from agent.telemetry import LayerShape, Recorder
 from app.fleet.answering import Answering
 from app.fleet.checkpoint import read_expert
 from app.fleet.dispatch import Dispatcher
@@ -32,9 +24,17 @@ from app.fleet.lines import CallTimes, NodeStart, Play, Pulse, Ready
 from app.fleet.peers import CallFailed, Peers
 from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
-from app.listening import open_listener, url_of
 from app.tiny_moe.shape import EXPERTS, LAYERS, TOP_K, WIDTH
 from app.tiny_moe.weights import dense_weights
+from moeplace_agent.client import ServiceClient, ServiceError
+from moeplace_agent.config import NodeFile, node_file
+from moeplace_agent.engine import Engine
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.host import Node
+from moeplace_agent.probing import places_of_cluster
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.serving.listening import open_listener, url_of
+from moeplace_agent.telemetry import LayerShape, Recorder
 
 DEVICE_ID = "gpu-0"
 _PULSE_SECONDS = 0.3

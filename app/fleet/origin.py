@@ -10,17 +10,17 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from agent.checkpoint.checkpoint import open_checkpoint
-from agent.checkpoint.digests import expert_digests
-from agent.origin import CheckpointShelf, model_spec, origin_application
-from agent.serving.embedded import serving
 from app.fleet.experts import LoadedExperts
 from app.fleet.lines import OriginStart, Ready
 from app.fleet.process import Lines, run_process
 from app.fleet.server import serving_calls
-from app.listening import open_listener, url_of
 from app.tiny_moe.shape import EXPERTS, LAYERS
 from app.tiny_moe.weights import expert, tensors
+from moeplace_agent.checkpoint.checkpoint import open_checkpoint
+from moeplace_agent.checkpoint.digests import expert_digests
+from moeplace_agent.origin import CheckpointShelf, model_spec, origin_application
+from moeplace_agent.serving.embedded import serving
+from moeplace_agent.serving.listening import open_listener, url_of
 
 
 async def _run(lines: Lines) -> None:

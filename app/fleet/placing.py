@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent.client import ServiceError
 from app.box.failures import BoxFailed
 from app.box.observation import Observation, observe
 from app.fleet.members import Members
 from app.fleet.scenario import MODEL_ID
 from app.tiny_moe.shape import EXPERTS, LAYERS
+from moeplace_agent.client import ServiceError
 from solvers.placement import Placement
 
 _LOOK_SECONDS = 0.25

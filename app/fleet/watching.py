@@ -7,12 +7,12 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from agent.client import ServiceError
 from app.box.failures import BoxFailed
 from app.box.observation import Observation, observe
 from app.fleet.members import Members
 from app.fleet.run import Run
 from app.fleet.view import View
+from moeplace_agent.client import ServiceError
 
 _Result = TypeVar("_Result")
 

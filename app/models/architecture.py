@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.architecture.architecture import expert_bytes
-from agent.architecture.quantization import fp8_blocks, mxfp4, plain
 from app.models.schemas import Block
+from moeplace_agent.architecture.architecture import expert_bytes
+from moeplace_agent.architecture.quantization import fp8_blocks, mxfp4, plain
 
 
 class Precision(Enum):

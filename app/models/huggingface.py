@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agent.architecture.architecture import Configuration
-from agent.architecture.faults import ConfigFault
 from app.errors import FieldError, InvalidRequest
 from app.models.schemas import Block
+from moeplace_agent.architecture.architecture import Configuration
+from moeplace_agent.architecture.faults import ConfigFault
 
 ROOT = "/huggingface_config"
 QUANTIZATION = "hf_quant_config"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agent.wording import counted
 from app.clusters.schemas import ClusterSettings
 from app.errors import FieldError
 from app.instance.fleet import Fleet, UInt8, UnknownExpert
 from app.placements.schemas import NodeHoldings
+from moeplace_agent.wording import counted
 
 MAX_FAULTS = 100
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from agent.wording import agreeing, counted
 from app.solving.standing import Standing, improvement, worth_it
 from app.solving.tasks import SolveOutcome
+from moeplace_agent.wording import agreeing, counted
 from solvers.result import SolveStatus
 
 

@@ -6,12 +6,12 @@ from datetime import datetime
 
 import numpy as np
 
-from agent.wording import agreeing, counted
 from app.nodes.schemas import ApplyState
 from app.placements.schemas import Condition, ConditionType, NodeProgress, Outlook, PlacementStatus
 from app.solving.holdup import Holdup, in_words, together
 from app.solving.observation import Observation
 from app.solving.remedies import bring_back, listed, nodes_out
+from moeplace_agent.wording import agreeing, counted
 from solvers.problem import PlacementProblem
 
 TELEMETRY_FRESH_INTERVALS = 3.0

@@ -1,9 +1,9 @@
 """The condition that says whether what nodes count can be right."""
 
-from agent.wording import abridged
 from app.instance.plausibility import Doubt, by_node
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
+from moeplace_agent.wording import abridged
 
 _NAMED = 5
 

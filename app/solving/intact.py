@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from agent.wording import abridged
 from app.errors import DamagedRecord
 from app.placements.schemas import Condition, ConditionType, Outlook, PlacementStatus
 from app.solving.conditions import Finding
 from app.storage.clock import server_now
+from moeplace_agent.wording import abridged
 
 NAMED = 5
 """Faults that one reason names; of the rest it gives the number."""

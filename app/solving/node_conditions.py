@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from agent.wording import abridged, counted
 from app.placements.schemas import ConditionType, Outlook
 from app.solving.conditions import Finding
 from app.solving.observation import Observation
+from moeplace_agent.wording import abridged, counted
 
 CLOCK_SECONDS = 5.0
 """A clock is wrong where it differs by more. Leases and deadlines do not depend on it; the ends of telemetry

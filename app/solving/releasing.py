@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from agent.wording import agreeing, counted
 from app.instance.fleet import UnknownExpert
 from app.migration_plans.schemas import PlannedMove
 from app.placements.schemas import Outlook
@@ -17,6 +16,7 @@ from app.solving.sources import choose_source
 from app.solving.withdrawal import HeldCopy, Withdrawal
 from migrations.model import Limits, MoveKind
 from migrations.states import PlanState
+from moeplace_agent.wording import agreeing, counted
 from solvers.problem import PlacementProblem, UInt8
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from agent.wording import counted
 from app.placements.schemas import Outlook
 from app.solving.holdup import Holdup
 from app.solving.observation import Observation
 from app.solving.tasks import SolveOutcome
+from moeplace_agent.wording import counted
 from solvers.feasible.shortage import Shortage, Unplaced
 from solvers.params import DEFAULT_ALGORITHM
 from solvers.result import SolveStatus

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import transformers
 
-from agent.hooks.transformers import Attachment, moe_layers, phase_by_length
-from agent.telemetry import Phase, Recorder
+from moeplace_agent.hooks.transformers import Attachment, moe_layers, phase_by_length
+from moeplace_agent.telemetry import Phase, Recorder
 
 WINDOW_SECONDS = 10.0
 """How often a window is cut, unless the service says otherwise."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from agent.experts.content import Content
+from moeplace_agent.experts.content import Content
 from tests.agent.checkpoints import EXPERTS, mixtral, write_checkpoint
 
 CLUSTER = "fleet"

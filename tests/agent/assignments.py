@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.messages import (
+from moeplace_agent.messages import (
     Assignment,
     LayerRoutes,
     Metadata,

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from agent.experts.content import Content, Piece, Served
-from agent.experts.safetensors import ExpertTensor, expert_head
-from agent.experts.signing import Verifier
-from agent.holdings import ExpertKey
-from agent.serving.application import experts_application
-from agent.serving.embedded import serving
-from agent.serving.sending import Sends
+from moeplace_agent.experts.content import Content, Piece, Served
+from moeplace_agent.experts.safetensors import ExpertTensor, expert_head
+from moeplace_agent.experts.signing import Verifier
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.serving.application import experts_application
+from moeplace_agent.serving.embedded import serving
+from moeplace_agent.serving.sending import Sends
 
 KEY = ExpertKey("m", 3, 7)
 

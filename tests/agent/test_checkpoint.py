@@ -9,13 +9,13 @@ import pytest
 import safetensors
 from httpx import ASGITransport, AsyncClient
 
-from agent.checkpoint.checkpoint import open_checkpoint
-from agent.checkpoint.digests import FILE, expert_digests
-from agent.checkpoint.shards import CheckpointError
-from agent.experts.content import ContentReader
-from agent.journal import Journal
-from agent.origin import CheckpointShelf, origin_application
 from app.models.huggingface import read_config
+from moeplace_agent.checkpoint.checkpoint import open_checkpoint
+from moeplace_agent.checkpoint.digests import FILE, expert_digests
+from moeplace_agent.checkpoint.shards import CheckpointError
+from moeplace_agent.experts.content import ContentReader
+from moeplace_agent.journal import Journal
+from moeplace_agent.origin import CheckpointShelf, origin_application
 from tests.agent.checkpoints import EXPERTS, LAYOUTS, Made, Tensors, base, olmoe, write_checkpoint
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import safetensors
 
-from agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from agent.checkpoint.shards import CheckpointError
-from agent.experts.content import ContentReader
+from moeplace_agent.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from moeplace_agent.checkpoint.shards import CheckpointError
+from moeplace_agent.experts.content import ContentReader
 from tests.agent.checkpoints import GATED, Shapes, experts_of, write_file, write_index, write_shapes
 
 QWEN = {"model_type": "qwen3_moe", "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2}

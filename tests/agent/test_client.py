@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from agent.client import (
+from moeplace_agent.client import (
     AnswerLost,
     AnswerNotUnderstood,
     ServiceClient,
     ServiceProblem,
     ServiceUnreachable,
 )
-from agent.retrying import RetryPolicy
+from moeplace_agent.retrying import RetryPolicy
 from tests.agent.scripted import problem, reply, scripted
 
 pytestmark = pytest.mark.anyio

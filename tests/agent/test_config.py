@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.config import NodeFileError, read_node_file, read_token
+from moeplace_agent.config import NodeFileError, read_node_file, read_token
 
 GOOD = """
 node_id: edge-a

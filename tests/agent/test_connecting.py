@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.client import ServiceClient, ServiceError, ServiceUnreachable
-from agent.retrying import RetryPolicy
+from moeplace_agent.client import ServiceClient, ServiceError, ServiceUnreachable
+from moeplace_agent.retrying import RetryPolicy
 from tests.agent.experts import free_url
 
 pytestmark = pytest.mark.anyio

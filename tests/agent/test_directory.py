@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.experts.directory import MAX_PARTIALS, DirectoryInUse, ExpertDirectory, StoredExpert
-from agent.experts.safetensors import MalformedFile
-from agent.holdings import ExpertKey
+from moeplace_agent.experts.directory import MAX_PARTIALS, DirectoryInUse, ExpertDirectory, StoredExpert
+from moeplace_agent.experts.safetensors import MalformedFile
+from moeplace_agent.holdings import ExpertKey
 from tests.agent.experts import KEY, ExpertFile, expert_file, tree
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.holdings import ExpertKey, Holdings
-from agent.messages import LayerRoutes
-from agent.routing import LOCAL, RoutingTable
+from moeplace_agent.holdings import ExpertKey, Holdings
+from moeplace_agent.messages import LayerRoutes
+from moeplace_agent.routing import LOCAL, RoutingTable
 from tests.agent.assignments import PEER, assignment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines.md"

@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.experts.address import expert_path
-from agent.experts.directory import ExpertDirectory, StoredExpert
-from agent.experts.fetching import ExpertFetcher, FetchLimits, Source
-from agent.experts.partial import PartialFile
-from agent.retrying import RetryPolicy
-from agent.serving.sending import Sends
-from agent.storage import FetchFailed
+from moeplace_agent.experts.address import expert_path
+from moeplace_agent.experts.directory import ExpertDirectory, StoredExpert
+from moeplace_agent.experts.fetching import ExpertFetcher, FetchLimits, Source
+from moeplace_agent.experts.partial import PartialFile
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.serving.sending import Sends
+from moeplace_agent.storage import FetchFailed
 from tests.agent.experts import (
     KEY,
     Misbehaviour,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.holdings import ExpertKey, Holdings, NoRoom, grouped, holds_digest
+from moeplace_agent.holdings import ExpertKey, Holdings, NoRoom, grouped, holds_digest
 
 
 def key(expert: int, layer: int = 0) -> ExpertKey:

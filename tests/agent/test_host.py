@@ -18,21 +18,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from agent.client import ServiceClient
-from agent.config import node_file
-from agent.engine import Engine
-from agent.holdings import ExpertKey
-from agent.host import Node
-from agent.retrying import RetryPolicy
-from agent.routing import RoutingTable
-from agent.serving.embedded import serving
-from agent.telemetry import LayerShape, Recorder, encode_window
 from app.migration_plans.schemas import ReleasedMove
 from app.solving.orders import encode_orders
 from app.storage import topics
 from app.storage.documents import encode_document, queue_document
 from app.storage.keys import ClusterKeys
 from migrations.model import MoveKind
+from moeplace_agent.client import ServiceClient
+from moeplace_agent.config import node_file
+from moeplace_agent.engine import Engine
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.host import Node
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.routing import RoutingTable
+from moeplace_agent.serving.embedded import serving
+from moeplace_agent.telemetry import LayerShape, Recorder, encode_window
 from tests.agent.experts import ExpertFile, expert_file, listener, shelf_server, tree, url_of
 
 pytestmark = pytest.mark.anyio

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from agent.holdings import ExpertKey
-from agent.journal import Journal
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.journal import Journal
 
 pytestmark = pytest.mark.anyio
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from agent.experts.fetching import ORIGIN
-from agent.latency import CALL_SECONDS, LatencyMeter
-from agent.probing import Prober
+from moeplace_agent.experts.fetching import ORIGIN
+from moeplace_agent.latency import CALL_SECONDS, LatencyMeter
+from moeplace_agent.probing import Prober
 from tests.agent.experts import free_url, misbehaving_server, refusing, shelf_server
 
 

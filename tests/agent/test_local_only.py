@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from agent.serving.local_only import LocalOnly
+from moeplace_agent.serving.local_only import LocalOnly
 
 pytestmark = pytest.mark.anyio
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from agent.client import ServiceClient, ServiceProblem
-from agent.holdings import ExpertKey
-from agent.messages import MoveOrder
-from agent.node import NodeAgent, NodeConfig
-from agent.retrying import RetryPolicy
-from agent.telemetry import LayerShape, Recorder
 from app.storage import topics
 from app.storage.documents import encode_document, queue_document
 from app.storage.keys import ClusterKeys
+from moeplace_agent.client import ServiceClient, ServiceProblem
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.messages import MoveOrder
+from moeplace_agent.node import NodeAgent, NodeConfig
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.telemetry import LayerShape, Recorder
 from tests.agent.losing_proxy import LosingProxy, losing_proxy
 
 pytestmark = pytest.mark.anyio
@@ -306,7 +306,7 @@ async def test_an_agent_whose_service_was_away_goes_on_as_the_same_instance(
 async def test_the_agent_of_a_drained_node_says_so(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """Registering again does not end a drain: the agent names it and how it ends, once, and says when an
     operator let the node in."""
-    caplog.set_level("INFO", logger="agent")
+    caplog.set_level("INFO", logger="moeplace_agent")
     await scene.redis.zadd(scene.keys.drained_nodes, {"n1": 1.0})
     async with running(scene.agent):
         await scene.until(lambda: "an operator drained node n1" in caplog.text)

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agent.holdings import ExpertKey, Holdings
-from agent.messages import MoveKind, MoveOrder
-from agent.orders import OrderExecutor
-from agent.reports import MoveReport, ReportBox, ReportedState
-from agent.routing import RoutingTable
-from agent.storage import EvictFailed, FetchFailed
+from moeplace_agent.holdings import ExpertKey, Holdings
+from moeplace_agent.messages import MoveKind, MoveOrder
+from moeplace_agent.orders import OrderExecutor
+from moeplace_agent.reports import MoveReport, ReportBox, ReportedState
+from moeplace_agent.routing import RoutingTable
+from moeplace_agent.storage import EvictFailed, FetchFailed
 from tests.agent.assignments import PEER, assignment, order, orders
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.outbox import Outbox, Parcel
+from moeplace_agent.outbox import Outbox, Parcel
 
 pytestmark = pytest.mark.anyio
 

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agent.telemetry.recorder as recording
-from agent.telemetry import Activity, LayerShape, Phase, Recorder, Window, encode_window
-from agent.telemetry.windows import NO_EXPERT
+import moeplace_agent.telemetry.recorder as recording
 from app.telemetry.decoding import Format, decode
 from app.telemetry.faults import Faults
+from moeplace_agent.telemetry import Activity, LayerShape, Phase, Recorder, Window, encode_window
+from moeplace_agent.telemetry.windows import NO_EXPERT
 
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
 END = START + timedelta(seconds=10)

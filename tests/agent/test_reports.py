@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.reports import MoveReport, ReportBox, ReportedState
+from moeplace_agent.reports import MoveReport, ReportBox, ReportedState
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.retrying import RetryPolicy, retry_after_seconds
+from moeplace_agent.retrying import RetryPolicy, retry_after_seconds
 
 
 def test_waits_grow_and_are_bounded() -> None:

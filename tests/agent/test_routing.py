@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from agent.holdings import ExpertKey, Holdings
-from agent.routing import LOCAL, RoutingTable
+from moeplace_agent.holdings import ExpertKey, Holdings
+from moeplace_agent.routing import LOCAL, RoutingTable
 from tests.agent.assignments import FAR, ORIGIN, PEER, assignment
 
 

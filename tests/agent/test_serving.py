@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.experts.address import expert_path
-from agent.experts.signing import Signer
-from agent.holdings import ExpertKey
-from agent.serving.ranges import Unsatisfiable, requested_range
-from agent.serving.sending import Sends
+from moeplace_agent.experts.address import expert_path
+from moeplace_agent.experts.signing import Signer
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.serving.ranges import Unsatisfiable, requested_range
+from moeplace_agent.serving.sending import Sends
 from tests.agent.experts import KEY, expert_file, shelf_server
 
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.telemetry import LayerShape, Recorder, Window, compress, encode_window
 from app.telemetry.decoding import Format, decode
 from app.telemetry.faults import Faults
+from moeplace_agent.telemetry import LayerShape, Recorder, Window, compress, encode_window
 
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
 END = START + timedelta(seconds=10)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import ServiceClient, ServiceProblem
-from agent.config import NodeFileError, ServiceSection
-from agent.retrying import RetryPolicy
+from moeplace_agent.client import ServiceClient, ServiceProblem
+from moeplace_agent.config import NodeFileError, ServiceSection
+from moeplace_agent.retrying import RetryPolicy
 from tests.agent.scripted import problem, reply, scripted
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.wording import agreeing, counted
+from moeplace_agent.wording import agreeing, counted
 
 
 @pytest.mark.parametrize(

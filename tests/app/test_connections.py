@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app import connections
 from app.connections import GuardedProtocol
 from app.extensions import ARRIVED, HOLD_OFF, WHOLE, lines
-from app.listening import several
+from app.server import several
 
 MAX_CONNECTIONS = 24
 KEEP_ALIVE_SECONDS = 1

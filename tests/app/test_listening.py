@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from app.listening import ListeningError, is_loopback, open_listener, url_of
+from moeplace_agent.serving.listening import ListeningError, is_loopback, open_listener, url_of
 
 
 def test_free_port_is_found_and_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import logging, sys
 import structlog
-from app.config import LogFormat
+from moeplace_agent.logs import LogFormat
 from app.logs import configure
 
 configure(LogFormat(sys.argv[1]), "info", process="api")
@@ -62,8 +62,8 @@ def test_console_lines() -> None:
 
 def test_unknown_level_is_refused() -> None:
     """A level that is none is named with those there are."""
-    from app.config import LogFormat
     from app.logs import LogLevelError, configure
+    from moeplace_agent.logs import LogFormat
 
     with pytest.raises(LogLevelError, match=r"log_level: expected one of debug, .*, got 'loud'"):
         configure(LogFormat.JSON, "loud", process="api")

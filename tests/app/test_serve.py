@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.config import LogFormat, Settings
+from app.config import Settings
 from app.serve import variables_of
+from moeplace_agent.logs import LogFormat
 
 
 def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

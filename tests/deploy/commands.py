@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import typer.main
 from typer.core import TyperGroup
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 from app.cli import command_line
 from app.config import Settings
 
+EXAMPLE_NODE = Path(__file__).parents[2] / "deploy" / "examples" / "site" / "node.yaml"
 VARIABLES = {f"MOEPLACE_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -21,6 +23,11 @@ def require_command(arguments: Sequence[str]) -> None:
         assert command is not None, arguments
         with command.make_context(name, list(rest), parent=context):
             pass
+
+
+def in_examples(argument: str) -> str:
+    """The argument with the example's node.yaml in place of the installed one."""
+    return argument.replace("/etc/moeplace/node.yaml", str(EXAMPLE_NODE))
 
 
 def require_settings(names: Iterable[str]) -> None:

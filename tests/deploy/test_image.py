@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import re
+import tomllib
 
-from tests.deploy.commands import require_command, require_settings
+import pytest
+
+from tests.deploy.commands import in_examples, require_command, require_settings
 from tests.deploy.tools import DEPLOY, ROOT, program, run
 
 DOCKERFILE = DEPLOY / "Dockerfile"
@@ -17,10 +20,20 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split(" ", 1)[0], line.split(" ", 1)[1].strip()) for line in joined.splitlines() if line]
 
 
+def stage(name: str) -> list[tuple[str, str]]:
+    """The instructions of one stage; "" is the last one, which has no name."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    current: list[tuple[str, str]] = []
+    for instruction, words in instructions():
+        if instruction == "FROM":
+            current = stages.setdefault(words.partition(" AS ")[2], [])
+        elif instruction != "ARG":
+            current.append((instruction, words))
+    return stages[name]
+
+
 def last_stage() -> list[tuple[str, str]]:
-    found = instructions()
-    begin = max(index for index, (name, _) in enumerate(found) if name == "FROM")
-    return found[begin:]
+    return stage("")
 
 
 def environment() -> dict[str, str]:
@@ -41,12 +54,13 @@ def test_what_is_copied_is_sent() -> None:
     for words in copied:
         for source in words.split()[:-1]:
             assert (ROOT / source).exists(), source
-            assert source in sent, source
+            assert source.split("/")[0] in sent, source
 
 
-def test_it_runs_as_nobody_special() -> None:
+@pytest.mark.parametrize("image", ["", "agent"])
+def test_it_runs_as_nobody_special(image: str) -> None:
     """The last USER is neither root nor a name that Kubernetes could not check."""
-    users = [words for name, words in last_stage() if name == "USER"]
+    users = [words for name, words in stage(image) if name == "USER"]
     assert users
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
 
@@ -58,6 +72,16 @@ def test_its_command_parses_and_its_settings_exist() -> None:
     assert entry == ["moeplace"]
     require_command(command)
     require_settings(environment())
+
+
+def test_the_image_of_the_agent_installs_and_runs_the_agent_alone() -> None:
+    """It copies nothing of the service, and its command is that of the distribution in agent/."""
+    scripts = tomllib.loads((ROOT / "agent" / "pyproject.toml").read_text())["project"]["scripts"]
+    (entry,) = (json.loads(words) for name, words in stage("agent") if name == "ENTRYPOINT")
+    (command,) = (json.loads(words) for name, words in stage("agent") if name == "CMD")
+    assert entry[0] in scripts
+    require_command(["agent", *map(in_examples, command)])
+    assert [words for name, words in stage("build-agent") if name == "COPY"] == ["agent /src"]
 
 
 def test_kernels_are_compiled_where_they_are_looked_for() -> None:

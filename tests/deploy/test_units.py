@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import read_node_file
 from app.clusters.schemas import ClusterSettings
 from app.storage.client import check_server, open_client
 from app.storage.embedded import find_server
-from tests.deploy.commands import require_command, require_settings, variables_of
+from moeplace_agent.config import read_node_file
+from tests.deploy.commands import in_examples, require_command, require_settings, variables_of
 from tests.deploy.tools import DEPLOY, program, run
 from tests.valkey_cluster import until
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 EXAMPLES = DEPLOY / "examples"
 PROGRAM = "/opt/moeplace/bin/moeplace"
+AGENT = "/opt/moeplace/bin/moeplace-agent"
 EXPOSURE = 2.0
 """Of 10, as systemd-analyze counts it; 2 is well sandboxed."""
 
@@ -72,10 +73,8 @@ def test_commands_parse_and_settings_exist(unit: Path) -> None:
     service = section(unit)
     for command in (*service["ExecStart"], *service.get("ExecStartPre", [])):
         name, *arguments = shlex.split(command)
-        assert name == PROGRAM
-        require_command(
-            [a.replace("/etc/moeplace/node.yaml", str(EXAMPLES / "site/node.yaml")) for a in arguments]
-        )
+        assert name in {PROGRAM, AGENT}
+        require_command([*(["agent"] if name == AGENT else []), *map(in_examples, arguments)])
     require_settings(entry.split("=")[0] for entry in service.get("Environment", []))
 
 

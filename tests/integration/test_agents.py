@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.client import ServiceClient, ServiceError
-from agent.holdings import ExpertKey
-from agent.messages import MoveKind, MoveOrder
-from agent.node import NodeAgent, NodeConfig
-from agent.retrying import RetryPolicy
-from agent.telemetry import LayerShape, Recorder
+from moeplace_agent.client import ServiceClient, ServiceError
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.messages import MoveKind, MoveOrder
+from moeplace_agent.node import NodeAgent, NodeConfig
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.telemetry import LayerShape, Recorder
 from tests.service import Service
 
 pytestmark = pytest.mark.anyio

@@ -14,10 +14,10 @@ import httpx
 import pytest
 import yaml
 
-from agent.client import ServiceClient, ServiceError
-from agent.experts.content import Content
-from agent.retrying import RetryPolicy
-from agent.wording import counted
+from moeplace_agent.client import ServiceClient, ServiceError
+from moeplace_agent.experts.content import Content
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.wording import counted
 from tests.agent.checkpoints import EXPERTS, mixtral, write_checkpoint
 from tests.agent.experts import tree
 from tests.service import Service

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
-from agent.config import node_file
-from agent.holdings import ExpertKey
-from agent.host import Node
-from agent.retrying import RetryPolicy
-from agent.telemetry import LayerShape, Recorder
 from app.cli.metrics import page
+from moeplace_agent.config import node_file
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.host import Node
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.telemetry import LayerShape, Recorder
 from tests.agent.experts import expert_file, listener, shelf_server, url_of
 from tests.deploy.tools import program
 from tests.service import Service

@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from app.listening import open_listener
 from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer, runtime_path
+from moeplace_agent.serving.listening import open_listener
 from tests.conftest import TEST_SERVER
 from tests.service import Service
 

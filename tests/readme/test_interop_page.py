@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer.main
 
-from agent.interop.registry import PLACEMENTS, RECORDINGS
 from app.cli import COMMANDS, command_line
+from moeplace_agent.interop.registry import PLACEMENTS, RECORDINGS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from agent.holdings import ExpertKey
-from agent.messages import MoveOrder, TargetKind
-from agent.routing import Local, RoutingTable
 from app.storage.keys import ClusterKeys
 from migrations.states import PLAN_TRANSITIONS, MoveState, PlanState
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.messages import MoveOrder, TargetKind
+from moeplace_agent.routing import Local, RoutingTable
 from tests.simulation.clock import BEGINS_AT
 
 if TYPE_CHECKING:

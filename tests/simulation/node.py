@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent.holdings import ExpertKey
-from agent.messages import MoveOrder
-from agent.node import NodeAgent, NodeConfig
-from agent.retrying import RetryPolicy
-from agent.routing import RoutingTable
-from agent.storage import FetchFailed
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.messages import MoveOrder
+from moeplace_agent.node import NodeAgent, NodeConfig
+from moeplace_agent.retrying import RetryPolicy
+from moeplace_agent.routing import RoutingTable
+from moeplace_agent.storage import FetchFailed
 from tests.simulation.clock import process
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Watch

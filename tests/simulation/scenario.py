@@ -12,8 +12,6 @@ from typing import Any, cast
 
 import structlog
 
-from agent.holdings import ExpertKey
-from agent.routing import Local
 from app.clusters.schemas import ClusterRecord, ClusterSettings, OriginSpec
 from app.config import Settings
 from app.errors import ProblemError
@@ -26,6 +24,8 @@ from app.placements.schemas import OperatorPlacement
 from app.placements.service import put_placement, rollback
 from app.storage import clock
 from app.storage.keys import ClusterKeys
+from moeplace_agent.holdings import ExpertKey
+from moeplace_agent.routing import Local
 from tests.simulation.clock import BEGINS_AT, VirtualLoop, process, virtual_time
 from tests.simulation.faults import Faults, harmless, severe
 from tests.simulation.invariants import Violation, Watch
@@ -62,7 +62,7 @@ class Outcome:
 def run(seed: int, *, calm: bool = False) -> Outcome:
     """The whole run; raises `Violation` with the seed and the end of the diary. `calm`: without faults."""
     loop = VirtualLoop(random.Random(seed))
-    agents = logging.getLogger("agent")
+    agents = logging.getLogger("moeplace_agent")
     level = agents.level
     agents.setLevel(logging.CRITICAL)
     try:

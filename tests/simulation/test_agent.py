@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.client import ServiceUnreachable
-from agent.messages import (
+from moeplace_agent.client import ServiceUnreachable
+from moeplace_agent.messages import (
     Assignment,
     Intervals,
     Metadata,
@@ -19,7 +19,7 @@ from agent.messages import (
     ReportAnswer,
     StatusAnswer,
 )
-from agent.node import NodeAgent, NodeConfig
+from moeplace_agent.node import NodeAgent, NodeConfig
 from tests.simulation.clock import VirtualLoop, virtual_time
 from tests.simulation.transport import SimulatedClient
 

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from agent.holdings import ExpertKey
 from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
@@ -29,6 +28,7 @@ from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
 from migrations.model import MoveKind
 from migrations.states import MoveState, PlanState
+from moeplace_agent.holdings import ExpertKey
 from tests.migrations.instances import cluster
 from tests.simulation.clock import BEGINS_AT, VirtualLoop, virtual_time
 from tests.simulation.store import Connection, Store

@@ -8,17 +8,6 @@ from typing import Any, TypeVar, cast
 import msgspec
 from redis.asyncio import Redis
 
-from agent.client import ServiceClient, ServiceProblem, ServiceUnreachable
-from agent.messages import (
-    Assignment,
-    FieldFault,
-    Intervals,
-    Orders,
-    Problem,
-    Registration,
-    ReportAnswer,
-    StatusAnswer,
-)
 from app.config import Settings
 from app.errors import ProblemError
 from app.migration_plans.reports import ReportMemory, report_moves
@@ -30,6 +19,17 @@ from app.nodes.schemas import NodeSpec, NodeStatusReport
 from app.storage import topics
 from app.storage.documents import read_document
 from app.storage.keys import ClusterKeys
+from moeplace_agent.client import ServiceClient, ServiceProblem, ServiceUnreachable
+from moeplace_agent.messages import (
+    Assignment,
+    FieldFault,
+    Intervals,
+    Orders,
+    Problem,
+    Registration,
+    ReportAnswer,
+    StatusAnswer,
+)
 from tests.simulation.faults import Faults
 from tests.simulation.store import Connection, Store
 

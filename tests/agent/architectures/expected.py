@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agent.architecture.architecture import Configuration
-from agent.architecture.faults import ConfigFault
-from agent.checkpoint.checkpoint import open_checkpoint
-from agent.checkpoint.shards import CheckpointError
+from moeplace_agent.architecture.architecture import Configuration
+from moeplace_agent.architecture.faults import ConfigFault
+from moeplace_agent.checkpoint.checkpoint import open_checkpoint
+from moeplace_agent.checkpoint.shards import CheckpointError
 
 Real = Mapping[str, Mapping[int, tuple[int, int]]]
 """Tower -> layer -> how many experts, and the bytes of the largest."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.experts.safetensors import read_contents
+from moeplace_agent.experts.safetensors import read_contents
 
 _OTHER_TOWERS = re.compile(r"vision|visual|audio|speech|code2wav")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=expert_)\d+(?=\.)")

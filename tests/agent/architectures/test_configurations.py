@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from agent.architecture.architecture import Configuration
-from agent.architecture.document import decode_document
-from agent.architecture.faults import ConfigFault
+from moeplace_agent.architecture.architecture import Configuration
+from moeplace_agent.architecture.document import decode_document
+from moeplace_agent.architecture.faults import ConfigFault
 
 BASE = {"hidden_size": 64, "num_hidden_layers": 4, "num_experts_per_tok": 2, "torch_dtype": "bfloat16"}
 QWEN = BASE | {"model_type": "qwen3_moe", "num_experts": 8, "moe_intermediate_size": 32}

@@ -13,9 +13,9 @@ WHY = "needs torch and transformers: make test-transformers"
 pytest.importorskip("torch", reason=WHY)
 pytest.importorskip("transformers", reason=WHY)
 
-from agent.architecture.architecture import Configuration  # noqa: E402
-from agent.architecture.document import read_document  # noqa: E402
-from agent.architecture.layers import RULES  # noqa: E402
+from moeplace_agent.architecture.architecture import Configuration  # noqa: E402
+from moeplace_agent.architecture.document import read_document  # noqa: E402
+from moeplace_agent.architecture.layers import RULES  # noqa: E402
 from tests.agent.architectures.expected import (  # noqa: E402
     REFUSED,
     check_configuration,

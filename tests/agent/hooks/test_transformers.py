@@ -15,10 +15,10 @@ WHY = "needs torch and transformers: make test-transformers"
 torch = pytest.importorskip("torch", reason=WHY)
 pytest.importorskip("transformers", reason=WHY)
 
-from agent.hooks.routers import find_routers  # noqa: E402
-from agent.hooks.transformers import attach, moe_layers  # noqa: E402
-from agent.telemetry import Activity, LayerShape, Phase, Recorder, Window  # noqa: E402
-from agent.telemetry.windows import NO_EXPERT  # noqa: E402
+from moeplace_agent.hooks.routers import find_routers  # noqa: E402
+from moeplace_agent.hooks.transformers import attach, moe_layers  # noqa: E402
+from moeplace_agent.telemetry import Activity, LayerShape, Phase, Recorder, Window  # noqa: E402
+from moeplace_agent.telemetry.windows import NO_EXPERT  # noqa: E402
 from tests.agent.hooks import choices  # noqa: E402
 from tests.agent.hooks.tiny import EXPERTS, text, tiny  # noqa: E402
 from tests.agent.test_engines_page import blocks, run  # noqa: E402

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers, read_numbers
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers, read_numbers
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))

@@ -16,10 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import MoeLayers
-from agent.interop.placements import FleetPlacement
-from agent.interop.registry import PLACEMENTS, PlacementFormat
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import MoeLayers
+from moeplace_agent.interop.placements import FleetPlacement
+from moeplace_agent.interop.registry import PLACEMENTS, PlacementFormat
 
 Sets = list[list[set[int]]]
 """By MoE layer and node."""

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
-from agent.interop.registry import RECORDINGS
-from agent.interop.sources import InputFile, accumulate
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop.registry import RECORDINGS
+from moeplace_agent.interop.sources import InputFile, accumulate
 from tests.agent.interop.truth import (
     EXPERTS,
     MODEL_LAYERS,

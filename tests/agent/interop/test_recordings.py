@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from agent.interop import files as bounded
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop import files as bounded
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
 from tests.agent.interop.truth import (
     EXPERTS,
     MOE,

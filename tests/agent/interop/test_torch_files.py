@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.interop import tensors
-from agent.interop.faults import InteropError
+from moeplace_agent.interop import tensors
+from moeplace_agent.interop.faults import InteropError
 from tests.agent.interop.truth import (
     EXPERTS,
     MODEL_LAYERS,
@@ -26,7 +26,7 @@ from tests.agent.interop.truth import (
     tokens,
 )
 
-torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'moeplace[torch]'")
+torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'moeplace-agent[torch]'")
 
 TRUTH = tokens()
 # Two spare slots: experts 4 and 0 are there twice.
@@ -207,7 +207,7 @@ def test_archives_that_inflate_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     """The size inflated is looked at before torch reads anything."""
     with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data/0", bytes(1_000_000))
-    monkeypatch.setattr("agent.interop.files.MAX_ARRAY_BYTES", 1000)
+    monkeypatch.setattr("moeplace_agent.interop.files.MAX_ARRAY_BYTES", 1000)
     with pytest.raises(InteropError, match="inflates to 1000000 bytes"):
         tensors.read_pt(tmp_path / "a.pt")
 
@@ -217,8 +217,8 @@ def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
     torch.save(torch.ones(1, 1), tmp_path / "a.pt")
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from agent.interop.tensors import read_pt\n"
+        "from pathlib import Path; from moeplace_agent.interop.tensors import read_pt\n"
         f"read_pt(Path({str(tmp_path / 'a.pt')!r}))"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "pip install 'moeplace[torch]'" in ended.stderr
+    assert "pip install 'moeplace-agent[torch]'" in ended.stderr

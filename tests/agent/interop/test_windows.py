@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.interop.faults import InteropError
-from agent.interop.layers import LayerIndex
-from agent.interop.observations import Activations, Observation
-from agent.interop.windows import window_of
-from agent.telemetry import LayerShape, encode_window
+from moeplace_agent.interop.faults import InteropError
+from moeplace_agent.interop.layers import LayerIndex
+from moeplace_agent.interop.observations import Activations, Observation
+from moeplace_agent.interop.windows import window_of
+from moeplace_agent.telemetry import LayerShape, encode_window
 from tests.agent.interop.truth import EXPERTS, MOE, TOKENS, K, counts, tokens
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

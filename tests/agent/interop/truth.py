@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from agent.interop.layers import LayerIndex, MoeLayers
-from agent.interop.registry import RECORDINGS
-from agent.interop.sources import InputFile, accumulate, layer_index_of, moe_layers_of, recordings
+from moeplace_agent.interop.layers import LayerIndex, MoeLayers
+from moeplace_agent.interop.registry import RECORDINGS
+from moeplace_agent.interop.sources import InputFile, accumulate, layer_index_of, moe_layers_of, recordings
 
 MODEL_LAYERS = 4
 MOE = MoeLayers.of((1, 3), MODEL_LAYERS)

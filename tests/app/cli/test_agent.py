@@ -51,7 +51,7 @@ def test_a_node_file_is_checked(more: str, status: int, words: str, tmp_path: Pa
 
 def test_an_agent_whose_directory_is_in_use_ends_in_words(tmp_path: Path) -> None:
     """The second on the same data_dir is told so before it says anything to the service."""
-    from agent.experts.directory import ExpertDirectory
+    from moeplace_agent.experts.directory import ExpertDirectory
 
     path = tmp_path / "node.yaml"
     path.write_text(NODE + "experts: {port: 0}\nlocal: {port: 0}\n")
@@ -77,7 +77,7 @@ def test_an_origin_shows_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        (["--host", "192.0.2.1"], 1, "host: 192.0.2.1 can be reached by others"),
+        (["--host", "192.0.2.1"], 1, "host: 192.0.2.1 can be reached from other machines"),
         (["--model-id", "my model"], 2, "--model-id: 'my model' is not an id"),
         (["--send-limit", "fast"], 2, "expected bytes, like 50MB"),
         (["--token-file", "/nowhere"], 2, "/nowhere"),

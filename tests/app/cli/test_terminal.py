@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from app.cli import COMMANDS
-from app.cli.terminal import _in_ascii
+from moeplace_agent.cli.terminal import _in_ascii
 
 ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "80"}
 
 EVERY_HELP = """
 import contextlib, sys
 from app.cli import COMMANDS, command_line
-from app.cli.terminal import show_everywhere
+from moeplace_agent.cli.terminal import show_everywhere
 show_everywhere()
 for command in COMMANDS:
     with contextlib.suppress(SystemExit):

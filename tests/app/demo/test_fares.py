@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from agent.holdings import ExpertKey, Holdings
-from agent.messages import Assignment, LayerRoutes, Metadata, RouteTarget, TargetKind
-from agent.routing import RoutingTable
 from app.demo.comparison import baseline_placements, mean_latencies, traffic_of
 from app.demo.fares import fare
 from app.demo.scenario import DEVICE_ID, MODEL_ID, NODES, ORIGIN_SECONDS, PEER_SECONDS
 from app.tiny_moe.shape import EXPERT_BYTES, EXPERTS, LAYERS
 from app.tiny_moe.traces import requests
+from moeplace_agent.holdings import ExpertKey, Holdings
+from moeplace_agent.messages import Assignment, LayerRoutes, Metadata, RouteTarget, TargetKind
+from moeplace_agent.routing import RoutingTable
 from solvers.feasible.violations import shortfalls
 from solvers.problem import UInt8
 from tests.app.demo.tellings import told

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from agent.messages import MoveKind, MoveOrder
-from agent.storage import FetchFailed
 from app.demo.link_storage import LinkStorage
+from moeplace_agent.messages import MoveKind, MoveOrder
+from moeplace_agent.storage import FetchFailed
 
 pytestmark = pytest.mark.anyio
 

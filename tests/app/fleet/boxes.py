@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from agent.holdings import ExpertKey, Holdings
-from agent.messages import Assignment, LayerRoutes, Metadata, RouteTarget, TargetKind
-from agent.routing import RoutingTable
 from app.fleet.dispatch import Dispatcher
 from app.fleet.experts import LoadedExperts
 from app.fleet.links import LinkSpec
@@ -17,6 +14,9 @@ from app.fleet.peers import Peers
 from app.fleet.server import serving_calls
 from app.tiny_moe.shape import EXPERTS, LAYERS
 from app.tiny_moe.weights import expert, tensors
+from moeplace_agent.holdings import ExpertKey, Holdings
+from moeplace_agent.messages import Assignment, LayerRoutes, Metadata, RouteTarget, TargetKind
+from moeplace_agent.routing import RoutingTable
 
 MODEL = "tiny-moe"
 NEAR = LinkSpec(0.002, 1e8)
