@@ -27,6 +27,7 @@ from scipy.special import stdtrit
 from solvers.cost.evaluate import checked_holds, total_cost
 from solvers.dual.pdhg import lagrangian_bound
 from solvers.problem import Float64, PlacementProblem, UInt8
+from solvers.result import bound_of
 from solvers.search.region import is_large, region_bound
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
 from solvers.traffic import compile_traffic
@@ -141,6 +142,6 @@ def judge(
         return None
     limit = stopping if seconds is None else FirstOf((stopping, MaxRuntime(seconds)))
     if is_large(batch):
-        return Judged(cost, min(cost, region_bound(batch, limit, seconds)))
+        return Judged(cost, bound_of(region_bound(batch, limit, seconds), cost))
     dual = lagrangian_bound(batch, compile_traffic(batch), given, cost, BOUND_STEPS, limit)
-    return Judged(cost, min(cost, dual.bound))
+    return Judged(cost, dual.bound)

@@ -94,13 +94,14 @@ class SgdParams(BoundParams):
 
 @dataclass(frozen=True)
 class MaxconvParams(SgdParams):
-    """Successive decomposition with convolutions. mode: "concave" (a modular surrogate of the saving) or
-    "fptas" (the tables of `sgd`, rounded by `eps`); surrogate, of the concave mode: "shares" gives every term
-    of the saving in equal shares to its experts, "singletons" counts only what an expert saves alone."""
+    """Successive decomposition with convolutions. mode: "fptas" (the tables of `sgd`, merged within 1 -
+    `eps`) or "concave" (a modular surrogate of the saving); surrogate, of the concave mode: "shares" gives
+    every term of the saving in equal shares to its experts, "singletons" counts only what an expert saves
+    alone."""
 
-    mode: str = "concave"
+    mode: str = "fptas"
     surrogate: str = "shares"
-    eps: float = 0.05
+    eps: float = 0.005
 
     def __post_init__(self) -> None:
         super().__post_init__()

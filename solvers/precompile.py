@@ -6,7 +6,8 @@ import numpy as np
 
 from solvers.algorithms import ALGORITHMS, solve
 from solvers.cost.evaluate import breakdown, mean_latency_seconds
-from solvers.kernels import knapsack, tables
+from solvers.heuristics.convolution import choose_counts_rounded
+from solvers.kernels import knapsack, tables, whole
 from solvers.params import DEFAULT_ALGORITHM, CertifiedParams
 from solvers.problem import Coupling, PlacementProblem
 from solvers.response.holders import first_holders, nearest_holder
@@ -62,11 +63,15 @@ def warm() -> None:
         first_holders(np.ascontiguousarray(both.T), [0, 1], np.zeros(1, np.int64), 1)
         # the greedy tables, which blocks this small don't use by themselves
         solve(problem, "sgd", params={"exact_limit": 0, "bound_steps": 2})
-        solve(problem, "maxconv", params={"mode": "fptas", "bound_steps": 2})
+        solve(problem, "maxconv", params={"mode": "concave", "bound_steps": 2})
     start = np.array([0, 2], np.int64)
     one = np.ones(1, np.int64)
     knapsack.group_knapsack_by_value(np.array([0, 1]), start, one, 1, 2, np.zeros(1, np.int32))
     knapsack.hull_knapsack(np.zeros(2), start, one, 1, np.zeros(1, np.int32))
+    # what only experts of several sizes need: profiles to merge, whole knapsacks
+    two = np.array([0, 2, 4], np.int64)
+    choose_counts_rounded(np.array([0.0, 1.0, 0.0, 1.1]), two, np.array([2, 3], np.int64), 4, 0.01)
+    whole.knapsacks(np.zeros((1, 2)), np.arange(2), np.array([3, 2]), one, 1, np.zeros((1, 2)))
     # the tables of large problems
     term = (np.zeros((1, 1), np.int32), np.ones(1, np.int32), np.ones(1), 1)
     tables.drop_table(np.zeros(1, np.int8), np.zeros(1), *term, np.zeros(2), np.zeros((2, 1), np.uint8))

@@ -10,9 +10,10 @@ nearest node, which holds everything: that is less yet. Coverage is dropped. So 
 problem is at most the area's part of the cost of every placement, and the areas' bounds add up to one of the
 whole.
 
-Under `colocated` a host of a route is in a pool at least as near, too. Without an origin, though, a host may
-cost more than single calls, so that a pool, which may be a host where none of its nodes is, could cost more
-than the truth; `slowest`, which no route costs less than, stands in.
+Under `colocated` a host of a route is in a pool at least as near, too. Without an origin, though, a route may
+make single calls that cost less than its nearest host. The area's problem has an origin, so that a route
+makes no single calls there, and could cost more than the truth. So the area's problem is one of `slowest`,
+which no route costs less than.
 """
 
 from __future__ import annotations

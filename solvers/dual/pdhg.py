@@ -28,6 +28,7 @@ _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 
 _MOST_SINGLE_CALLS = 50_000_000  # nodes times experts times levels; with more, far servers share a level
 _MOST_CALLS = 15_000_000  # experts of routes times levels; with more, far servers share a level
 _LEAST_LEVELS = 8
+_PATIENCE, _SHORTER = 6, 0.7  # steps on whole knapsacks without a better bound, after which they get shorter
 _MOST_KEPT = 25_000_000  # numbers of the multipliers that another climb may go on from
 
 
@@ -147,6 +148,45 @@ class Ascent:
         if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
             self.done = True
 
+    def settle(self, steps: int, stopping: Stopping) -> None:
+        """At most so many steps of the multipliers against whole knapsacks, which are worth less than the
+        fractional ones of the climb where experts have several sizes: a subgradient method with step lengths
+        after Polyak, towards the cost of the best placement. Nothing where experts have one size."""
+        if not (self._relaxation.several_sizes and np.isfinite(self._objective)):
+            return
+        if self._run_steps:
+            self._restart(self._sum_price / self._run_steps)
+        price, length, share, idle = self._price, self._step * self._weight, 1.0, 0
+        earned = np.zeros_like(self.held)
+        constant = self._fixed + sum(part.step(self.held, 0.0, earned)[0] for part in self._parts)
+        bound, held = self._relaxation.best(constant, earned, price)
+        for _ in range(steps):
+            if self.done or stopping():
+                return
+            earned = np.zeros_like(held)
+            constant, far = self._fixed, 0.0
+            for part in self._parts:
+                value, moved = part.step(held, length, earned)
+                constant += value
+                far += moved
+            if self._covers:
+                before = price
+                lack = self._problem.min_replicas - held.sum(axis=0)
+                price = np.maximum(0.0, price + length * self._replica_metric * lack)
+                far += float(((price - before) ** 2 / self._replica_metric).sum())
+            bound, held = self._relaxation.best(constant, earned, price)
+            better = bound > self.best.bound
+            if better:
+                self.best = Dual(bound, constant, earned, price)
+            idle = 0 if better else idle + 1
+            if idle >= _PATIENCE:
+                idle, share = 0, share * _SHORTER
+            gap = self._objective - bound
+            if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
+                self.done = True
+            if far > 0.0:
+                length *= min(2.0, max(0.5, share * gap * length / far))
+
     def _nearest_calls(self, traffic: Traffic) -> float:
         """What all calls cost at the nearest servers."""
         nearest = levels(self._problem).nearest
@@ -249,10 +289,10 @@ def _parts(
     if problem.coupling is Coupling.SLOWEST or not hosting:
         level = levels(problem, max(_LEAST_LEVELS, _MOST_CALLS // max(1, traffic.experts.size)))
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
-    # Without an origin a route that no server hosts makes single calls: all but one of them at the nearest
-    # server at best, and its slowest. So D is at least the levels of a host up to the second nearest server
-    # and a share of those near calls, then the levels of the slowest call, and the other share where no
-    # server hosts at all.
+    # Without an origin a route makes single calls where they cost less than its nearest host. At least two
+    # servers serve them: all but one of them the nearest server at best, and its slowest. So D is at least
+    # the levels of a host up to the second nearest server and a share of those near calls, then the levels
+    # of the slowest call, and the other share where no server hosts at all.
     level = levels(problem)
     alone = np.full(problem.nodes, np.inf)
     extra = np.zeros(problem.nodes)
@@ -291,5 +331,6 @@ def lagrangian_bound(
         if ascent.done or ((begun is not None or step > 0) and stopping()):
             break
         ascent.step()
+    ascent.settle(steps, stopping)
     best = ascent.best
     return Dual(max(0.0, bound_of(best.bound, objective)), best.constant, best.earned, best.replica_price)

@@ -8,15 +8,18 @@ and where x is whole, with h(S, m) = min over e in S of x(m, e),
     slowest:   D = nearest(n) + sum over i of gap(n, i) max over e in S of left(n, i, e), since the maximum of
                the calls is beyond level i exactly where one of them is;
     colocated: D = nearest(n) + sum over i of gap(n, i) max(0, 1 - sum over the first i + 1 servers of
-               h(S, m)). Without an origin, a route that no server hosts costs at least the single calls with
-               all but one of them local, and its slowest one: up to the first, D is at least the sum over
-               the levels as above, beyond it that of `slowest`.
+               h(S, m)). Without an origin, a route makes single calls where they cost less than its nearest
+               host. At least two servers serve it then, so that it costs at least the second nearest latency
+               and the nearest one for each further expert, and at least its slowest call and the same. Up to
+               the first, D is at least the sum over the levels as above, beyond it that of `slowest`.
 These are convex in x, so their minimum over the fractional knapsacks of all nodes is a bound. Multipliers
 on the maxima and minima (`solvers.dual.slowest`, `solvers.dual.hosted`) make them linear: any multipliers
 give
     constant + v @ min_replicas + minimum over the knapsacks of (opening - earned - v) @ x
-with v >= 0 on the replicas of every expert, a bound that costs one fractional knapsack per node. One
-multiplier per level is what makes it so much better than the bound by the mean costs of calls.
+with v >= 0 on the replicas of every expert, a bound that costs one knapsack per node. One multiplier per
+level is what makes it so much better than the bound by the mean costs of calls. The climb is on fractional
+knapsacks. Its multipliers are valid for whole experts, too, so that the bound is taken over whole knapsacks:
+where experts of several sizes leave room, no part of one fills it.
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ from solvers.chunks import even_ranges, side_by_side
 from solvers.cost.evaluate import opening_costs
 from solvers.feasible.packing import packable_bytes
 from solvers.feasible.repair import allowance
-from solvers.kernels import fractional
-from solvers.problem import Float64, PlacementProblem
+from solvers.kernels import fractional, whole
+from solvers.problem import Float64, Int64, PlacementProblem
 
 _ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
+_BRANCHES = 2_000  # of the search for the whole knapsack of one node; beyond them the fractional one counts
 _PER_TERM = 2.0**-53  # the same for each term of the sums, which many make more than that
 
 
@@ -76,6 +80,10 @@ class Relaxation:
         self._pinned = (allowed == 1).astype(np.float64)
         room = packable_bytes(problem) - (allowed == 1).astype(np.int64) @ problem.column_bytes
         self._room = np.maximum(room, 0) / unit
+        self._room_bytes: Int64 = np.maximum(room, 0)
+        sizes, kind = np.unique(-problem.column_bytes, return_inverse=True)
+        self._kind_bytes: Int64 = -sizes  # of the experts' sizes, the largest first
+        self._kind: Int64 = kind.astype(np.int64)
         self._opening = opening_costs(problem)
         if problem.horizon_seconds is None:
             self._opening[:] = 0.0
@@ -84,13 +92,19 @@ class Relaxation:
 
     def value(self, constant: float, earned: Float64, price: Float64) -> float:
         """The bound, less what rounding may have added. O(N E log)."""
+        return self.best(constant, earned, price)[0]
+
+    def best(self, constant: float, earned: Float64, price: Float64) -> tuple[float, Float64]:
+        """As `value`, and where experts have several sizes the whole placement float64[N, E] that it is the
+        value of; empty where they have one size."""
         profit = np.ascontiguousarray(earned + price - self._opening)
         constant += self._replicas * float(price.sum())
         negative = float((self._pinned * profit).sum())
-        negative += self._knapsacks(np.where(self._free, profit, 0.0))
+        most, held = self._knapsacks(np.where(self._free, profit, 0.0))
+        negative += most
         # what earns nothing is left out whatever its opening costs, so only that of pins is in the sums
         summed = np.abs(earned + price) + self._pinned * self._opening
-        return constant - negative - self._rounding * (constant + float(summed.sum()))
+        return constant - negative - self._rounding * (constant + float(summed.sum())), held
 
     def least_price(self) -> Float64:
         """float64[E], a price on replicas that makes their opening a bound: what the `min_replicas`-th
@@ -144,8 +158,22 @@ class Relaxation:
         kept: Float64 = np.where(self._free, x, self._pinned)
         return kept
 
-    def _knapsacks(self, profit: Float64) -> float:
-        def some(first: int, last: int) -> float:
-            return float(fractional.knapsacks(profit[first:last], self._size, self._room[first:last]))
+    @property
+    def several_sizes(self) -> bool:
+        """Whether whole knapsacks are worth less than fractional ones: room is whole experts' of one size."""
+        return len(self._kind_bytes) > 1
 
-        return sum(side_by_side(some, self._nodes))
+    def _knapsacks(self, profit: Float64) -> tuple[float, Float64]:
+        held: Float64 = np.zeros(profit.shape if self.several_sizes else (0, 0))
+
+        def some(first: int, last: int) -> float:
+            part = profit[first:last]
+            if not self.several_sizes:
+                return float(fractional.knapsacks(part, self._size, self._room[first:last]))
+            room = self._room_bytes[first:last]
+            return float(
+                whole.knapsacks(part, self._kind, self._kind_bytes, room, _BRANCHES, held[first:last])
+            )
+
+        total = sum(side_by_side(some, self._nodes))
+        return total, held if len(held) == 0 else self.within(held)

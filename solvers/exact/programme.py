@@ -12,8 +12,8 @@ with D_{p+1} the origin's latency; without an origin the sum ends at p - 1 and s
     slowest:   the same with t[r, i] >= z[n, e, i] for every e of the route, for the maximum of the c is at a
                level exactly where one of them is.
     colocated: t[r, i] >= 1 - sum over m in M_i of h[S, m], h[S, m] <= x[m, e] for every e of S. Without an
-               origin, u[r] = 1 exactly where no node within reach holds all of S, and the single calls, each
-               with its level times u, take the place of the host's.
+               origin, u[r] = 1 where the single calls, each with its level times u, take the place of the
+               host's: where they cost less, and where no node within reach holds all of S.
 """
 
 from __future__ import annotations
@@ -202,16 +202,6 @@ class _Builder:
             for k in range(sets.shape[1]):
                 real = np.flatnonzero(sets[:, k] >= 0)
                 self._require([(self._x[m, sets[real, k]], 1.0), (h[real, m], -1.0)], 0.0)
-        # where a node without an origin calls, h must be 1 as soon as all are held
-        exact = np.zeros(len(sets), np.bool_)
-        exact[of_route[several][np.isinf(problem.origin_latency_seconds[traffic.node[several]])]] = True
-        chosen = np.flatnonzero(exact)
-        size = (sets >= 0).sum(axis=1)
-        for count in np.unique(size[chosen]).tolist():
-            some = chosen[size[chosen] == count]
-            for m in range(problem.nodes):
-                members = np.where(sets[some] >= 0, self._x[m][sets[some]], -1)
-                self._require([(h[some, m], 1.0), (members, -1.0)], 1.0 - count)
         return h, of_route
 
     def _node(
@@ -251,10 +241,13 @@ class _Builder:
             return
         h, of_route = hosts
         host = h[of_route[routes]]
-        for i in range(len(gap)):
-            self._require([(t[:, i], 1.0), (host[:, within[i]], 1.0)], 1.0)
+        instead: list[tuple[Int64, float]] = []
         if not has_origin:
-            self._alone(t, z, host[:, within[-1]], routes, nearest, gap)
+            u = self._alone(z, routes, nearest, gap)
+            instead = [(u, 1.0)]
+            self._require([(host[:, within[-1]], 1.0), *instead], 1.0)
+        for i in range(len(gap)):
+            self._require([(t[:, i], 1.0), (host[:, within[i]], 1.0), *instead], 1.0)
 
     def _above(self, t: Int64, z: Int64, routes: npt.NDArray[np.intp]) -> None:
         """t[r, i] >= z[e, i] for every expert e of the route."""
@@ -263,26 +256,15 @@ class _Builder:
             above, below = t[real], z[self._columns[routes[real], k]]
             self._require([(above.reshape(-1), 1.0), (below.reshape(-1), -1.0)], 0.0)
 
-    def _alone(
-        self,
-        t: Int64,
-        z: Int64,
-        host: Int64,
-        routes: npt.NDArray[np.intp],
-        nearest: float,
-        gap: Float64,
-    ) -> None:
-        """Where no host is within reach, u = 1 takes the host's cost away and adds the single calls."""
+    def _alone(self, z: Int64, routes: npt.NDArray[np.intp], nearest: float, gap: Float64) -> Int64:
+        """u int64[routes]: which part of a route makes single calls. They are added to the cost, beyond the
+        nearest latency that every route pays once."""
         rate = self._traffic.rate[routes]
-        u = self._add(rate * ((self._size[routes] - 1) * nearest - float(gap.sum())))
-        self._require([(u, 1.0), (host, 1.0)], 1.0)
-        for m in range(host.shape[1]):
-            self._require([(u, -1.0), (host[:, m], -1.0)], -1.0)
-        for i in range(len(gap)):
-            self._require([(t[:, i], 1.0), (u, -1.0)], 0.0)
+        u = self._add(rate * (self._size[routes] - 1) * nearest)
         for k in range(self._columns.shape[1]):
             real = np.flatnonzero(self._columns[routes, k] >= 0)
             v = self._add(rate[real, None] * gap)
             for i in range(len(gap)):
                 level = z[self._columns[routes[real], k], i]
                 self._require([(v[:, i], 1.0), (level, -1.0), (u[real], -1.0)], -1.0)
+        return u

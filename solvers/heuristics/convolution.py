@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.kernels import convolution as kernel
+from solvers.kernels import knapsack
 from solvers.problem import Float64, Int32, Int64
-from solvers.response.knapsack import choose_counts, gain_bounds, gains_over_least
+from solvers.response.knapsack import choose_counts
 
 CELL_LIMIT = 2**25  # cells of the table of choices: distinct sizes times units of capacity
 UNIT_LIMIT = 2**22  # units of capacity; above, a unit is more than the greatest common divisor of the sizes
@@ -119,80 +120,116 @@ def _slopes(values: Float64, start: Int64) -> tuple[list[Float64] | None, Int64 
 
 @dataclass(frozen=True, eq=False)
 class _Profile:
-    """What a set of blocks can gain, and the least memory for it: value int64[P] in `unit`s, weight int64[P],
-    both ascending. A leaf has the counts, another profile the entries of the two it was merged from."""
+    """What a set of blocks can reach, and the least memory for it: value float64[P], weight int64[P], both
+    ascending. A leaf has the counts; another profile the entries of the two it was merged from."""
 
-    unit: float
     leaves: int
-    value: Int64
+    value: Float64
     weight: Int64
     counts: Int64
-    parts: tuple[_Profile, _Profile] | None
-    chosen: tuple[Int32, Int32] | None
+    parts: tuple[_Profile, _Profile] | None = None
+    chosen: tuple[Int32, Int32] | None = None
 
 
 def choose_counts_rounded(
     values: Float64, start: Int64, size_bytes: Int64, capacity_bytes: int, eps: float
 ) -> Int32 | None:
     """As `choose_counts`, for any tables: what it gains over the least possible counts is >= (1 - eps) of the
-    best.
+    best, whatever the capacity.
 
-    Profiles of blocks are merged in a balanced tree, each rounded down to multiples of a unit that grows with
-    the number of its blocks, so that every level loses the same. With V >= half of the best gain, L levels
-    and B blocks, a profile of j blocks has at most 2 B L V / (eps j V) + 1 entries, fewer where no part of
-    the blocks can gain everything; a merge costs the product of two. Independent of the capacity.
+    The linear relaxation over the upper hulls of the tables gives a bound U, a price of memory and counts of
+    value H. These counts are returned where they are good enough. Otherwise the best counts lose, against the
+    price, less than U - H: counts that lose more are left out, of a table and of every merged profile, so
+    that few are left. Profiles of blocks are merged in a balanced tree. Of the entries whose values lie
+    within a unit of each other only the lightest is kept; the units of all merges together are eps of the
+    gain of H.
     """
     blocks = len(size_bytes)
     if blocks == 0:
         return np.zeros(0, np.int32)
-    found = gains_over_least(values, start, size_bytes, capacity_bytes)
-    if found is None:
+    unit = int(np.gcd.reduce(size_bytes))
+    size, capacity = size_bytes // unit, capacity_bytes // unit
+    bound, price = knapsack.relaxed(values, start, size, capacity)
+    counts = np.zeros(blocks, np.int32)
+    reached = knapsack.hull_knapsack(values, start, size, capacity, counts)
+    if reached == -np.inf:
         return None
-    least, room, gain = found
-    counts: Int32 = least.astype(np.int32)
-    if not (gain > 0).any():
+    least = _least_counts(values, start)
+    margin = eps * (1.0 - _ROUNDING) * (reached - float(values[start[:-1] + least].sum()))
+    lost = bound - reached  # at most, by the best counts, against the price
+    if lost <= margin or margin <= 0.0:  # where nothing that fits gains anything, the least counts are best
         return counts
-    _, reached = gain_bounds(gain, start, size_bytes, least, room)
-    levels = math.ceil(math.log2(blocks)) + 1
-    unit = eps * (1.0 - _ROUNDING) * reached / (blocks * levels)
-    layer = [
-        _leaf(gain[start[b] : start[b + 1]], int(least[b]), int(size_bytes[b]), unit) for b in range(blocks)
-    ]
+    layer = _leaves(values, start, size, least, capacity, price, lost + margin)
+    # the best that every profile has at the price, summed up as the profiles are
+    nets = [float((leaf.value - price * leaf.weight).max()) for leaf in layer]
+    levels = math.ceil(math.log2(blocks))
     while len(layer) > 1:
-        pairs = [_merge(layer[i], layer[i + 1], unit, room) for i in range(0, len(layer) - 1, 2)]
-        layer = pairs + layer[len(layer) - len(layer) % 2 :]
+        pairs = len(layer) // 2
+        step = margin / (levels * pairs)
+        merged, best = [], []
+        for i in range(pairs):
+            net = nets[2 * i] + nets[2 * i + 1]
+            lowest = net - lost - margin
+            merged.append(_merge(layer[2 * i], layer[2 * i + 1], price, lowest, step, capacity))
+            best.append(net)
+        layer, nets = merged + layer[2 * pairs :], best + nets[2 * pairs :]
+    if len(layer[0].value) == 0 or layer[0].value[-1] <= reached:
+        return counts
+    counts[:] = 0
     _collect(layer[0], len(layer[0].value) - 1, counts, 0)
     return counts
 
 
-def _leaf(gain: Float64, least: int, size: int, unit: float) -> _Profile:
-    extra = np.concatenate(([0], np.flatnonzero(gain > 0) - least))
-    value = np.floor(np.concatenate(([0.0], gain[gain > 0])) / unit).astype(np.int64)
-    keep = _pareto(value, extra)
-    return _Profile(unit, 1, value[keep], extra[keep] * size, extra[keep], None, None)
+def _least_counts(values: Float64, start: Int64) -> Int64:
+    possible = np.flatnonzero(values > -np.inf)
+    first: Int64 = possible[np.searchsorted(possible, start[:-1])] - start[:-1]
+    return first
 
 
-def _merge(a: _Profile, b: _Profile, base: float, room: int) -> _Profile:
-    leaves = a.leaves + b.leaves
-    unit = base * leaves
-    most = int((a.value[-1] * a.unit + b.value[-1] * b.unit) / unit)
-    least = np.empty(most + 2, np.int64)  # one to spare for rounding
-    from_a, from_b = np.zeros(most + 2, np.int32), np.zeros(most + 2, np.int32)
-    kernel.merge_profiles(
-        a.value, a.weight, a.unit, b.value, b.weight, b.unit, unit, room, least, from_a, from_b
+def _leaves(
+    values: Float64, start: Int64, size: Int64, least: Int64, capacity: int, price: float, most: float
+) -> list[_Profile]:
+    """The tables as profiles, without counts that lose more than `most` against the price of memory or do not
+    fit beside the `least` counts int64[B] of the other blocks."""
+    counts = np.arange(len(values)) - np.repeat(start[:-1], np.diff(start))
+    weight = counts * np.repeat(size, np.diff(start))
+    net = values - price * weight
+    best = np.repeat(np.maximum.reduceat(net, start[:-1]), np.diff(start))
+    room = capacity - int(least @ size)
+    kept = (net >= best - most) & (weight - np.repeat(least * size, np.diff(start)) <= room)
+    leaves = []
+    for b in range(len(size)):
+        some = start[b] + np.flatnonzero(kept[start[b] : start[b + 1]])
+        before = np.maximum.accumulate(np.concatenate(([-np.inf], values[some])))[:-1]
+        some = some[values[some] > before]
+        leaves.append(_Profile(1, values[some], weight[some], counts[some]))
+    return leaves
+
+
+def _merge(a: _Profile, b: _Profile, price: float, least_net: float, unit: float, room: int) -> _Profile:
+    lowest = float(a.value[0] + b.value[0])
+    intervals = int((a.value[-1] + b.value[-1] - lowest) / unit) + 1
+    value, weight = np.empty(intervals), np.empty(intervals, np.int64)
+    from_a, from_b = np.empty(intervals, np.int32), np.empty(intervals, np.int32)
+    number = kernel.merge_profiles(
+        a.value,
+        a.weight,
+        b.value,
+        b.weight,
+        room,
+        price,
+        least_net,
+        lowest,
+        unit,
+        value,
+        weight,
+        from_a,
+        from_b,
     )
-    reached = np.flatnonzero(least >= 0)
-    keep = reached[_pareto(reached, least[reached])]
-    return _Profile(unit, leaves, keep, least[keep], keep, (a, b), (from_a[keep], from_b[keep]))
-
-
-def _pareto(value: Int64, weight: Int64) -> Int64:
-    """The entries that no other gives as much for as little, by ascending value."""
-    order = np.lexsort((-weight, value))
-    lightest_above = np.minimum.accumulate(weight[order][::-1])[::-1]
-    beaten = weight[order][:-1] >= lightest_above[1:]
-    kept: Int64 = order[np.append(~beaten, True)]
-    return kept
+    kept = slice(intervals - number, intervals)
+    nothing = np.zeros(0, np.int64)
+    chosen = (from_a[kept].copy(), from_b[kept].copy())
+    return _Profile(a.leaves + b.leaves, value[kept].copy(), weight[kept].copy(), nothing, (a, b), chosen)
 
 
 def _collect(profile: _Profile, entry: int, counts: Int32, first: int) -> None:

@@ -14,14 +14,19 @@ from solvers.response.best_response import BestResponse, Subsets
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
+_FEW_STEPS = 1_000_000  # of the exact recursion, up to which it takes no longer than the tree
+
 
 class RoundedResponse(BestResponse):
-    """Mode `fptas`: the tables of `sgd`, the counts per block within 1 - eps of the exact knapsack."""
+    """Mode `fptas`: the tables of `sgd`, the counts per block within 1 - eps of the exact knapsack; exact
+    where memory has few units."""
 
     def _choose_counts(self, node: int, values: Float64, capacity: int) -> Int32 | None:
-        return choose_counts_rounded(
-            values, self._values_start, self._problem.expert_bytes, capacity, self._params.eps
-        )
+        size = self._problem.expert_bytes
+        units = min(capacity, int(self._problem.column_bytes.sum())) // max(1, int(np.gcd.reduce(size)))
+        if units * len(values) <= _FEW_STEPS:
+            return super()._choose_counts(node, values, capacity)
+        return choose_counts_rounded(values, self._values_start, size, capacity, self._params.eps)
 
 
 class SurrogateResponse(BestResponse):
@@ -87,8 +92,8 @@ def maxconv(
 ) -> UInt8:
     """A feasible placement by sweeps of best responses as in `sgd`.
 
-    mode "fptas": each response is within 1 - eps of that of `sgd` with the same tables, at a cost that does
-    not depend on the capacity. mode "concave": exact for the modular surrogate of the saving, hence for
+    mode "fptas": each response saves within 1 - eps of that of `sgd` with the same tables, at a cost that
+    does not depend on the capacity. mode "concave": exact for the modular surrogate of the saving, hence for
     `sum`, where the saving is modular; else without a guarantee. Per node and round: the terms as for `sgd`,
     the knapsack in O(n log n + D C log C), see `choose_counts_concave`. Raises `NoPlacement`.
     """

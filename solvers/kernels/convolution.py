@@ -60,30 +60,50 @@ def max_plus_concave(
 
 @compiled
 def merge_profiles(
-    value_a: Int64,
+    value_a: Float64,
     weight_a: Int64,
-    unit_a: float,
-    value_b: Int64,
+    value_b: Float64,
     weight_b: Int64,
-    unit_b: float,
-    unit: float,
     room: int,
-    least: Int64,
+    price: float,
+    least_net: float,
+    lowest: float,
+    unit: float,
+    value: Float64,
+    weight: Int64,
     from_a: Int32,
     from_b: Int32,
-) -> None:
-    """least[v]: the least weight at which one entry of each profile together reach v units, rounded down;
-    -1 where none within `room` does. from_a and from_b int32[len(least)] tell which. Profiles: value int64[P]
-    in their units, weight int64[P], both ascending. O(P_a P_b)."""
-    for v in range(least.shape[0]):
-        least[v] = -1
+) -> int:
+    """The pairs of one entry of each profile that no other pair, of no less value, weighs as little as: the
+    sum of their values and of their weights, both ascending, and which two they are. Returns how many.
+
+    Left out are pairs that weigh more than `room`, pairs whose value less price times weight is below
+    `least_net`, and, of those whose values lie within one of the intervals of length `unit` from `lowest` on,
+    all but the lightest. Profiles: value float64[P], weight int64[P], both ascending. Writes the four, which
+    have an entry per interval. O(P_a P_b + intervals).
+    """
+    intervals = value.shape[0]
+    for v in range(intervals):
+        weight[v] = -1
     for i in range(value_a.shape[0]):
         for j in range(value_b.shape[0]):
-            weight = weight_a[i] + weight_b[j]
-            if weight > room:
+            heavy = weight_a[i] + weight_b[j]
+            if heavy > room:
                 break
-            v = int((value_a[i] * unit_a + value_b[j] * unit_b) / unit)
-            if least[v] < 0 or weight < least[v]:
-                least[v] = weight
+            total = value_a[i] + value_b[j]
+            if total - price * heavy < least_net:
+                continue
+            v = min(intervals - 1, max(0, int((total - lowest) / unit)))
+            if weight[v] < 0 or heavy < weight[v] or (heavy == weight[v] and total > value[v]):
+                weight[v] = heavy
+                value[v] = total
                 from_a[v] = i
                 from_b[v] = j
+    # from the most valuable interval down, what weighs less than all above it; written to the end first
+    kept = intervals
+    for v in range(intervals - 1, -1, -1):
+        if weight[v] >= 0 and (kept == intervals or weight[v] < weight[kept]):
+            kept -= 1
+            value[kept], weight[kept] = value[v], weight[v]
+            from_a[kept], from_b[kept] = from_a[v], from_b[v]
+    return int(intervals - kept)

@@ -66,6 +66,13 @@ def nearest_host(
 
 
 @compiled
+def colocated_latency(host: float, origin: float, alone: float) -> float:
+    """D of a route under `colocated`, in seconds: the cheaper of its nearest host and the origin; where there
+    is none, of the host and the single calls of its experts together. inf = none."""
+    return min(host, origin if origin < np.inf else alone)
+
+
+@compiled
 def route_latencies(
     coupling: int,
     holds: UInt8,
@@ -102,12 +109,7 @@ def route_latencies(
             out[r] = slowest
         else:
             host = nearest_host(holds, latency, nearest, -1, n, first, route_experts[r])
-            if origin[n] < np.inf:
-                out[r] = min(host, origin[n])
-            elif host < np.inf:
-                out[r] = host
-            else:
-                out[r] = total
+            out[r] = colocated_latency(host, origin[n], total)
 
 
 @compiled

@@ -7,7 +7,7 @@ equals, and keep a device for each replica, so that the placement always packs.
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.kernels.evaluation import COLOCATED
+from solvers.kernels.evaluation import COLOCATED, SLOWEST, colocated_latency
 from solvers.problem import Float64, Int8, Int32, Int64, UInt8
 
 
@@ -182,25 +182,18 @@ def _contribute(
             if holds[m, c] != 0:
                 continue
             call = latency[n, m]
+            nearer = min(cost, call)
             fall = 0.0
             if coupling == COLOCATED:
-                complete = call < np.inf
+                own = call
                 for j in range(size):
                     if j != k and holds[m, columns[j]] == 0:
-                        complete = False
+                        own = np.inf
                         break
-                if origin[n] < np.inf:
-                    if complete:
-                        fall = max(0.0, min(host, origin[n]) - call)
-                elif host < np.inf:
-                    if complete:
-                        fall = max(0.0, host - call)
-                elif complete:
-                    fall = total - call
-                elif cost > call:
-                    fall = cost - call
-            elif cost > call:
-                fall = top - max(others, call)
+                after = colocated_latency(min(host, own), origin[n], total - cost + nearer)
+                fall = colocated_latency(host, origin[n], total) - after
+            elif coupling == SLOWEST:
+                fall = top - max(others, nearer)
             gain[m, c] += sign * rate * fall
             if cost > call:
                 alone[m, c] += sign * rate * (cost - call)
@@ -259,7 +252,7 @@ def incidence(columns: Int32, start: Int64, routes: Int32) -> None:
 def _best_of_block(
     first: int,
     last: int,
-    gain: Float64,
+    score: Float64,
     opening: Float64,
     allowed: Int8,
     size: Int64,
@@ -267,11 +260,8 @@ def _best_of_block(
     device_free: Int64,
     holds: UInt8,
     least: float,
-    must_save: bool,
-    score: Float64,
 ) -> tuple[float, int]:
-    """The best score less opening cost per byte among the block's replicas that fit, and its n * E + e.
-    `must_save`: the score is the gain; else the gain must be at least -`least`."""
+    """The best score less opening cost per byte among the block's replicas that fit, and its n * E + e."""
     nodes, experts = holds.shape
     best = 0.0
     item = -1
@@ -284,8 +274,6 @@ def _best_of_block(
             if holds[n, e] != 0 or allowed[n, e] != 0 or size[e] > room:
                 continue
             if score[n, e] - opening[n, e] <= least:
-                continue
-            if not must_save and gain[n, e] < -least:
                 continue
             value = (score[n, e] - opening[n, e]) / size[e]
             if value > best:
@@ -341,7 +329,7 @@ def eager_greedy(
                         best[kind, b], item[kind, b] = _best_of_block(
                             block_offset[b],
                             block_offset[b + 1],
-                            gain,
+                            gain if kind == 0 else alone,
                             opening,
                             allowed,
                             size,
@@ -349,8 +337,6 @@ def eager_greedy(
                             device_free,
                             holds,
                             least,
-                            kind == 0,
-                            gain if kind == 0 else alone,
                         )
                     if item[kind, b] >= 0 and (
                         top < 0

@@ -82,35 +82,33 @@ def group_knapsack_by_value(
 
 
 @compiled
-def hull_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, choice: Int32) -> float:
-    """As `group_knapsack` from below: the linear relaxation's counts, then single blocks raised to what still
-    fits and gains most.
-
-    With the tables concave and the sizes equal that is the maximum; else it lacks less than the largest edge
-    of an upper hull. Returns the value reached, or -inf where nothing fits. O(L log L + raises L), L =
-    len(values).
-    """
-    blocks = size.shape[0]
-    # the edges of the hulls, each block's in falling order of slope, so that none comes before its left one
-    low = np.empty(values.shape[0], np.int64)
-    high = np.empty(values.shape[0], np.int64)
-    owner = np.empty(values.shape[0], np.int64)
-    slope = np.empty(values.shape[0], np.float64)
+def _hull_edges(
+    values: Float64,
+    start: Int64,
+    size: Int64,
+    least: Int32,
+    low: Int64,
+    high: Int64,
+    owner: Int64,
+    slope: Float64,
+) -> int:
+    """The edges of the upper hulls of the tables, block after block, each block's in falling order of slope:
+    from count low[i] to high[i] of block owner[i], slope[i] being the rise per unit of size. Returns how
+    many, or -1 where a table has no count at all. Writes the four, [len(values)], and the least possible
+    counts int32[B]. O(L), L = len(values)."""
     hull = np.empty(values.shape[0], np.int64)
     edges = 0
-    room = capacity
-    for b in range(blocks):
+    for b in range(size.shape[0]):
         count = start[b + 1] - start[b]
-        least = 0
-        while least < count and values[start[b] + least] == -np.inf:
-            least += 1
-        if least == count:
-            return -np.inf
-        choice[b] = least
-        room -= least * size[b]
-        hull[0] = least
+        first = 0
+        while first < count and values[start[b] + first] == -np.inf:
+            first += 1
+        if first == count:
+            return -1
+        least[b] = first
+        hull[0] = first
         top = 1
-        for k in range(least + 1, count):
+        for k in range(first + 1, count):
             value = values[start[b] + k]
             if value <= values[start[b] + hull[top - 1]]:
                 continue
@@ -130,6 +128,60 @@ def hull_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, cho
             rise = values[start[b] + hull[i + 1]] - values[start[b] + hull[i]]
             slope[edges] = rise / ((hull[i + 1] - hull[i]) * size[b])
             edges += 1
+    return edges
+
+
+@compiled
+def relaxed(values: Float64, start: Int64, size: Int64, capacity: int) -> tuple[float, float]:
+    """The linear relaxation of `group_knapsack`: its maximum, and the price of a unit of capacity; -inf and 0
+    where the least counts do not fit. O(L log L)."""
+    blocks = size.shape[0]
+    low = np.empty(values.shape[0], np.int64)
+    high = np.empty(values.shape[0], np.int64)
+    owner = np.empty(values.shape[0], np.int64)
+    slope = np.empty(values.shape[0], np.float64)
+    least = np.empty(blocks, np.int32)
+    edges = _hull_edges(values, start, size, least, low, high, owner, slope)
+    if edges < 0:
+        return -np.inf, 0.0
+    room = capacity
+    total = 0.0
+    for b in range(blocks):
+        room -= least[b] * size[b]
+        total += values[start[b] + least[b]]
+    if room < 0:
+        return -np.inf, 0.0
+    order = np.argsort(-slope[:edges], kind="mergesort")
+    for position in range(edges):
+        i = order[position]
+        needed = (high[i] - low[i]) * size[owner[i]]
+        if needed > room:
+            return total + slope[i] * room, float(slope[i])
+        total += slope[i] * needed
+        room -= needed
+    return total, 0.0
+
+
+@compiled
+def hull_knapsack(values: Float64, start: Int64, size: Int64, capacity: int, choice: Int32) -> float:
+    """As `group_knapsack` from below: the linear relaxation's counts, then single blocks raised to what still
+    fits and gains most.
+
+    With the tables concave and the sizes equal that is the maximum; else it lacks less than the largest edge
+    of an upper hull. Returns the value reached, or -inf where nothing fits. O(L log L + raises L), L =
+    len(values).
+    """
+    blocks = size.shape[0]
+    low = np.empty(values.shape[0], np.int64)
+    high = np.empty(values.shape[0], np.int64)
+    owner = np.empty(values.shape[0], np.int64)
+    slope = np.empty(values.shape[0], np.float64)
+    edges = _hull_edges(values, start, size, choice, low, high, owner, slope)
+    if edges < 0:
+        return -np.inf
+    room = capacity
+    for b in range(blocks):
+        room -= choice[b] * size[b]
     if room < 0:
         return -np.inf
     order = np.argsort(-slope[:edges], kind="mergesort")

@@ -108,9 +108,10 @@ class BestResponse:
             self._opening /= problem.horizon_seconds
         width = max(1, traffic.experts.shape[1])
         most_routes = int(np.diff(traffic.start).max(initial=0))
-        most_terms = 0 if self._coupling == evaluation.SUM else most_routes
-        if self._coupling == evaluation.SLOWEST:
-            most_terms *= width
+        most_terms = most_routes * terms.terms_of_route(self._coupling, width, problem.has_origin)
+        # whether sets may save more than their terms say
+        alone = self._coupling == evaluation.COLOCATED and not problem.has_origin
+        self._terms_are_less = alone and width > terms.EXACT_MEMBERS
         largest = int(problem.experts_per_block.max(initial=0))
         small = problem.experts_per_block[problem.experts_per_block <= params.exact_limit]
         self._room = (problem.nodes, largest, most_terms, width, 2 ** int(small.max(initial=0)))
@@ -186,7 +187,10 @@ class BestResponse:
         self._clock += 1
         self._changed_at[node, changed] = self._clock
         for b in changed.tolist():
-            self._own_value[node, b] = float(reached[b])
+            if self._terms_are_less:
+                self._tables.pop((node, b), None)  # what the new set saves is computed with its next table
+            else:
+                self._own_value[node, b] = float(reached[b])
         return True
 
     def _best_row(
@@ -285,10 +289,35 @@ class BestResponse:
         sets = np.zeros((experts + 1, experts), np.uint8)
         key = (node, block)
         self._fill_table(key, state[first:last], modular, subsets, scratch.subsets, values, sets)
-        own = float(tables.value_of(np.ascontiguousarray(holds[node, first:last]), modular, *subsets))
-        self._own_value[key] = own
+        if self._terms_are_less:
+            held = holds[node, first:last] == 1
+            self._own_value[key] = self._row_saving(node, block, holds, scratch) - float(
+                self._opening[node, first:last][held].sum()
+            )
+        else:
+            row = np.ascontiguousarray(holds[node, first:last])
+            self._own_value[key] = float(tables.value_of(row, modular, *subsets))
         self._tables[key] = _Table(
             self._clock, state[first:last].tobytes(), values, np.packbits(sets, axis=1)
+        )
+
+    def _row_saving(self, node: int, block: int, holds: UInt8, scratch: Scratch) -> float:
+        problem, traffic = self._problem, self.traffic
+        return float(
+            terms.row_saving(
+                node,
+                int(traffic.start[block]),
+                int(traffic.start[block + 1]),
+                traffic.node,
+                traffic.experts,
+                traffic.rate,
+                scratch.costs,
+                problem.latency_seconds,
+                self._nearest,
+                int(problem.block_offset[block]),
+                holds,
+                problem.origin_latency_seconds,
+            )
         )
 
     def _fill_table(

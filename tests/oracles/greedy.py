@@ -32,7 +32,7 @@ def cost(problem: PlacementProblem, holds: Holds, coupling: Coupling) -> float:
         elif coupling is Coupling.SLOWEST:
             served = max(single)
         else:
-            served = min(host, origin) if min(host, origin) < np.inf else sum(single)
+            served = min(host, origin if np.isfinite(origin) else sum(single))
         total += float(problem.route_rate[r]) * served
     return total
 
@@ -70,7 +70,8 @@ def greedy(problem: PlacementProblem, holds: Holds) -> tuple[Holds, float]:
             for kind, saved in enumerate((gain, alone)):
                 net = saved - opening[n, e]
                 margin = min(margin, abs(net) / scale) if abs(net) > 1e-11 * scale else margin
-                if net > 1e-11 * scale and gain > -1e-11 * scale:
+                assert gain > -1e-11 * scale
+                if net > 1e-11 * scale:
                     scores[kind].append((net / problem.column_bytes[e], n, e))
         chosen = scores[0] or (scores[1] if problem.coupling is not Coupling.SUM else [])
         if not chosen:

@@ -30,8 +30,7 @@ def objectives(problem: PlacementProblem, placements: Placements) -> npt.NDArray
             latencies = costs.max(axis=1)
         else:
             host = np.where(held.all(axis=2), problem.latency_seconds[n][None, :], np.inf).min(axis=1)
-            alone = np.where(np.isinf(host), costs.sum(axis=1), host)
-            latencies = np.minimum(host, origin) if np.isfinite(origin) else alone
+            latencies = np.minimum(host, origin if np.isfinite(origin) else costs.sum(axis=1))
         total += problem.route_rate[r] * latencies
     return total
 

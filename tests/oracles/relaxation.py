@@ -44,16 +44,26 @@ def best_knapsack(profit: Float64, size: Float64, room: float) -> float:
     return total
 
 
+def best_whole_knapsack(profit: Float64, size: npt.NDArray[np.int64], room: int) -> float:
+    """The most profit @ x with x of 0 and 1 and size @ x <= room: the best for every sum of sizes."""
+    best = {0: 0.0}
+    for value, weight in zip(profit.tolist(), size.tolist(), strict=True):
+        for used, reached in list(best.items()):
+            if value > 0.0 and used + weight <= room:
+                best[used + weight] = max(best.get(used + weight, 0.0), reached + value)
+    return max(best.values())
+
+
 def bound_of(problem: PlacementProblem, dual: Dual) -> float:
-    """The least value of the linear function of `dual` over the fractional knapsacks of all nodes."""
+    """The least value of the linear function of `dual` over the knapsacks of all nodes, of whole experts."""
     profit = dual.earned + dual.replica_price[None, :] - openings(problem)
     total = dual.constant + problem.min_replicas * float(dual.replica_price.sum())
     allowed, room, size = allowance(problem), packable_bytes(problem), problem.column_bytes
     for m in range(problem.nodes):
         pinned, free = allowed[m] == 1, allowed[m] == 0
-        left = max(0.0, float(room[m] - size[pinned].sum()))
+        left = max(0, int(room[m] - size[pinned].sum()))
         total -= float(profit[m, pinned].sum())
-        total -= best_knapsack(profit[m, free], size[free].astype(np.float64), left)
+        total -= best_whole_knapsack(profit[m, free], size[free], left)
     return total
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from solvers import algorithms as solve_module
 from solvers.algorithms import solve
+from solvers.confidence import judge
 from solvers.dual.relaxation import Relaxation
 from solvers.exact.exact import exact
 from solvers.multipliers import HostPotentials, Multipliers, Potentials, Reaches
@@ -14,6 +15,7 @@ from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import InvalidBound, SolveStatus, bound_of, gap_ratio
 from solvers.search import certified as certified_module
+from solvers.search import region as region_module
 from solvers.search.region import solve_region
 from solvers.stopping import never
 from solvers.traffic import compile_traffic
@@ -43,6 +45,55 @@ def test_a_bound_of_sampled_routes_is_not_handed_out(monkeypatch: pytest.MonkeyP
         if found.status is SolveStatus.OPTIMAL:
             assert found.objective <= best * (1 + 2e-6)
     assert known > 20
+
+
+def test_a_warm_bound_is_of_all_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the search looks at a sample and the climb begins with multipliers of an earlier solve, the
+    bound is of all routes at once."""
+    monkeypatch.setattr(certified_module, "_MOST_ROUTES", 3)
+    known = 0
+    for seed in range(30):
+        problem = random_problem(seed, Coupling.SLOWEST, nodes=2, blocks=[4], routes=14, extras=False)
+        best = _best(problem)
+        if best is None or not np.isfinite(best):
+            continue
+        cold = solve(problem, params={"patience": 1, "effort": 1, "bound_steps": 30}, seed=seed)
+        if cold.multipliers is None:
+            continue
+        known += 1
+        warm = solve(
+            problem,
+            params={"patience": 1, "effort": 1, "bound_steps": 0},
+            seed=seed,
+            start=cold.placement,
+            multipliers=cold.multipliers,
+        )
+        assert warm.lower_bound is not None
+        assert warm.lower_bound <= best * (1 + 1e-9)
+    assert known > 15
+
+
+def test_the_bound_that_areas_give_other_algorithms_is_at_most_the_optimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large fleet's bound of an algorithm without one, and of a batch of routes that judges a placement,
+    hold for every placement. They are so near to the best that bounds 5 % higher would not."""
+    monkeypatch.setattr(region_module, "_MANY_CALLS", 0)
+    near = 0
+    for seed in range(25):
+        problem = random_problem(seed, Coupling.SLOWEST, nodes=2, blocks=[4], origin="all", extras=False)
+        best = _best(problem)
+        if best is None:
+            continue
+        found = solve(problem, "local_popularity")
+        assert found.placement is not None
+        judged = judge(problem, found.placement.holds)
+        assert judged is not None
+        for bound in (found.lower_bound, judged.lower_bound):
+            assert bound is not None
+            assert bound <= best * (1 + 1e-9)
+            near += bound * 1.05 > best
+    assert near >= 6
 
 
 def test_the_bound_of_a_region_is_at_most_the_optimum() -> None:

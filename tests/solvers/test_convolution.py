@@ -182,12 +182,12 @@ def test_maxconv_against_sgd() -> None:
             empty = total_cost(problem, np.zeros((1, 12), np.uint8))
             bare = {"bound_steps": 0}
             exact = solve(problem, "sgd", params=bare).objective
-            rounded = solve(problem, "maxconv", params=bare | {"mode": "fptas", "eps": 0.1}).objective
+            rounded = solve(problem, "maxconv", params=bare | {"eps": 0.1}).objective
             assert exact is not None
             assert rounded is not None
             assert empty - rounded >= 0.9 * (empty - exact) - 1e-9
             for surrogate in ("shares", "singletons"):
-                modular = solve(problem, "maxconv", params=bare | {"surrogate": surrogate})
+                modular = solve(problem, "maxconv", params=bare | {"mode": "concave", "surrogate": surrogate})
                 assert modular.placement is not None
                 assert modular.objective is not None
                 assert not shortfalls(problem, modular.placement.holds)

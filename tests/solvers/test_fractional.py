@@ -6,9 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from solvers.kernels import fractional
+from solvers.kernels import fractional, whole
 from solvers.problem import Bools, Float64
-from tests.oracles.relaxation import best_knapsack
+from tests.oracles.relaxation import best_knapsack, best_whole_knapsack
 
 SEEDS = st.integers(0, 2**32)
 
@@ -37,6 +37,30 @@ def test_knapsacks_are_solved(seed: int, sizes: str, profits: str) -> None:
     found = fractional.knapsacks(profit, size, room)
     assert found == pytest.approx(want, rel=1e-12, abs=1e-300)
     assert found >= want * (1.0 - 1e-14)
+
+
+@given(SEEDS, st.integers(1, 4), st.sampled_from([1, 2_000]))
+@settings(max_examples=200)
+def test_whole_knapsacks_are_solved(seed: int, kinds: int, branches: int) -> None:
+    """Over whole experts of up to four sizes: the best of all sets, and where the search may not branch no
+    less than that and no more than the fractional knapsack."""
+    rng = np.random.default_rng(seed)
+    nodes, experts = int(rng.integers(1, 4)), int(rng.integers(0, 12))
+    size = np.sort(rng.choice(np.arange(1, 40), kinds, replace=False))[::-1].astype(np.int64)
+    kind = rng.integers(0, kinds, experts)
+    profit = rng.normal(0.3, 1.0, (nodes, experts)) * 10.0 ** rng.uniform(-6, 6)
+    room = rng.integers(0, 100, nodes)
+    held = np.empty((nodes, experts))
+    found = whole.knapsacks(profit, kind, size, room, branches, held)
+    assert (held @ size[kind] <= room).all()
+    assert (profit * held).sum() <= found * (1 + 1e-12)
+    most = fractional.knapsacks(profit, size[kind].astype(np.float64), room.astype(np.float64))
+    assert found <= most * (1 + 1e-12)
+    want = sum(best_whole_knapsack(profit[m], size[kind], int(room[m])) for m in range(nodes))
+    assert found >= want * (1 - 1e-12)
+    if branches > 1:
+        assert found == pytest.approx(want, rel=1e-12, abs=1e-300)
+        assert (profit * held).sum() == pytest.approx(want, rel=1e-12, abs=1e-300)
 
 
 def test_large_knapsacks_are_solved() -> None:

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.cost.evaluate import COUPLING_CODE, nearest_nodes
+from solvers.cost.evaluate import COUPLING_CODE, evaluate, nearest_nodes
 from solvers.feasible.repair import finite_fallback
 from solvers.kernels import evaluation, tables, terms
 from solvers.kernels import knapsack as kernel
+from solvers.params import SgdParams
 from solvers.problem import Coupling, PlacementProblem
+from solvers.response.best_response import BestResponse
 from solvers.response.knapsack import _by_value, choose_counts, hull_counts
+from solvers.stopping import never
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_holds, random_problem
 from tests.oracles.placements import objectives
@@ -34,10 +37,11 @@ def _terms(problem: PlacementProblem, holds: npt.NDArray[np.uint8], node: int) -
     )
     modular = np.zeros(experts)
     width = max(1, traffic.experts.shape[1])
-    room = max(1, len(traffic.rate) * width)
+    code = COUPLING_CODE[problem.coupling]
+    room = max(1, len(traffic.rate) * terms.terms_of_route(code, width, problem.has_origin))
     subsets = (np.empty((room, width), np.int32), np.empty(room, np.int32), np.empty(room))
     count = terms.build_terms(
-        COUPLING_CODE[problem.coupling],
+        code,
         node,
         int(traffic.start[0]),
         int(traffic.start[1]),
@@ -72,6 +76,34 @@ def test_terms_are_the_saving(seed: int, coupling: Coupling, origin: str) -> Non
     cost = objectives(problem, placements)
     for i, held in enumerate(sets):
         assert tables.value_of(held, modular, *subsets) == pytest.approx(cost[0] - cost[i], abs=1e-9)
+
+
+@given(SEEDS, st.integers(4, 6))
+@settings(max_examples=60)
+def test_terms_of_long_routes_say_no_more_than_the_saving(seed: int, width: int) -> None:
+    """Under `colocated` without an origin, routes of many experts have terms for some of their sets: every
+    set saves at least what the terms say, a set that holds all of the block exactly that, and what the row
+    in force saves is exact."""
+    problem = random_problem(
+        seed, Coupling.COLOCATED, nodes=3, blocks=[6], routes=6, origin="none", extras=False, width=width
+    )
+    node = seed % 3
+    holds = random_holds(problem, seed)
+    holds[(node + 1) % 3] = 1
+    modular, subsets = _terms(problem, holds, node)
+    sets = np.array(list(itertools.product((0, 1), repeat=6)), np.uint8)
+    placements = np.repeat(holds[None], len(sets), axis=0)
+    placements[:, node] = sets
+    cost = objectives(problem, placements)
+    said = np.array([tables.value_of(held, modular, *subsets) for held in sets])
+    assert (said <= cost[0] - cost + 1e-9).all()
+    assert said[-1] == pytest.approx(cost[0] - cost[-1], abs=1e-9)
+    response = BestResponse(problem, compile_traffic(problem), SgdParams())
+    for n in (node, *range(3)):
+        before = evaluate(problem, holds)
+        fitted = int(holds[n].astype(np.int64) @ problem.column_bytes) <= int(problem.capacity_bytes[n])
+        if response.respond(n, holds, True, never) and fitted:
+            assert evaluate(problem, holds) < before
 
 
 def _random_terms(seed: int, experts: int) -> Terms:

@@ -104,6 +104,45 @@ def test_a_known_case_under_each_coupling() -> None:
     assert route_latencies(problem, apart).tolist() == [4.0]
 
 
+def test_colocated_without_an_origin_is_the_cheaper_of_host_and_single_calls() -> None:
+    """A host farther than the single calls together is not taken: 1 + 4, not the 9 of the far host; a host
+    at 3 is. With an origin no single calls are made."""
+    problem = PlacementProblem(
+        expert_bytes=np.array([1]),
+        experts_per_block=np.array([2]),
+        capacity_bytes=np.array([2, 2, 2]),
+        latency_seconds=np.array([[1.0, 4.0, 9.0], [4.0, 1.0, 9.0], [9.0, 9.0, 1.0]]),
+        origin_latency_seconds=np.full(3, np.inf),
+        route_node=np.array([0], np.int32),
+        route_block=np.array([0], np.int32),
+        route_experts=np.array([[0, 1]], np.int32),
+        route_rate=np.array([1.0]),
+        coupling=Coupling.COLOCATED,
+    )
+    apart = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
+    far_host = np.array([[1, 0], [0, 1], [1, 1]], np.uint8)
+    assert [evaluate(problem, apart), evaluate(problem, far_host)] == [5.0, 5.0]
+    nearer = problem.latency_seconds.copy()
+    nearer[0, 2] = 3.0
+    assert evaluate(problem.replace(latency_seconds=nearer), far_host) == 3.0
+    assert evaluate(problem.replace(origin_latency_seconds=np.full(3, 20.0)), far_host) == 9.0
+
+
+@given(SEEDS, st.sampled_from(Coupling), st.sampled_from(["all", "some", "none"]))
+@settings(max_examples=150)
+def test_one_more_replica_never_raises_the_cost(seed: int, coupling: Coupling, origin: str) -> None:
+    """J of a placement with any one replica more is at most J without it, with and without origins, where
+    some nodes cannot reach others, and where traffic cannot be served. A far host of a whole route raised it
+    under `colocated`."""
+    problem = random_problem(seed, coupling, nodes=3, blocks=[4], routes=6, origin=origin)
+    holds = random_holds(problem, seed)
+    before = evaluate(problem, holds)
+    for n, e in np.argwhere(holds == 0).tolist():
+        more = holds.copy()
+        more[n, e] = 1
+        assert evaluate(problem, more) <= before * (1 + 1e-12)
+
+
 def test_zero_rates_count_nothing_even_where_nobody_can_serve() -> None:
     """0 * inf is 0 here, and a positive rate that nobody serves is inf."""
     problem = random_problem(1, Coupling.SLOWEST, nodes=2, blocks=[2], origin="none", extras=False)
