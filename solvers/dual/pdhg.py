@@ -13,7 +13,7 @@ from solvers.dual.slowest import SlowestCalls
 from solvers.multipliers import Multipliers
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
 from solvers.result import bound_of
-from solvers.stopping import Stopping
+from solvers.stopping import FirstOf, MaxRuntime, Stopping, seconds_left
 from solvers.traffic import Traffic, calls_are_single
 
 _PRIMAL_WEIGHT = 1.0  # of the first steps: their length on the multipliers against that on x
@@ -28,6 +28,8 @@ _ALONE_SHARE = 0.5  # of the calls a route saves with a host; any share in 0..1 
 _MOST_SINGLE_CALLS = 50_000_000  # nodes times experts times levels; with more, far servers share a level
 _MOST_CALLS = 15_000_000  # experts of routes times levels; with more, far servers share a level
 _LEAST_LEVELS = 8
+_SETTLINGS = 4  # each from the averages of the one before
+_SETTLED = 0.3  # of the time of a last climb, which is left for steps on whole knapsacks
 _PATIENCE, _SHORTER = 6, 0.7  # steps on whole knapsacks without a better bound, after which they get shorter
 _MOST_KEPT = 25_000_000  # numbers of the multipliers that another climb may go on from
 
@@ -148,21 +150,26 @@ class Ascent:
         if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
             self.done = True
 
+    @property
+    def several_sizes(self) -> bool:
+        """Whether whole knapsacks may be worth less than fractional ones."""
+        return self._relaxation.several_sizes
+
     def settle(self, steps: int, stopping: Stopping) -> None:
         """At most so many steps of the multipliers against whole knapsacks, which are worth less than the
         fractional ones of the climb where experts have several sizes: a subgradient method with step lengths
-        after Polyak, towards the cost of the best placement. Nothing where experts have one size."""
-        if not (self._relaxation.several_sizes and np.isfinite(self._objective)):
+        after Polyak, towards the cost of the best placement. It begins and ends at averages, so that the climb
+        may go on. Nothing where experts have one size."""
+        if not (self._relaxation.several_sizes and np.isfinite(self._objective)) or self.done:
             return
         if self._run_steps:
             self._restart(self._sum_price / self._run_steps)
         price, length, share, idle = self._price, self._step * self._weight, 1.0, 0
         earned = np.zeros_like(self.held)
         constant = self._fixed + sum(part.step(self.held, 0.0, earned)[0] for part in self._parts)
-        bound, held = self._relaxation.best(constant, earned, price)
-        for _ in range(steps):
-            if self.done or stopping():
-                return
+        _, held = self._relaxation.best(constant, earned, price)
+        taken, prices = 1, price.copy()
+        while taken <= steps and not (self.done or stopping()):
             earned = np.zeros_like(held)
             constant, far = self._fixed, 0.0
             for part in self._parts:
@@ -174,18 +181,20 @@ class Ascent:
                 lack = self._problem.min_replicas - held.sum(axis=0)
                 price = np.maximum(0.0, price + length * self._replica_metric * lack)
                 far += float(((price - before) ** 2 / self._replica_metric).sum())
+            taken += 1
+            prices += price
             bound, held = self._relaxation.best(constant, earned, price)
-            better = bound > self.best.bound
-            if better:
-                self.best = Dual(bound, constant, earned, price)
-            idle = 0 if better else idle + 1
+            idle += 1
+            if bound > self.best.bound:
+                self.best, idle = Dual(bound, constant, earned, price), 0
             if idle >= _PATIENCE:
                 idle, share = 0, share * _SHORTER
-            gap = self._objective - bound
             if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
                 self.done = True
             if far > 0.0:
-                length *= min(2.0, max(0.5, share * gap * length / far))
+                length *= min(2.0, max(0.5, share * (self._objective - bound) * length / far))
+        self._stand(taken, prices / taken)
+        self._begin()
 
     def _nearest_calls(self, traffic: Traffic) -> float:
         """What all calls cost at the nearest servers."""
@@ -324,13 +333,17 @@ def lagrangian_bound(
     begun: Ascent | None = None,
 ) -> Dual:
     """The best dual after at most `steps` steps of an `Ascent`, the one `begun` or a new one, which makes one
-    at least."""
+    at least, and as many on whole knapsacks where experts have several sizes."""
     ascent = begun or Ascent(problem, traffic, holds, objective)
     ascent.aim(objective)
+    left, climbing = seconds_left(stopping), stopping
+    if ascent.several_sizes and np.isfinite(left):
+        climbing = FirstOf((stopping, MaxRuntime((1.0 - _SETTLED) * left)))
     for step in range(steps):
-        if ascent.done or ((begun is not None or step > 0) and stopping()):
+        if ascent.done or ((begun is not None or step > 0) and climbing()):
             break
         ascent.step()
-    ascent.settle(steps, stopping)
+    for _ in range(_SETTLINGS):
+        ascent.settle(-(-steps // _SETTLINGS), stopping)
     best = ascent.best
     return Dual(max(0.0, bound_of(best.bound, objective)), best.constant, best.earned, best.replica_price)

@@ -256,6 +256,60 @@ def test_a_climb_goes_on_beside_unserved_traffic() -> None:
     assert 0.8 * best <= ascent.best.bound <= best
 
 
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_the_bound_is_near_where_sizes_are_unlike(replicas: int) -> None:
+    """Experts of 98 kB beside experts of 352 MB, of which a fraction fills what memory whole ones leave: the
+    bound of the optimum under `sum` is below it and within 3 % of it, 1 % on average. Over fractional knapsacks
+    it was up to 90 % below."""
+    gaps = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        problem = random_problem(
+            seed, Coupling.SUM, nodes=3, blocks=[6, 6], routes=60, origin="all", extras=False
+        ).replace(
+            expert_bytes=np.array([98_000, 352_000_000]),
+            capacity_bytes=(rng.uniform(2.1, 4.9, 3) * 352_000_000).astype(np.int64),
+            min_replicas=replicas,
+        )
+        best = solve(problem, "exact", params={"bound_steps": 0})
+        assert best.status is SolveStatus.OPTIMAL
+        assert best.placement is not None
+        assert best.objective is not None
+        traffic = compile_traffic(problem)
+        bound = lagrangian_bound(problem, traffic, best.placement.holds, best.objective, 400, never).bound
+        assert bound <= best.objective
+        gaps.append(1.0 - bound / best.objective)
+    assert max(gaps) <= 0.03
+    assert np.mean(gaps) <= 0.01
+
+
+@COUPLED
+def test_steps_on_whole_knapsacks_prove_their_bound(coupling: Coupling) -> None:
+    """At every placement, wherever the climb has been and goes on from there: with pins, drained nodes, replicas
+    and a placement in force."""
+    proved = 0
+    for seed in range(80):
+        problem = _instance(seed, coupling)
+        if len(np.unique(problem.column_bytes)) < 2:
+            continue
+        placements = feasible_placements(problem)
+        if len(placements) == 0:
+            continue
+        costs = total_costs(problem, placements)
+        finite = costs[np.isfinite(costs)]
+        if len(finite) == 0:
+            continue
+        ascent = Ascent(problem, compile_traffic(problem), placements[0], float(finite.max()) + 1.0)
+        for _ in range(STEPS[seed % len(STEPS)]):
+            ascent.step()
+        for _ in range(3):
+            ascent.settle(7, never)
+            _check(problem, ascent.best, placements, costs)
+            ascent.step()
+        proved += 1
+    assert proved > 10
+
+
 @COUPLED
 def test_a_climb_that_goes_on_where_another_ended_proves_its_bound(coupling: Coupling) -> None:
     """With multipliers of other rates, routes, latencies and servers' order, or of a fleet whose nodes have
