@@ -158,8 +158,8 @@ class Ascent:
     def settle(self, steps: int, stopping: Stopping) -> None:
         """At most so many steps of the multipliers against whole knapsacks, which are worth less than the
         fractional ones of the climb where experts have several sizes: a subgradient method with step lengths
-        after Polyak, towards the cost of the best placement. It begins and ends at averages, so that the climb
-        may go on. Nothing where experts have one size."""
+        after Polyak, towards the cost of the best placement. It begins and ends at averages, so that the
+        climb may go on. Nothing where experts have one size."""
         if not (self._relaxation.several_sizes and np.isfinite(self._objective)) or self.done:
             return
         if self._run_steps:

@@ -259,8 +259,8 @@ def test_a_climb_goes_on_beside_unserved_traffic() -> None:
 @pytest.mark.parametrize("replicas", [0, 1])
 def test_the_bound_is_near_where_sizes_are_unlike(replicas: int) -> None:
     """Experts of 98 kB beside experts of 352 MB, of which a fraction fills what memory whole ones leave: the
-    bound of the optimum under `sum` is below it and within 3 % of it, 1 % on average. Over fractional knapsacks
-    it was up to 90 % below."""
+    bound of the optimum under `sum` is below it and within 3 % of it, 1 % on average. Over fractional
+    knapsacks it was up to 90 % below."""
     gaps = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -285,8 +285,8 @@ def test_the_bound_is_near_where_sizes_are_unlike(replicas: int) -> None:
 
 @COUPLED
 def test_steps_on_whole_knapsacks_prove_their_bound(coupling: Coupling) -> None:
-    """At every placement, wherever the climb has been and goes on from there: with pins, drained nodes, replicas
-    and a placement in force."""
+    """At every placement, wherever the climb has been and goes on from there: with pins, drained nodes,
+    replicas and a placement in force."""
     proved = 0
     for seed in range(80):
         problem = _instance(seed, coupling)
