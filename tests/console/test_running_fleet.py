@@ -195,6 +195,18 @@ async def test_rollback_is_refused_when_the_placement_changed_meanwhile(
     tab.complaints[:] = [complaint for complaint in tab.complaints if "412" not in complaint]
 
 
+async def test_the_button_to_pause_stays_in_the_first_row(tab: Tab) -> None:
+    """However many conditions there are, the button is beside the generation; the conditions wrap."""
+    await show_view(tab, "fleet")
+    await tab.page.set_viewport_size({"width": 1000, "height": 800})
+    await expect(tab.page.locator(".conditions li")).to_have_count(8)
+    generation = await tab.page.locator(".generation").bounding_box()
+    button = await tab.page.get_by_role("button", name="Pause recomputation").bounding_box()
+    assert generation is not None
+    assert button is not None
+    assert abs(generation["y"] - button["y"]) < 12
+
+
 async def test_pausing_recomputation(tab: Tab, api: AsyncClient) -> None:
     """One button, whose effect the API has and the page shows; and back."""
     await show_view(tab, "fleet")

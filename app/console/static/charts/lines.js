@@ -4,6 +4,7 @@ import { h } from "../dom.js";
 import { ink, onTheme } from "../palette.js";
 
 const HEIGHT = 190;
+const LEAST = 1e-3; // upper end of the axis where every value is 0
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000, 1_000_000];
 
 /** series: [{label, ink: "--blue", dash, points, scale, text: value => string}]; x: {label, text}. */
@@ -14,7 +15,8 @@ export class Lines {
   constructor({ x, series, y, label }, signal) {
     this.spec = { x, series, y };
     this.place = h("div", { class: "plot", "aria-hidden": "true" });
-    this.element = h("figure", { class: "chart" }, h("figcaption", {}, label), this.place);
+    this.empty = h("p", { class: "muted", hidden: true }, "No values yet.");
+    this.element = h("figure", { class: "chart" }, h("figcaption", {}, label), this.empty, this.place);
     const observer = new ResizeObserver(() => {
       if (!this.#plot) this.#make();
       else if (this.place.clientWidth) this.#plot.setSize({ width: this.place.clientWidth, height: HEIGHT });
@@ -29,6 +31,9 @@ export class Lines {
 
   show(data) {
     this.#data = data;
+    // Without values there is no scale, and uPlot would label the axis with numbers that mean nothing.
+    this.empty.hidden = data.slice(1).some((values) => values.some(Number.isFinite));
+    this.place.hidden = !this.empty.hidden;
     if (this.#plot) this.#plot.setData(data);
     else this.#make();
   }
@@ -43,7 +48,7 @@ export class Lines {
       {
         width: this.place.clientWidth,
         height: HEIGHT,
-        scales: { x: { time: false }, y: { range: y.range ?? ((_, low, high) => [0, Math.max(high, 1e-9) * 1.08]) } },
+        scales: { x: { time: false }, y: { range: y.range ?? ((_, low, high) => [0, high > 0 ? high * 1.08 : LEAST]) } },
         axes: [
           { ...axis, incrs: WHOLE, values: (_, values) => values.map(x.text), label: x.label, labelSize: 18, size: 32 },
           { ...axis, values: (_, values) => values.map(y.text), size: 64 },

@@ -27,7 +27,7 @@ export function show(place, { feed, signal }) {
     {
       label: "Mean latency of a token, layer by layer",
       x: { label: "layer", text: String },
-      y: { text: (value) => `${(value * 1e3).toPrecision(3)} ms` },
+      y: { text: milliseconds },
       series: [{ label: "latency", ink: "--blue", points: 5 }],
     },
     signal,

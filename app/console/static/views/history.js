@@ -19,7 +19,7 @@ export function show(place, { feed, signal }) {
     {
       label: "Mean latency of a token, generation by generation",
       x: { label: "generation", text: String },
-      y: { text: (value) => `${(value * 1e3).toPrecision(3)} ms` },
+      y: { text: milliseconds },
       series: [
         { label: "predicted when made", ink: "--blue", dash: [6, 4], hollow: true, points: 7 },
         { label: "achieved on later traffic", ink: "--green", points: 8 },
