@@ -41,7 +41,7 @@ def page() -> Page:
     )
     page.graph(
         "Windows folded",
-        "Into statistics; or left out, since their node or model was gone.",
+        "Folded into statistics, or left out because their node or model was deleted.",
         PER_SECOND,
         Query(rate("moeplace_telemetry_folded_windows_total"), "folded"),
         Query(rate("moeplace_telemetry_discarded_windows_total"), "left out"),
@@ -95,7 +95,7 @@ def page() -> Page:
     )
     page.graph(
         "What became of them",
-        "Adopted, or what is in force was kept.",
+        "Adopted, or the placement in force was kept.",
         PER_SECOND,
         Query(rate("moeplace_solver_decisions_total", "decision"), "{{decision}}"),
     )
@@ -110,7 +110,7 @@ def page() -> Page:
     page.row("Worker")
     page.graph(
         "Duration of a tick",
-        "A worker's look at one cluster.",
+        "A worker's round over one cluster.",
         SECONDS,
         *quantiles("moeplace_worker_tick_duration_seconds"),
     )
@@ -123,7 +123,7 @@ def page() -> Page:
     )
     page.graph(
         "Ticks abandoned",
-        "Redis did not answer, or others kept changing what was to be written.",
+        "Redis did not answer, or other processes kept changing the same keys.",
         PER_SECOND,
         Query(rate("moeplace_worker_abandoned_ticks_total"), "abandoned"),
     )
@@ -136,7 +136,7 @@ def page() -> Page:
     )
     page.graph(
         "Clusters",
-        "That exist, and whose lease a worker holds.",
+        "Existing clusters, and those whose lease a worker holds.",
         COUNT,
         Query("max(moeplace_clusters)", "exist"),
         Query("sum(moeplace_worker_clusters)", "attended"),

@@ -18,24 +18,24 @@ from deploy.grafana.drawing import (
 
 
 def page() -> Page:
-    page = Page("migrations", "Migrations", "The plan being carried out, and what became of those before.")
+    page = Page("migrations", "Migrations", "The active plan, and the outcome of earlier plans.")
     page.row("Now")
     page.graph(
         "Moves of the plan",
-        "Pending, released to nodes, succeeded, failed and to be tried again.",
+        "Pending, released to nodes, succeeded, and failed (to be retried).",
         COUNT,
         Query(of_cluster("moeplace_migration_moves", "state"), "{{cluster}} {{state}}"),
         stacked=StackingMode.NORMAL,
     )
     page.graph(
         "Bytes of the plan",
-        "To be copied in all, and copied.",
+        "Total to be copied, and copied.",
         BYTES,
         Query(of_cluster("moeplace_migration_bytes", "kind"), "{{cluster}} {{kind}}"),
     )
     page.graph(
         "Standing still",
-        "How long nothing has moved although something is to.",
+        "Time without progress although moves are needed.",
         SECONDS,
         Query(of_cluster("moeplace_migration_stalled_seconds"), "{{cluster}}"),
         limit=120.0,
@@ -69,7 +69,7 @@ def page() -> Page:
     )
     page.graph(
         "Bytes received",
-        "By what became of the copy: failed ones were in vain.",
+        "By outcome of the copy.",
         BYTES_PER_SECOND,
         Query(rate("moeplace_moved_bytes_total", "outcome"), "{{outcome}}"),
     )
@@ -90,7 +90,7 @@ def page() -> Page:
     )
     page.graph(
         "Duration of plans",
-        "As planned, and as it was.",
+        "Planned and actual.",
         SECONDS,
         *quantiles("moeplace_migration_duration_seconds", "of"),
     )
@@ -102,7 +102,7 @@ def page() -> Page:
     )
     page.graph(
         "Copies avoided",
-        "Against rebalances as EPLB does them, in all.",
+        "Compared with EPLB, in total.",
         COUNT,
         Query("sum(moeplace_copies_avoided_total)", "avoided"),
         span=24,

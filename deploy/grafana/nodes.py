@@ -39,19 +39,19 @@ def page() -> Page:
     )
     page.graph(
         "Coming and going",
-        "In the last hour: nodes that came to life, and that were lost.",
+        "In the last hour: nodes that became live, and nodes that were lost.",
         COUNT,
         Query("sum by (to) (increase(moeplace_node_transitions_total[1h]))", "{{to}}"),
     )
     page.graph(
         "Free memory",
-        "Share of a node's memory for experts that holds none.",
+        "Free share of a node's memory for experts.",
         RATIO,
         over_nodes("moeplace_node_free_memory_ratio"),
     )
     page.graph(
         "Room after the loss of the largest node",
-        "Beside the copies that must be there; below 0 no placement would exist.",
+        "Memory beyond the required copies; below 0 no placement would exist.",
         BYTES,
         Query('cluster:moeplace_memory_headroom_after_loss:bytes{cluster=~"$cluster"}', "{{cluster}}"),
         signed=True,
@@ -145,14 +145,14 @@ def page() -> Page:
     )
     page.graph(
         "Sends",
-        "Under way, and refused since too many were.",
+        "In progress, and refused because of the limit.",
         COUNT,
         Query("sum(moeplace_agent_sends_in_progress)", "under way"),
         Query("sum(increase(moeplace_agent_sends_refused_total[$__rate_interval]))", "refused"),
     )
     page.graph(
         "Windows waiting",
-        "Not sent yet, and given up.",
+        "Waiting, and dropped.",
         COUNT,
         Query("moeplace_agent_windows_waiting", "{{instance}}"),
         Query("sum(increase(moeplace_agent_windows_dropped_total[$__rate_interval]))", "given up"),

@@ -19,7 +19,7 @@ _NO_PROBES = '{route!~"/healthz|/readyz|/metrics"}'
 
 
 def page() -> Page:
-    page = Page("overview", "Overview", "The service and its clusters at a glance.")
+    page = Page("overview", "Overview", "The service and its clusters.")
     page.row("Service")
     page.number(
         "API processes up",
@@ -58,7 +58,7 @@ def page() -> Page:
     )
     page.states(
         "Conditions",
-        "Conditions of each cluster, as placement/status tells them. Migrating is no fault.",
+        "Conditions of each cluster, as in placement/status. Migrating is not a fault.",
         Query(of_cluster("moeplace_cluster_condition", "condition"), "{{cluster}} {{condition}}"),
         Query(of_cluster("moeplace_cluster_paused"), "{{cluster}} Paused"),
     )
@@ -95,7 +95,7 @@ def page() -> Page:
     )
     page.graph(
         "Memory for experts",
-        "There, used, and required for the copies that must be there.",
+        "Capacity, used, and required for the required copies.",
         BYTES,
         Query(of_cluster("moeplace_cluster_memory_bytes", "kind"), "{{cluster}} {{kind}}"),
     )
@@ -109,7 +109,7 @@ def page() -> Page:
     page.row("Requests")
     page.graph(
         "Requests",
-        "By class of status, probes left out.",
+        "By class of status, without probes.",
         PER_SECOND,
         Query(rate("moeplace_http_requests_total", "status", selector=_NO_PROBES), "{{status}}"),
     )
@@ -129,15 +129,15 @@ def page() -> Page:
     )
     page.graph(
         "Refused for their token",
-        "No valid token, by reason; and valid ones that are not for what was asked, by role.",
+        "Requests without a valid token, by reason; and with a token that does not allow them, by role.",
         PER_SECOND,
         Query(rate("moeplace_authentication_failures_total", "reason"), "{{reason}}"),
         Query(rate("moeplace_authorization_failures_total", "role"), "{{role}}"),
         span=12,
     )
     page.graph(
-        "Refused for what is waiting already",
-        "By what there is too much of; telemetry waits for Redis (commits) or for the worker (unfolded).",
+        "Refused because of overload",
+        "By cause; telemetry waits for Redis (commits) or for the worker (unfolded).",
         PER_SECOND,
         Query(rate("moeplace_refused_total", "reason"), "{{reason}}"),
         span=12,

@@ -7,12 +7,12 @@ from deploy.grafana.drawing import COUNT, RATIO, SECONDS, Page, Query, of_cluste
 
 def page() -> Page:
     page = Page(
-        "placement_quality", "Placement quality", "What placements are worth: predicted, now, and over nodes."
+        "placement_quality", "Placement quality", "Quality of placements: predicted, current, and by node."
     )
     page.row("Predicted and achieved")
     page.graph(
         "Objective",
-        "Seconds of expert latency per second: of what nodes hold, of what they are to hold, and as "
+        "Seconds of expert latency per second: for what nodes hold, for what they should hold, and as "
         "predicted when the placement was adopted (migration included).",
         COUNT,
         Query(
@@ -24,7 +24,7 @@ def page() -> Page:
     page.graph(
         "Improvement on the placement before",
         "Predicted on the traffic solved on, achieved on traffic from after "
-        "convergence. Below 0 it was a mistake.",
+        "convergence. Below 0 the change was a mistake.",
         RATIO,
         Query(of_cluster("moeplace_placement_predicted_improvement_ratio"), "{{cluster}} predicted"),
         Query(of_cluster("moeplace_placement_achieved_improvement_ratio"), "{{cluster}} achieved"),
@@ -98,13 +98,13 @@ def page() -> Page:
     )
     page.graph(
         "Experts",
-        "Held by some live node, or by none.",
+        "Held by a live node, or by none.",
         COUNT,
         Query(of_cluster("moeplace_cluster_experts", "state"), "{{cluster}} {{state}}"),
     )
     page.graph(
         "Placements",
-        "That came into force, by what made them, in the last hour.",
+        "Placements that came into force in the last hour, by origin.",
         COUNT,
         Query("sum by (made_by) (increase(moeplace_placements_total[1h]))", "{{made_by}}"),
     )

@@ -124,7 +124,7 @@ async def test_the_network_is_the_one_specified(tab: Tab) -> None:
     await show_view(tab, "network")
     await tab.page.get_by_text("The network as a table").click()
     await expect(tab.page.locator("details[open] tbody tr")).to_have_count(len(NODES))
-    for index, row in enumerate(await rows(tab.page, "Nodes and what they reach")):
+    for index, row in enumerate(await rows(tab.page, "Nodes and their latencies")):
         others = [seconds for peer, seconds in enumerate(PEER_SECONDS[index]) if peer != index]
         assert row[1].endswith(f"{min(others) * 1e3:.2f} ms")
         assert row[2].endswith(f"{max(others) * 1e3:.2f} ms")
@@ -229,7 +229,7 @@ async def test_what_if_computes_and_changes_nothing(tab: Tab, api: AsyncClient, 
     await expect(page.locator("#memory-now")).to_contain_text("now 10.2 MB")
     await page.get_by_label("Coupling").select_option("sum")
     await page.get_by_label("Algorithm").select_option("greedy")
-    await page.get_by_label("Seconds at most").fill("2")
+    await page.get_by_label("Time limit in seconds").fill("2")
     await page.get_by_role("button", name="Compute").click()
     await expect(
         page.get_by_role("heading", name=re.compile("What if: without edge-d; edge-a with 20.4 MB"))
@@ -243,17 +243,17 @@ async def test_what_if_computes_and_changes_nothing(tab: Tab, api: AsyncClient, 
     assert record["request"]["algorithm"] == "greedy"
     assert f"{record['result']['mean_latency_seconds'] * 1e3:.3g}" in await row.inner_text()
     assert await generation(api) == in_force
-    assert (await rows(page, "Computed lately"))[0][2] == "succeeded"
+    assert (await rows(page, "Recent computations"))[0][2] == "succeeded"
 
 
 async def test_what_if_says_what_is_wrong(tab: Tab, api: AsyncClient) -> None:
     """In words beside the form: a number that is none, and what the service refuses."""
     await show_view(tab, "what-if")
     page = tab.page
-    await page.get_by_label("Seconds at most").fill("0")
+    await page.get_by_label("Time limit in seconds").fill("0")
     await page.get_by_role("button", name="Compute").click()
     await expect(page.get_by_role("alert").filter(has_text="expected 0.1 to 600")).to_be_visible()
-    await page.get_by_label("Seconds at most").fill("2")
+    await page.get_by_label("Time limit in seconds").fill("2")
     for node in ("edge-a", "edge-b", "edge-c", "edge-d"):
         await page.get_by_label(node, exact=True).check()
     await page.get_by_role("button", name="Compute").click()
@@ -300,7 +300,7 @@ async def test_keys_switch_views_unless_turned_off(tab: Tab) -> None:
     await expect(page).to_have_url(re.compile(f"#/{CLUSTER_ID}/network$"))
     await expect(page.get_by_role("link", name="Network")).to_have_attribute("aria-current", "page")
     await page.keyboard.press("6")
-    await page.get_by_label("Seconds at most").press("2")
+    await page.get_by_label("Time limit in seconds").press("2")
     await expect(page).to_have_url(re.compile("#/demo/what-if$"))
     await page.locator("main").focus()
     await page.keyboard.press("?")

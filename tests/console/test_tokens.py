@@ -55,7 +55,7 @@ async def test_what_each_token_may(
         page = tab.page
         await tab.show("#/alpha/history")
         alert = page.get_by_role("alert").filter(has_text="401")
-        await expect(alert).to_contain_text("wants a token")
+        await expect(alert).to_contain_text("requires a token")
         assert await tab.axe() == []
         await enter(page, "no-token-of-this-service")
         await expect(alert).to_contain_text("does not know this token")

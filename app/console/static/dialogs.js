@@ -43,7 +43,7 @@ export async function tokenDialog() {
   const chosen = await open(
     "Token",
     [
-      h("p", {}, "Sent as a bearer token with every request of this tab, and forgotten when the tab closes. A reader's token shows everything; rollbacks, pauses and what-ifs need an operator's."),
+      h("p", {}, "The token is sent with every request of this tab, and forgotten when the tab closes. A reader's token shows everything; rollbacks, pauses and what-ifs need an operator's token."),
       h("div", { class: "field" }, h("label", { for: id }, "Token"), field),
     ],
     [

@@ -15,16 +15,16 @@ const node = (cluster, name) => [
   `  -H 'content-type: application/json' \\`,
   `  -d '{"instance_uid": "1", "devices": [{"device_id": "gpu0", "memory_bytes": 24000000000}]}'`,
 ];
-const rest = "Then each node sends heartbeats, telemetry, and polls its assignment: moeplace agent does all three.";
+const rest = "Each node then sends heartbeats and telemetry, and polls its assignment. The command moeplace agent does this.";
 
 export function nothingYet() {
   return h("section", { class: "lesson" },
     h("h1", {}, "No cluster yet"),
-    h("p", {}, "A cluster is the fleet of nodes that one placement covers. Registering a model or a node makes it:"),
+    h("p", {}, "A cluster is the fleet of nodes that one placement covers. Registering a model or a node creates it:"),
     code(...model("edge"), "", "# its nodes, each with the memory that experts may use", ...node("edge", "node-a"), ...node("edge", "node-b")),
     h("p", {}, rest, " Or watch a small fleet with everything: "),
     code("moeplace demo --keep"),
-    h("p", {}, "This page notices by itself. ", h("a", { href: "docs" }, "The whole API")));
+    h("p", {}, "This page updates by itself. ", h("a", { href: "docs" }, "The whole API")));
 }
 
 /** Why a cluster has nothing to show; null once it has. */
@@ -35,6 +35,6 @@ export function missing(feed) {
   if (!cluster.models.length) parts.push(h("p", {}, "It has no model yet."), code(...model(feed.clusterId)));
   if (!cluster.nodes.length) parts.push(h("p", {}, "It has no node yet."), code(...node(feed.clusterId, "node-a")));
   if (!parts.length)
-    parts.push(h("p", {}, "Models and nodes are registered. The worker looks at them within seconds; if nothing comes, see whether one runs: ", h("a", { href: "readyz" }, "readyz"), " tells."));
+    parts.push(h("p", {}, "Models and nodes are registered. The worker sees them within seconds. If nothing appears, check that a worker runs: ", h("a", { href: "readyz" }, "readyz"), "."));
   return h("section", { class: "lesson" }, h("h2", {}, `Cluster ${feed.clusterId} has nothing to show yet`), parts, h("p", {}, rest));
 }

@@ -100,7 +100,7 @@ function showNothing() {
   replace(place, nothingYet());
 }
 
-replace(place, h("p", { class: "summary" }, "Asking the service which clusters there are…"));
+replace(place, h("p", { class: "summary" }, "Loading the list of clusters…"));
 
 // --- which clusters there are
 const lookForClusters = watch("v1/clusters", {
@@ -138,9 +138,9 @@ events.addEventListener("refused", ({ detail }) => {
   const words =
     detail.status === 401
       ? token.get()
-        ? "The service does not know this token (401). Check it, or ask who runs the service for another."
-        : "The service wants a token before it tells anything (401). Enter a reader's or an operator's."
-      : `This token may not do that (403): ${detail.message}`;
+        ? "The service does not know this token (401). Check it, or ask the operator for another."
+        : "The service requires a token (401). Enter the token of a reader or an operator."
+      : `This token does not allow that (403): ${detail.message}`;
   replace(refusal, h("span", {}, words), " ", h("button", { type: "button", onclick: () => tokenDialog() }, "Enter a token"));
   refusal.hidden = false;
 });

@@ -1,4 +1,4 @@
-// The fleet at a glance: each node's health, memory, traffic and latency, and how layers do.
+// The fleet: each node's health, memory, traffic and latency, and the latency of layers.
 
 import { h, replace, setText } from "../dom.js";
 import { age, bytes, count, milliseconds, perSecond, plural, ratio, seconds } from "../format.js";
@@ -104,7 +104,7 @@ export function show(place, { feed, signal }) {
       ["Nodes", `${live.length} of ${overview.nodes.length}`, "alive"],
       ["Memory for experts", ratio(capacity ? used / capacity : null), `${bytes(used)} of ${bytes(capacity)}`],
       ["Traffic", `${count(tokens)}/s`, "tokens"],
-      ["Telemetry", age(overview.telemetry_until), `looked at ${age(overview.created_at)}`],
+      ["Telemetry", age(overview.telemetry_until), `analysed ${age(overview.created_at)}`],
     ]);
     replace(
       reasons,

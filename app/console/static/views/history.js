@@ -14,14 +14,14 @@ const MOST = 200;
 const LISTED = 200;
 
 export function show(place, { feed, signal }) {
-  const none = h("p", { class: "summary" }, "Asking…");
+  const none = h("p", { class: "summary" }, "Loading…");
   const chart = new Lines(
     {
       label: "Mean latency of a token, generation by generation",
       x: { label: "generation", text: String },
       y: { text: milliseconds },
       series: [
-        { label: "predicted when made", ink: "--blue", dash: [6, 4], hollow: true, points: 7 },
+        { label: "predicted", ink: "--blue", dash: [6, 4], hollow: true, points: 7 },
         { label: "achieved on later traffic", ink: "--green", points: 8 },
         { label: "generation before, on that traffic", ink: "--orange", dash: [2, 3], points: 5 },
       ],
@@ -59,7 +59,7 @@ export function show(place, { feed, signal }) {
     }
     body.hidden = !entries.length;
     none.hidden = entries.length > 0;
-    setText(none, "No placement has been in force yet: a cluster needs a model, and nodes that can hold it.");
+    setText(none, "No placement has been in force yet. A cluster needs a model, and nodes that can hold it.");
     if (!entries.length) return;
     const rising = [...entries].reverse();
     const timed = entries.some((entry) => entry.evidence.mean_latency_seconds ?? entry.outcome?.mean_latency_seconds ?? null);
@@ -96,12 +96,12 @@ export function show(place, { feed, signal }) {
       replace(outcome, h("p", { class: "problem" }, error.message));
       return;
     }
-    const cost = h("p", { class: "muted" }, "Planning what it would take…");
+    const cost = h("p", { class: "muted" }, "Planning the moves…");
     outcome.append(cost);
     try {
       setText(cost, await whatItTakes(a, b));
     } catch (error) {
-      setText(cost, `What it would take to go there is not known: ${error.message}`);
+      setText(cost, `The moves are not known: ${error.message}`);
     }
   }
 
@@ -123,7 +123,7 @@ export function show(place, { feed, signal }) {
       effect = [
         h("p", {}, `Generation ${body.metadata.generation} is in force now. The holdings of generation ${generation} come into force again as a new generation.`),
         totals(now, then),
-        feed.status?.paused ? null : h("p", {}, "Recomputation is not paused: with its next interval the service may move on again. Pause it to keep what you roll back to."),
+        feed.status?.paused ? null : h("p", {}, "Recomputation is not paused: in the next interval the service may change the placement again. Pause it to keep the generation that you roll back to."),
       ];
     } catch (error) {
       await confirm({ title: "Rolling back is not possible", text: error.message, only: "Close" });
@@ -137,7 +137,7 @@ export function show(place, { feed, signal }) {
       feed.refresh();
     } catch (error) {
       const changed = error.status === 412 || error.status === 409;
-      await confirm({ title: "It was not rolled back", text: changed ? `Another placement came into force meanwhile, or the fleet cannot hold that one any more. ${error.message}` : error.message, only: "Close" });
+      await confirm({ title: "The rollback failed", text: changed ? `Another placement came into force meanwhile, or the fleet cannot hold that one any more. ${error.message}` : error.message, only: "Close" });
     }
   }
 
@@ -150,10 +150,10 @@ export function show(place, { feed, signal }) {
       } },
       { title: "By", sort: (e) => e.evidence.algorithm, text: (e) => e.evidence.algorithm },
       { title: "Because of", sort: (e) => e.evidence.reason, text: (e) => words(e.evidence.reason) },
-      { title: "Predicted", number: true, hint: "mean latency of a token, when it was made", sort: (e) => e.evidence.mean_latency_seconds, text: (e) => milliseconds(e.evidence.mean_latency_seconds) },
+      { title: "Predicted", number: true, hint: "mean latency of a token, predicted at adoption", sort: (e) => e.evidence.mean_latency_seconds, text: (e) => milliseconds(e.evidence.mean_latency_seconds) },
       { title: "Achieved", number: true, hint: "on traffic from after it had converged", sort: (e) => e.outcome?.mean_latency_seconds, text: (e) => milliseconds(e.outcome?.mean_latency_seconds) },
       { title: "Saved", number: true, hint: "against the generation before, same later traffic", sort: (e) => e.outcome?.achieved_improvement_ratio, text: (e) => ratio(e.outcome?.achieved_improvement_ratio) },
-      { title: "Gap", number: true, hint: "to the proved lower bound, at most", sort: (e) => e.evidence.gap_ratio, text: (e) => ratio(e.evidence.gap_ratio) },
+      { title: "Gap", number: true, hint: "to the proven lower bound", sort: (e) => e.evidence.gap_ratio, text: (e) => ratio(e.evidence.gap_ratio) },
       { title: "True gap", number: true, hint: "at most, with a confidence of 95 %, for the traffic behind the samples from after it had converged", sort: (e) => e.outcome?.true_gap?.gap_upper_ratio, text: (e) => ratio(e.outcome?.true_gap?.gap_upper_ratio) },
       { title: "Samples", number: true, hint: "tokens whose routes were sampled, of the layer and node with the fewest", sort: (e) => e.evidence.samples?.least, text: (e) => count(e.evidence.samples?.least) },
       { title: "Copies", number: true, sort: (e) => e.evidence.copies, text: (e) => count(e.evidence.copies) },
@@ -189,7 +189,7 @@ function totals(before, after) {
   const changes = after.since(before);
   const added = changes.reduce((sum, one) => sum + one.added.length, 0);
   const removed = changes.reduce((sum, one) => sum + one.removed.length, 0);
-  return h("p", {}, changes.length ? `That is ${plural(added, "copy", "copies")} more and ${count(removed)} fewer, in ${plural(new Set(changes.map((one) => one.layer)).size, "layer")} at ${plural(new Set(changes.map((one) => one.node)).size, "node")}.` : "Both hold the same.");
+  return h("p", {}, changes.length ? `That is ${plural(added, "copy", "copies")} more and ${count(removed)} fewer, in ${plural(new Set(changes.map((one) => one.layer)).size, "layer")} at ${plural(new Set(changes.map((one) => one.node)).size, "node")}.` : "Both generations hold the same.");
 }
 
 function difference(before, after) {

@@ -43,7 +43,7 @@ export function show(place, { feed, signal, act }) {
     onValue(found) {
       plans = found.migration_plans;
       list.element.hidden = !plans.length;
-      setText(none, plans.length ? "" : "No plan yet. One is made whenever a new generation asks nodes to hold something else.");
+      setText(none, plans.length ? "" : "No plan yet. A plan is made when a new generation requires nodes to hold other experts.");
       none.hidden = plans.length > 0;
       if (!byHand && plans.length) {
         const active = plans.find((one) => GOING_ON.has(one.state) && !one.validate_only) ?? plans.find((one) => !one.validate_only) ?? plans[0];
@@ -86,7 +86,7 @@ export function show(place, { feed, signal, act }) {
     const tick = () => gantt.show(moves, running && plan.state !== "PAUSED" ? (Date.now() - start) / 1000 : null);
     tick();
     if (running) timer = setInterval(tick, Math.max(500, moves.length / 8));
-    replace(heading, `Generation ${plan.from_generation ?? "–"} → ${plan.to_generation} `, h("span", { class: "state" }, mark(KINDS[plan.state]), " ", plan.validate_only ? "a question, not carried out" : words(plan.state)));
+    replace(heading, `Generation ${plan.from_generation ?? "–"} → ${plan.to_generation} `, h("span", { class: "state" }, mark(KINDS[plan.state]), " ", plan.validate_only ? "only asked for, not carried out" : words(plan.state)));
     const { moves_total: total, moves_succeeded: done, moves_failed: failed, bytes_total: size, bytes_done: moved } = plan.progress;
     const finished = moves.map((move) => move.to).filter((to) => to !== null);
     const took = !running && finished.length ? finished.reduce((a, b) => Math.max(a, b)) : null;
@@ -111,8 +111,8 @@ export function show(place, { feed, signal, act }) {
     if (!plan.validate_only && (plan.state === "RUNNING" || plan.state === "PENDING")) offers.push(["pause", "Pause", () => act("Pausing the plan", `${path}:pause`)]);
     if (plan.state === "PAUSED") offers.push(["resume", "Resume", () => act("Resuming the plan", `${path}:resume`)]);
     if (!plan.validate_only && ["RUNNING", "PAUSED", "PENDING"].includes(plan.state)) {
-      offers.push(["drain", "Cancel…", () => cancel(path, "DRAIN", "Moves that were released finish; the rest is left. Nodes keep what they hold then.")]);
-      offers.push(["rollback", "Roll back…", () => cancel(path, "ROLLBACK", `Nodes go back to generation ${plan.from_generation ?? "–"}, which this plan came from.`)]);
+      offers.push(["drain", "Cancel…", () => cancel(path, "DRAIN", "Released moves finish, and nothing else is released. Nodes keep what they then hold.")]);
+      offers.push(["rollback", "Roll back…", () => cancel(path, "ROLLBACK", `Nodes return to generation ${plan.from_generation ?? "–"}.`)]);
     }
     keyed(buttons, offers, ([id]) => `${plan.plan_id} ${id}`, ([, text, run]) => h("button", { type: "button", onclick: run }, text), () => {});
   }
@@ -124,7 +124,7 @@ export function show(place, { feed, signal, act }) {
 
   function inspect(move) {
     if (!move) {
-      replace(inspector, h("p", { class: "muted" }, "Point at a move, or go into the chart with Tab and move with the arrow keys."));
+      replace(inspector, h("p", { class: "muted" }, "Point at a move, or enter the chart with Tab and use the arrow keys."));
       return;
     }
     replace(
@@ -188,7 +188,7 @@ const planColumns = (choose) => [
   { title: "State", sort: (plan) => plan.state, draw(cell, plan) {
     if (cell.dataset.state === plan.state) return;
     cell.dataset.state = plan.state;
-    replace(cell, mark(KINDS[plan.state]), " ", plan.validate_only ? "a question, not carried out" : words(plan.state));
+    replace(cell, mark(KINDS[plan.state]), " ", plan.validate_only ? "only asked for, not carried out" : words(plan.state));
   } },
   { title: "Moves", number: true, sort: (plan) => plan.progress.moves_total, text: (plan) => `${count(plan.progress.moves_succeeded)} / ${count(plan.progress.moves_total)}` },
   { title: "Bytes", number: true, sort: (plan) => plan.progress.bytes_total, text: (plan) => bytes(plan.progress.bytes_total) },

@@ -20,7 +20,7 @@ export function show(place, { feed, signal }) {
   const high = h("span");
   const inspector = h("div", { class: "inspector" });
   const grid = new Grid({
-    label: "Latency from each node to each other. Arrow keys look at one pair after another.",
+    label: "Latency from each node to each other. Arrow keys go from pair to pair.",
     height: [12, 44],
     width: [6, 84],
     foot: 20,
@@ -30,7 +30,7 @@ export function show(place, { feed, signal }) {
     describe: (row, column) => sentence(row + pager.from, column),
     onLook: (row, column) => inspect(row === null ? null : row + pager.from, column),
   });
-  const table = new Table({ caption: "Nodes and what they reach", columns: COLUMNS, keyOf: (row) => row.node_id });
+  const table = new Table({ caption: "Nodes and their latencies", columns: COLUMNS, keyOf: (row) => row.node_id });
   const fold = folded("The network as a table", table, rows);
   const pager = new Pager(() => network && arrange());
   const panel = h("section", { class: "panel" }, summary, pager.element, grid.element,
@@ -104,14 +104,14 @@ export function show(place, { feed, signal }) {
   function how(row, column) {
     if (column >= network.nodes.length) return "as specified";
     const node = network.nodes[row];
-    return node.measured.includes(column) ? "measured by the node" : assumed[row].has(column) ? "the cluster's default: nobody told it" : "as specified";
+    return node.measured.includes(column) ? "measured by the node" : assumed[row].has(column) ? "the cluster's default: neither measured nor specified" : "as specified";
   }
 
   const sentence = (row, column) => `${nameOf(row)} calls ${row === column ? "itself" : nameOf(column)}: ${seconds(value(row, column))}, ${how(row, column)}`;
 
   function inspect(row, column) {
     if (row === null) {
-      replace(inspector, h("p", { class: "muted" }, "Point at a pair, or go into the matrix with Tab and move with the arrow keys."));
+      replace(inspector, h("p", { class: "muted" }, "Point at a pair, or enter the matrix with Tab and use the arrow keys."));
       return;
     }
     const node = network.nodes[row];

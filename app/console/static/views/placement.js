@@ -27,12 +27,12 @@ export function show(place, { feed, signal }) {
   const controls = h("div", { class: "controls" },
     h("div", { class: "field", id: "model-field" }, h("label", { for: "model" }, "Model"), model),
     h("div", { class: "field" }, h("label", { for: "layer" }, "Layer"), step(-1), layer, slider, step(1)),
-    h("div", { class: "field" }, h("label", { for: "order" }, "Experts in order of"), order),
+    h("div", { class: "field" }, h("label", { for: "order" }, "Sort experts by"), order),
     h("div", { class: "field" }, marked, h("label", { for: "changes" }, "only what changed")),
     pager.element);
   const summary = h("p", { class: "summary" });
   const grid = new Grid({
-    label: "Experts by node. Arrow keys look at one cell after another.",
+    label: "Experts by node. Arrow keys go from cell to cell.",
     head: HEAD,
     right: RIGHT,
     height: [13, 38],
@@ -279,7 +279,7 @@ export function show(place, { feed, signal }) {
 
   function inspect(row, column) {
     if (row === null || !view) {
-      replace(inspector, h("p", { class: "muted" }, "Point at a cell, or go into the map with Tab and move with the arrow keys."));
+      replace(inspector, h("p", { class: "muted" }, "Point at a cell, or enter the map with Tab and use the arrow keys."));
       return;
     }
     const one = view.rows[row];
@@ -358,7 +358,7 @@ function legend() {
     h("ul", { class: "legend" },
       h("li", {}, held, "held"), h("li", {}, called, "called elsewhere"),
       key("coming", "on its way"), key("going", "to be dropped"), key("added", "new since the generation before"), key("removed", "gone since")),
-    h("p", { class: "muted" }, "Above: share of the fleet's activations, and replicas. Right: served locally, experts given."));
+    h("p", { class: "muted" }, "Above: share of the fleet's activations, and replicas. Right: share served locally, and experts of the node."));
   return {
     element,
     update(top) {
@@ -376,5 +376,5 @@ const expertColumns = () => [
   { title: "Replicas", number: true, sort: (row) => row.holders.length, text: (row) => count(row.holders.length) },
   { title: "Held by", text: (row) => row.holders.join(", ") || "origin only" },
   { title: "New at", text: (row) => row.added.join(", ") },
-  { title: "Gone from", text: (row) => row.removed.join(", ") },
+  { title: "Removed from", text: (row) => row.removed.join(", ") },
 ];

@@ -1,4 +1,4 @@
-// What if: a solve on a pretended fleet, which changes nothing, beside how things are.
+// What if: a solve on a hypothetical fleet, which changes nothing, compared with the present.
 
 import { Refused, ask } from "../api.js";
 import { announce, h, replace, setText } from "../dom.js";
@@ -28,17 +28,17 @@ export function show(place, { feed, signal }) {
   const run = h("button", { class: "primary" }, "Compute");
   const cancel = h("button", { type: "button", hidden: true }, "Cancel");
   const said = h("p", { class: "problem", role: "alert" });
-  const outcome = h("section", { class: "panel", "aria-live": "polite", "aria-label": "Outcome" }, h("p", { class: "muted" }, "Choose what to pretend, and compute. Nothing changes in the cluster."));
-  const history = new Table({ caption: "Computed lately", columns: COLUMNS, keyOf: (record) => record.optimization_id });
+  const outcome = h("section", { class: "panel", "aria-live": "polite", "aria-label": "Outcome" }, h("p", { class: "muted" }, "Choose changes and compute. Nothing changes in the cluster."));
+  const history = new Table({ caption: "Recent computations", columns: COLUMNS, keyOf: (record) => record.optimization_id });
   const form = h("form", { class: "panel what-if", novalidate: true },
     h("fieldset", {}, h("legend", {}, "Without these nodes"), nodes),
     h("fieldset", {}, h("legend", {}, "Other memory for experts"),
       h("div", { class: "field" }, h("label", { for: "memory-node" }, "Node"), memoryNode),
       h("div", { class: "field" }, h("label", { for: "memory" }, "Has"), memory, unit, memoryNow)),
-    h("fieldset", {}, h("legend", {}, "Solved how"),
+    h("fieldset", {}, h("legend", {}, "How to solve"),
       h("div", { class: "field" }, h("label", { for: "coupling" }, "Coupling"), coupling),
       h("div", { class: "field" }, h("label", { for: "algorithm" }, "Algorithm"), algorithm),
-      h("div", { class: "field" }, h("label", { for: "limit" }, "Seconds at most"), limit),
+      h("div", { class: "field" }, h("label", { for: "limit" }, "Time limit in seconds"), limit),
       h("div", { class: "field" }, origin, h("label", { for: "no-origin" }, "without the origin"))),
     said,
     h("div", { class: "buttons" }, run, cancel));
@@ -90,7 +90,7 @@ export function show(place, { feed, signal }) {
     }
     if (origin.checked) overrides.origin = false;
     const time = Number(limit.value);
-    if (!(time >= 0.1 && time <= 600)) throw new RangeError("Seconds at most: expected 0.1 to 600.");
+    if (!(time >= 0.1 && time <= 600)) throw new RangeError("Time limit in seconds: expected 0.1 to 600.");
     return { validate_only: true, coupling: coupling.value || null, algorithm: algorithm.value || null, time_limit_seconds: time, overrides };
   }
 
@@ -118,7 +118,7 @@ export function show(place, { feed, signal }) {
         etag = next.etag;
       }
       replace(outcome, told(record, feed));
-      announce("The what-if is computed");
+      announce("The what-if result is ready");
       list();
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -145,7 +145,7 @@ export function show(place, { feed, signal }) {
   list();
 }
 
-/** What was pretended, in words. */
+/** The hypothetical changes, in words. */
 function pretended({ overrides, coupling, algorithm }) {
   const parts = [];
   if (overrides.remove_nodes.length) parts.push(`without ${overrides.remove_nodes.join(", ")}`);
@@ -170,13 +170,13 @@ function told(record, feed) {
   return [
     heading,
     h("table", { class: "data compare" },
-      h("caption", { class: "unseen" }, "The placement in force beside the one computed"),
+      h("caption", { class: "unseen" }, "The placement in force and the computed one"),
       h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col", class: "number" }, "In force"), h("th", { scope: "col", class: "number" }, "What if"), h("th", { scope: "col", class: "number" }, "Difference"))),
       h("tbody", {},
         row("Mean latency of a token", milliseconds(before), milliseconds(result.mean_latency_seconds), signed(change, (value) => ratio(value))),
-        row("At the best, proved", "–", milliseconds(result.lower_bound !== null && tokens ? result.lower_bound / tokens : null), result.gap_ratio === null ? "–" : `gap ${ratio(result.gap_ratio)}`),
+        row("Proven lower bound", "–", milliseconds(result.lower_bound !== null && tokens ? result.lower_bound / tokens : null), result.gap_ratio === null ? "–" : `gap ${ratio(result.gap_ratio)}`),
         row("Copies to make", "–", count(result.copies), bytes(result.migration_bytes)),
-        row("Moving would take about", "–", seconds(result.migration_seconds)))),
+        row("Expected duration of moving", "–", seconds(result.migration_seconds)))),
     h("p", { class: "muted" },
       `“In force” is today's placement on the pretended fleet and coupling, same traffic${measured ? `; as things are it is ${milliseconds(measured)}` : ""}. `,
       `${result.algorithm}, ${words(result.status)}, ${seconds(result.runtime_seconds)}. ${result.detail}`),
