@@ -138,7 +138,7 @@ class Node:
         return self.agent.routes
 
     def where(self, model_id: str, layer: int, expert: int) -> tuple[Local | RouteTarget, ...]:
-        """The places to call for one expert, best first; empty where nobody is known to serve it."""
+        """The places to call for one expert, best first; empty where no source is known."""
         routes = self.agent.routes
         return () if routes is None else routes.where(self.agent.holdings, model_id, layer, expert)
 

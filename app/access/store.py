@@ -40,7 +40,7 @@ async def add(redis: Redis, scope: str, record: TokenRecord) -> None:
                 if expired(read_record(TokenRecord, value, keys.tokens))
             ]
             if not gone:
-                raise Conflict(f"there are {MAX_TOKENS} tokens already: revoke those nobody uses")
+                raise Conflict(f"there are {MAX_TOKENS} tokens already: revoke unused ones")
 
         def queue() -> None:
             if gone:

@@ -71,7 +71,7 @@ async def read_merge_patch(request: Request, *, limits: Limits = USUAL) -> dict[
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     if not isinstance(patch, dict):
-        detail = "expected an object with what is to be changed"
+        detail = "expected an object with the fields to change"
         raise InvalidRequest(f"the body: {detail}", errors=[FieldError("", detail, "NO_OBJECT")])
     return patch
 

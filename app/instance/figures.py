@@ -21,7 +21,7 @@ def fault_of_node(node: NodeRecord) -> str | None:
         *_of_latency(spec.latency),
     ]
     fault = next((found for found in faults if found), None)
-    return fault and f"node {node.node_id} is left out until it registers anew: {fault}"
+    return fault and f"node {node.node_id} is left out until it registers again: {fault}"
 
 
 def sound_status(node_id: str, status: NodeStatusRecord) -> tuple[NodeStatusRecord, str | None]:

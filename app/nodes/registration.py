@@ -130,7 +130,7 @@ async def _say_conflict(
     """Log it and keep it for the cluster's conditions; `NodeTaken` unless the other is to be replaced."""
     other = name_of(spec)
     log.warning(
-        "two agents want to be one node",
+        "two agents use the same node_id",
         cluster_id=cluster_id,
         node=holder.node_id,
         alive=holder.name,

@@ -84,7 +84,7 @@ async def publish(
         record = cast("bytes | None", await pipe.get(keys.cluster))
         now = None if record is None else read_record(ClusterRecord, record, keys.cluster)
         if now is None or now.uid != cluster.uid:
-            raise GenerationChanged(f"cluster {cluster.cluster_id}: deleted or created anew")
+            raise GenerationChanged(f"cluster {cluster.cluster_id}: deleted or created again")
         if recomputed and (not now.settings.automatic or await pipe.hget(keys.control, "paused") == b"1"):
             raise RecomputationStopped(f"cluster {cluster.cluster_id}: recomputation is paused")
         retained = cluster.settings.retained_generations

@@ -38,7 +38,7 @@ def decide(outcome: SolveOutcome, horizon_seconds: float, min_improvement: float
     if in_force.shortfalls:
         more = f" (and {len(in_force.shortfalls) - 1} more)" if len(in_force.shortfalls) > 1 else ""
         return Decision(
-            True, f"adopted since the placement in force fails: {in_force.shortfalls[0]}{more}{left}"
+            True, f"adopted because the placement in force fails: {in_force.shortfalls[0]}{more}{left}"
         )
     gain = _gain(found, in_force)
     if outcome.copies == 0 and found.latency_cost == in_force.latency_cost:

@@ -132,7 +132,7 @@ def _available(observation: Observation, problem: PlacementProblem | None) -> Fi
     if count == 0:
         return Finding(ConditionType.AVAILABLE, True, f"all {experts} experts are held by live nodes")
     if problem is not None and np.isfinite(problem.origin_latency_seconds[observation.live_mask]).all():
-        reason = f"{count} of {experts} experts {are} served by the origin alone"
+        reason = f"{count} of {experts} experts {are} served only by the origin"
         return Finding(ConditionType.AVAILABLE, True, reason)
     reason = f"{count} of {experts} experts {are} held by no live node"
     remedy = "register nodes that hold them, or give the cluster an origin (PUT /v1/clusters/CLUSTER)"
@@ -174,7 +174,7 @@ def _converged(
     stale = [node.node_id for node in live if not node.routes_current]
     if stale and not different:
         words = f"{len(stale)} of {len(live)} live nodes do not use the newest routes, first {stale[0]}"
-        remedy = f"should it last: look at the agent of {stale[0]} and its log"
+        remedy = f"if it lasts, check the agent of {stale[0]} and its log"
         holdups.append(Holdup(Outlook.WAITING, words, remedy))
     holdups += _failed_nodes(observation, live)
     holdup = together(holdups)
@@ -221,7 +221,7 @@ def _failed_nodes(observation: Observation, live: list[NodeProgress]) -> list[Ho
     words = (
         f"{len(failed)} of {len(live)} live nodes cannot apply their assignment, first {failed[0]}: {said}"
     )
-    remedy = f"mend what {failed[0]} says, or drain it (DELETE {_nodes_path(observation)}/{failed[0]})"
+    remedy = f"fix what {failed[0]} reports, or drain it (DELETE {_nodes_path(observation)}/{failed[0]})"
     return [Holdup(Outlook.WAITING, words, remedy)]
 
 

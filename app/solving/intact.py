@@ -11,13 +11,15 @@ from moeplace_agent.wording import abridged
 NAMED = 5
 """Faults that one reason names; of the rest it gives the number."""
 
-_REMEDY = "of what is named: register the node anew, change the setting, or mend or delete the key in Redis"
+_REMEDY = (
+    "for what is named: register the node again, change the setting, or repair or delete the key in Redis"
+)
 
 
 def intact(faults: Sequence[str]) -> Finding:
     """faults: of an observation."""
     if not faults:
-        return Finding(ConditionType.INTACT, True, "all that is stored can be read and reckoned with")
+        return Finding(ConditionType.INTACT, True, "all stored records can be read and used")
     reason = abridged(faults[:NAMED], len(faults) - NAMED)
     return Finding(ConditionType.INTACT, False, reason, outlook=Outlook.CANNOT, remedy=_REMEDY)
 
@@ -29,7 +31,7 @@ def damaged(status: PlacementStatus, damage: DamagedRecord) -> PlacementStatus:
         status=False,
         reason=f"nothing is done for this cluster: {damage.detail}",
         outlook=Outlook.CANNOT,
-        remedy=f"mend or delete key {damage.key} in Redis",
+        remedy=f"repair or delete key {damage.key} in Redis",
         since=server_now(),
     )
     known = next((it for it in status.conditions if it.type is ConditionType.INTACT), None)

@@ -43,7 +43,7 @@ def _clocks(observation: Observation, processes: Mapping[str, float]) -> Finding
         False,
         abridged(named, len(wrong) - len(named)),
         outlook=Outlook.CANNOT,
-        remedy="let NTP set the clocks of all hosts, that of Redis too",
+        remedy="synchronise the clocks of all hosts with NTP, including the host of Redis",
     )
 
 
@@ -59,9 +59,9 @@ def _side(ahead: float) -> str:
 def _distinct(observation: Observation) -> Finding:
     conflicts = observation.conflicts
     if not conflicts:
-        return Finding(ConditionType.NODES_DISTINCT, True, "no two agents want to be one node")
+        return Finding(ConditionType.NODES_DISTINCT, True, "no two agents use the same node_id")
     named = [
-        f"another agent, at {conflict.other}, wants to be {node_id}, which the agent at {conflict.holder} is"
+        f"another agent, at {conflict.other}, uses the node_id {node_id} of the agent at {conflict.holder}"
         for node_id, conflict in sorted(conflicts.items())[:NAMED]
     ]
     return Finding(

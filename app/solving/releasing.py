@@ -123,11 +123,11 @@ def still_routing(behind: Sequence[str], lately_lost: frozenset[str]) -> Holdup:
             Outlook.WAITING,
             f"{who}, first {first}, still {agreeing(len(alive), 'routes', 'route')} to a copy that is to be "
             "dropped",
-            f"should it last: look at the agent of {first}, which is to use the newest routes",
+            f"if it lasts, check the agent of {first}, which is to use the newest routes",
         )
     return Holdup(
         Outlook.UNDER_WAY,
-        f"{listed(behind)}, lost just now, may still route to a copy that is to be dropped: the drop waits "
+        f"{listed(behind)}, lost recently, may still route to a copy that is to be dropped: the drop waits "
         "until the silence has lasted for two leases",
     )
 

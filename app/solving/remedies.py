@@ -61,7 +61,7 @@ def not_found(observation: Observation, outcome: SolveOutcome) -> Holdup | None:
         reason = f"{algorithm} finds no placement: {outcome.result.shortfall or 'none exists'}"
     remedy = None
     if outcome.result.status is SolveStatus.TIME_LIMIT:
-        remedy = "give a solve more time (time_limit_seconds), or nodes more memory than experts just fill"
+        remedy = "give solves more time (time_limit_seconds), or give nodes more memory"
     if algorithm != DEFAULT_ALGORITHM:
         other = f"solve with another algorithm, such as {DEFAULT_ALGORITHM}"
         remedy = other if remedy is None else f"{remedy}, or {other}"
@@ -105,8 +105,8 @@ def paused_plan(observation: Observation, plan_id: str) -> Holdup:
 def stuck_moves(node_id: str, count: int) -> Holdup:
     return Holdup(
         Outlook.WAITING,
-        f"{node_id} has {counted(count, 'move')} in hand and makes no progress",
-        f"should it last: look at the agent of {node_id} and its log",
+        f"{node_id} has {counted(count, 'move')} to carry out and makes no progress",
+        f"if it lasts, check the agent of {node_id} and its log",
     )
 
 

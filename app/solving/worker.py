@@ -232,7 +232,7 @@ class Worker:
             return
         if failed is not None and not isinstance(failed, SolverClosed):
             log.error(
-                "work on the cluster failed, beginning anew", cluster_id=lease.cluster_id, exc_info=failed
+                "work on the cluster failed, starting again", cluster_id=lease.cluster_id, exc_info=failed
             )
             self._failed(lease.cluster_id)
         await self._give_up(lease)

@@ -217,7 +217,7 @@ def _explained(outcome: Outcome, append: Append, faults: Faults, found: Faults) 
     elif outcome is Outcome.STALE_SEQUENCE_NUMBER:
         faults.add(
             "/sequence_number",
-            f"is {append.sequence_number}, older than those remembered: it cannot be told from a repeat",
+            f"is {append.sequence_number}, older than those remembered, so it may be a repeat",
             "STALE_SEQUENCE_NUMBER",
         )
     else:

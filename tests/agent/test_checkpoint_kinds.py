@@ -173,9 +173,9 @@ def test_every_layout_is_served_whole(model_type: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "shape", "words"),
     [
-        (f"{FUSED}gate_up_proj_zeros", (3, 16), "gate_up_proj_zeros [3, 16] stands among the 4 experts"),
-        ("model.layers.0.mlp.lookup", (4, 16), "lookup [4, 16] stands beside the experts"),
-        ("model.layers.0.mlp.other_experts.scale", (4,), "other_experts.scale [4] stands beside"),
+        (f"{FUSED}gate_up_proj_zeros", (3, 16), "gate_up_proj_zeros [3, 16] is among the 4 experts"),
+        ("model.layers.0.mlp.lookup", (4, 16), "lookup [4, 16] is beside the experts"),
+        ("model.layers.0.mlp.other_experts.scale", (4,), "other_experts.scale [4] is beside"),
     ],
 )
 def test_a_tensor_beside_fused_experts_that_is_not_understood_is_named(

@@ -369,7 +369,7 @@ async def test_patience_ends(tmp_path: Path) -> None:
         with pytest.raises(FetchFailed, match=r"m/3/7: s0: .*; s1: answered 503"):
             await f.fetch(free_url(), busy)
         assert len(asked.ranges) > 1
-        with pytest.raises(FetchFailed, match="nobody is known to serve it"):
+        with pytest.raises(FetchFailed, match="no source is known"):
             await f.fetch()
 
 

@@ -282,7 +282,7 @@ def _part(name: str, source: str, shape: tuple[int, ...], expert: int, count: in
     if rows and shape[0] % count == 0:
         return Part(name, source, expert, count)
     raise UnknownLayout(
-        f"{source} {list(shape)} stands among the {count} experts and is not understood: expected {count} as "
+        f"{source} {list(shape)} is among the {count} experts and is not understood: expected {count} as "
         "its first axis, or one value"
     )
 
@@ -310,4 +310,4 @@ def _check_beside(
             continue
         for_each = shape[:1] == (counts[layer],) and (block != "" or "expert" in tensor)
         if among or for_each:
-            raise UnknownLayout(f"{name} {list(shape)} stands beside the experts and is not understood")
+            raise UnknownLayout(f"{name} {list(shape)} is beside the experts and is not understood")

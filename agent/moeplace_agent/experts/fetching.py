@@ -254,7 +254,7 @@ class ExpertFetcher:
             left = download.patience.left
             if left <= 0 or excluded.issuperset(candidates) or download.whole_files >= _MAX_WHOLE_FILES:
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                raise FetchFailed(f"{download.key}: {said or 'nobody is known to serve it'}")
+                raise FetchFailed(f"{download.key}: {said or 'no source is known'}")
             pause = min(self._retry.wait_seconds(rounds, min(asked, default=None)), left)
             download.patience.waited(pause)
             await asyncio.sleep(pause)

@@ -74,7 +74,7 @@ async def test_what_is_damaged_in_one_cluster_stops_no_other(redis: Redis) -> No
             await until(lambda: sound.condition("Converged"), what="convergence")
             await until(lambda: pointing.condition("Converged"), what="convergence")
             await until(odd.generation, what="a placement without the nodes left out")
-        assert await _not_intact(odd, "node slow is left out until it registers anew: egress")
+        assert await _not_intact(odd, "node slow is left out until it registers again: egress")
         assert await _not_intact(odd, "broken is left out: key")
         assert await odd.desired("a") | await odd.desired("b")
         condition = await _intact(sound)

@@ -32,7 +32,6 @@ def test_two_agents_of_one_node_are_named() -> None:
     found = node_findings(replace(observed(), conflicts={"edge-a": conflict}), {})[1]
     assert (found.type, found.status) == (ConditionType.NODES_DISTINCT, False)
     assert found.reason == (
-        "another agent, at http://10.0.0.2:9000, wants to be edge-a, "
-        "which the agent at http://10.0.0.1:9000 is"
+        "another agent, at http://10.0.0.2:9000, uses the node_id edge-a of the agent at http://10.0.0.1:9000"
     )
     assert node_findings(observed(), {})[1].status

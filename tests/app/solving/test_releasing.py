@@ -8,7 +8,7 @@ def test_a_node_that_is_lost_is_not_said_to_need_its_agent_looked_at() -> None:
     """The drop waits for the lost node's second lease, and nothing has to be done about that."""
     found = still_routing(["a"], frozenset({"a"}))
     assert (found.outlook, found.remedy) == (Outlook.UNDER_WAY, None)
-    assert found.reason.startswith("a, lost just now, may still route to a copy")
+    assert found.reason.startswith("a, lost recently, may still route to a copy")
 
 
 def test_a_live_node_with_old_routes_is_named() -> None:

@@ -688,7 +688,7 @@ async def test_without_telemetry_every_expert_is_placed_although_the_origin_woul
         await cluster.lose("a")
         await until(lambda: reaches(cluster, 2), what="the placement without the lost node")
         assert held <= await cluster.desired("b")
-        assert await _condition_says(cluster, "Available", "are served by the origin alone")
+        assert await _condition_says(cluster, "Available", "are served only by the origin")
 
 
 async def test_infeasible_fleet_says_what_is_short(redis: Redis) -> None:
