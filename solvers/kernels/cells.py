@@ -6,21 +6,29 @@ import numpy as np
 from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int8, Int32, Int64, UInt8
 
-_LEAST_EXPONENT = -600  # e to the power of it is still a normal number
-_PER_WHOLE = 16
+_LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number
 _HIGHEST = 1e30  # a potential of more could overflow, and so could the sum of many
-_POWERS = np.exp(_LEAST_EXPONENT + np.arange(-_LEAST_EXPONENT * _PER_WHOLE + 1) / _PER_WHOLE)
+_LOG2E, _LN2 = 1.4426950408889634, 0.6931471805599453
+_WHOLE = 1.5 * 2.0**52  # added to a small number it leaves the nearest whole one in the last bits
+_BIAS, _MANTISSA = 1023, 52  # of a number of 64 bits
 
 
 @compiled
-def _power(x: float) -> float:
-    """e^x for x <= 0, to 1e-9, by a table of sixteenths and a polynomial between them."""
-    if x <= _LEAST_EXPONENT:
-        return float(_POWERS[0])
-    place = int((x - _LEAST_EXPONENT) * _PER_WHOLE + 0.5)
-    part = x - _LEAST_EXPONENT - place / _PER_WHOLE
-    rise = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part / 24.0)))
-    return float(_POWERS[place] * rise)
+def _powers(x: Float64, whole: Float64, bits: Int64, number: int) -> None:
+    """Replaces the first `number` of x, at most 0 each, by e^x to 2e-7, e^-600 at least; `whole` is scratch,
+    of the same length, and `bits` the same memory as int64. Plain loops, which compilers make vectors of."""
+    for i in range(number):
+        x[i] = max(x[i], _LEAST_EXPONENT)
+        whole[i] = x[i] * _LOG2E + _WHOLE
+    for i in range(number):
+        r = x[i] - (whole[i] - _WHOLE) * _LN2
+        x[i] = 1.0 + r * (
+            1.0 + r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720)))))
+        )
+    for i in range(number):
+        bits[i] = (bits[i] + _BIAS) << _MANTISSA
+    for i in range(number):
+        x[i] *= whole[i]
 
 
 @compiled
@@ -62,44 +70,57 @@ def share(
     for g in range(group.shape[0] - 1):
         most = max(most, group[g + 1] - group[g])
     left = np.empty((most, levels))
-    factor = np.empty((most, levels))
+    power = np.empty((most + 1) * levels)
+    whole = np.empty(power.shape[0])
+    bits = whole.view(np.int64)
+    factor = np.empty((most + 1, levels))
     paid = np.empty((most, levels))
     highest = np.empty(levels)
-    nothing = np.empty(levels)
     sums = np.empty(levels)
+    server = np.empty(order.shape[1], np.uint64)  # unsigned, so that no index is looked at for its sign
     constant = 0.0
     moved = 0.0
     for g in range(group.shape[0] - 1):
         first = group[g]
         size = group[g + 1] - first
         n = node[first]
+        for i in range(order.shape[1]):
+            server[i] = order[n, i]
         for j in range(levels):
             highest[j] = 0.0
         for c in range(size):
             e = column[first + c]
             lack = 1.0
             for j in range(levels):
+                here = 0.0
                 for i in range(ends[n, j], ends[n, j + 1]):
-                    lack -= held[e, order[n, i]]
+                    here += held[e, server[i]]
+                lack -= here
                 left[c, j] = lack
-                paid[c, j] = 0.0
-                value = min(max(least, potential[first + c, j] + length * lack), _HIGHEST)
-                potential[first + c, j] = value
-                if length > 0.0:
-                    total[first + c, j] += value
-                # As it was stored: rounded to 32 bits it may have become more.
-                highest[j] = max(highest[j], potential[first + c, j])
-        for j in range(levels):
-            nothing[j] = _power(-highest[j])
+            for j in range(levels):
+                value = min(max(least, potential[first + c, j] + length * left[c, j]), _HIGHEST)
+                stored = np.float32(value)
+                potential[first + c, j] = stored
+                power[c * levels + j] = stored
+                highest[j] = max(highest[j], stored)
+            if length > 0.0:
+                for j in range(levels):
+                    total[first + c, j] += potential[first + c, j]
         for c in range(size):
             for j in range(levels):
-                if gap[n, j] > 0.0:
-                    factor[c, j] = _power(potential[first + c, j] - highest[j])
-                else:
-                    factor[c, j] = 0.0
+                power[c * levels + j] -= highest[j]
+        for j in range(levels):
+            power[size * levels + j] = -highest[j]
+        _powers(power, whole, bits, (size + 1) * levels)
+        for c in range(size):
+            for j in range(levels):
+                factor[c, j] = power[c * levels + j] if gap[n, j] > 0.0 else 0.0
+                paid[c, j] = 0.0
+        for j in range(levels):
+            factor[size, j] = power[size * levels + j]
         for r in range(route[g], route[g + 1]):
             for j in range(levels):
-                sums[j] = nothing[j]
+                sums[j] = factor[size, j]
             members = 0
             while members < width and routes[r, members] >= 0:
                 c = routes[r, members] - first
@@ -121,7 +142,7 @@ def share(
                 gained += gap[n, j] * paid[c, j]
                 if gained > 0.0:
                     for i in range(ends[n, j], ends[n, j + 1]):
-                        earned[e, order[n, i]] += gained
+                        earned[e, server[i]] += gained
             constant += gained
     told[0] = constant
     told[1] = moved
