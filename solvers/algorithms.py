@@ -21,7 +21,7 @@ from solvers.heuristics.greedy import greedy
 from solvers.heuristics.maxconv import maxconv
 from solvers.heuristics.prism import prism
 from solvers.heuristics.sgd import sgd
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers, Multipliers, RegionMultipliers
 from solvers.params import (
     DEFAULT_ALGORITHM,
     BaselineParams,
@@ -51,7 +51,8 @@ _LEAST_BOUND_SECONDS = 1.0
 class Task:
     """What an algorithm is given. `report` takes a step's name and the best feasible placement so far;
     `certify` takes a valid lower bound, where the algorithm finds one by itself, and `climbed` the climb that
-    the bound goes on with; `begun` is where an earlier one stood. `stopping` is either
+    the bound goes on with; `hand_on` the multipliers of climbs that have ended, where it made them; `begun`
+    is where an earlier one stood. `stopping` is either
     `interrupted`, the caller's criterion, or the end of the `seconds` the search has (None = no limit)."""
 
     problem: PlacementProblem
@@ -63,7 +64,8 @@ class Task:
     report: Callable[[str, UInt8], None]
     certify: Callable[[float], None]
     climbed: Callable[[Ascent], None]
-    begun: Multipliers | None
+    hand_on: Callable[[AnyMultipliers | None], None]
+    begun: AnyMultipliers | None
     interrupted: Stopping
     seconds: float | None
 
@@ -97,15 +99,16 @@ def _certified(task: Task) -> UInt8:
         regional = solve_region(
             task.problem,
             task.traffic,
+            task.params,
             task.generator,
             task.start,
             task.seconds,
             task.stopping,
             task.report,
-            patience=task.params.patience,
-            goal_gap=task.params.goal_gap,
+            task.begun if isinstance(task.begun, RegionMultipliers) else None,
         )
         task.certify(regional.bound)
+        task.hand_on(regional.multipliers)
         return regional.holds
     found = certified(
         task.problem,
@@ -116,7 +119,7 @@ def _certified(task: Task) -> UInt8:
         task.seconds,
         task.stopping,
         task.report,
-        task.begun,
+        task.begun if isinstance(task.begun, Multipliers) else None,
     )
     task.certify(found.ascent.best.bound)
     task.climbed(found.ascent)
@@ -238,7 +241,7 @@ def solve(
     seed: int = 0,
     time_limit_seconds: float | None = None,
     start: Placement | None = None,
-    multipliers: Multipliers | None = None,
+    multipliers: AnyMultipliers | None = None,
     progress: Callable[[Progress], None] | None = None,
     stopping: Stopping = never,
 ) -> SolveResult:
@@ -280,6 +283,7 @@ def solve(
 
     bounds: list[float] = []
     climbs: list[Ascent] = []
+    handed: list[AnyMultipliers | None] = []
     traffic = compile_traffic(problem)
     limit = FirstOf((stopping, search))
     generator = np.random.default_rng(seed)
@@ -295,6 +299,7 @@ def solve(
                 report=report,
                 certify=bounds.append,
                 climbed=climbs.append,
+                hand_on=handed.append,
                 begun=multipliers,
                 interrupted=stopping,
                 seconds=seconds,
@@ -336,7 +341,9 @@ def solve(
     runtime = time.monotonic() - began
     # A climb that went on where another ended, and came not near, is not gone on from.
     stuck = multipliers is not None and (gap is None or gap > _STUCK + 2.0 * settings.goal_gap)
-    reached = climbs[-1].multipliers if climbs and not stuck else None
+    reached: AnyMultipliers | None = climbs[-1].multipliers if climbs and not stuck else None
+    if handed:  # areas that went astray began anew already
+        reached = handed[-1]
     return SolveResult(
         Placement(holds), status, algorithm, objective, bound, gap, runtime, multipliers=reached
     )

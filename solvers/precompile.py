@@ -51,13 +51,12 @@ def warm() -> None:
         solve_region(
             problem,
             compile_traffic(problem),
+            CertifiedParams(patience=1, goal_gap=0.0, exact_limit=0),
             np.random.default_rng(0),
             both,
             None,
             never,
             lambda _, __: None,
-            patience=1,
-            goal_gap=0.0,
         )
         nearest_holder(problem.latency_seconds, problem.origin_latency_seconds, both)
         first_holders(np.ascontiguousarray(both.T), [0, 1], np.zeros(1, np.int64), 1)

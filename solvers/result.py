@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers
 from solvers.placement import Placement
 
 _ROUNDING = 1e-9  # relative; a bound above by less is rounding
@@ -48,7 +48,7 @@ class SolveResult:
     gap_ratio: float | None
     runtime_seconds: float
     shortfall: str | None = None
-    multipliers: Multipliers | None = field(default=None, repr=False, compare=False)
+    multipliers: AnyMultipliers | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

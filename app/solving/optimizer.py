@@ -36,7 +36,7 @@ from app.solving.triggers import Reason
 from app.storage.clock import server_now
 from app.storage.lease import Lease
 from solvers.feasible.shortage import unplaced
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers
 from solvers.problem import PlacementProblem
 from solvers.response.partial import UNLIMITED
 from solvers.result import SolveStatus, gap_ratio
@@ -109,7 +109,7 @@ async def solve_and_adopt(
     built: BuiltProblem,
     request: OptimizationRequest,
     reason: str,
-    multipliers: Multipliers | None = None,
+    multipliers: AnyMultipliers | None = None,
 ) -> Solved:
     """Solve, and publish what is worth it unless `request.validate_only`. `multipliers`: as of
     `SolveRequest`.

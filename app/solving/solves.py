@@ -21,7 +21,7 @@ from app.solving.triggers import URGENT, Reason, Situation, Triggers
 from app.storage.clock import server_now
 from app.storage.lease import Lease
 from app.storage.optimistic import Contended
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers
 
 BACK_OFF_SECONDS = 2.0
 BACK_OFF_LIMIT_SECONDS = 60.0
@@ -54,7 +54,7 @@ class Solves:
         self._solving: Situation | None = None
         self._not_before = 0.0
         self._failures = 0
-        self._multipliers: Multipliers | None = None  # of the last solve
+        self._multipliers: AnyMultipliers | None = None  # of the last solve
         self._trouble: tuple[Situation, Holdup] | None = None
 
     @property

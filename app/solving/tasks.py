@@ -17,7 +17,7 @@ from solvers.confidence import Judged, judge
 from solvers.cost.evaluate import Breakdown, breakdown, evaluate, migration_cost
 from solvers.feasible.shortage import Shortage, shortage
 from solvers.feasible.violations import shortfalls
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers
 from solvers.placement import Placement
 from solvers.precompile import warm
 from solvers.problem import Float64, PlacementProblem, UInt8
@@ -47,7 +47,7 @@ class SolveRequest:
     min_improvement: float = 0.0
     budget: Budget = UNLIMITED
     names: Names = BY_INDEX
-    multipliers: Multipliers | None = None
+    multipliers: AnyMultipliers | None = None
 
 
 @dataclass(frozen=True)

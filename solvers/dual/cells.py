@@ -6,10 +6,12 @@ import numpy as np
 
 from solvers.cost.evaluate import nearest_nodes
 from solvers.kernels import cells as kernel
+from solvers.multipliers import CellPotentials, Part
 from solvers.problem import Float32, Float64, Int32, Int64, PlacementProblem
 from solvers.traffic import Traffic
 
 _LEAST_POTENTIAL = -30.0  # every expert stays able to come back
+_MOST_POTENTIAL = 60_000.0  # that is kept, in 16 bits
 _FARTHEST = 4.0  # how much lower the potentials of the last level begin than those of the first
 
 
@@ -20,9 +22,14 @@ class CellCalls:
     Servers whose latencies from a node lie within a factor of 1 + `near` of each other are one level, at its
     near end, which no call is below. A step is O(C (N + L) + R K L) for C pairs and L levels; memory 16 bytes
     per pair and level.
+
+    `reward` float64[N, E], at least 0, is what every replica earns beside what calls pay for it.
     """
 
-    def __init__(self, problem: PlacementProblem, traffic: Traffic, near: float) -> None:
+    def __init__(
+        self, problem: PlacementProblem, traffic: Traffic, near: float, reward: Float64 | None = None
+    ) -> None:
+        self._reward = reward
         self._order, self._ends, self._gap = _levels(problem, near)
         self._rate = traffic.rate
         block = np.repeat(np.arange(problem.blocks), np.diff(traffic.start))
@@ -41,6 +48,7 @@ class CellCalls:
         self._group: Int64 = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(cells)).astype(
             np.int64
         )
+        self._cell = self._node * np.int64(max(1, problem.experts)) + self._column
         self._activity = traffic.activity[self._node, self._column]
         shape = (len(cells), self._gap.shape[1])
         self._total: Float32 = np.zeros(shape, np.float32)
@@ -54,6 +62,30 @@ class CellCalls:
     def most(self, earned: Float64) -> None:
         """As `SlowestCalls.most`."""
         kernel.most(self._node, self._column, self._activity, self._order, self._ends, self._gap, earned)
+        if self._reward is not None:
+            earned += self._reward
+
+    @property
+    def multipliers(self) -> CellPotentials:
+        """As `SingleCalls.multipliers`."""
+        order = np.argsort(self._cell)
+        kept = np.clip(self._potential[order], -_MOST_POTENTIAL, _MOST_POTENTIAL)
+        return CellPotentials(self._cell[order], kept.astype(np.float16))
+
+    def resume(self, given: Part) -> bool:
+        """As `SlowestCalls.resume`; pairs that were not called then get the mean of the others."""
+        if not isinstance(given, CellPotentials) or 0 in given.potential.shape or 0 in self._total.shape:
+            return False
+        place = np.minimum(np.searchsorted(given.cell, self._cell), len(given.cell) - 1)
+        known = given.cell[place] == self._cell
+        then: Float32 = given.potential.astype(np.float32)
+        levels = self._total.shape[1]
+        if then.shape[1] != levels:
+            same = min(then.shape[1], levels) - 1
+            last = np.repeat(then[:, -1:], levels - same, axis=1)
+            then = np.concatenate((then[:, :same], last), axis=1)
+        self._total[:] = np.where(known[:, None], then[place], then.mean(axis=0, dtype=np.float64))
+        return True
 
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """As `SlowestCalls.step`."""
@@ -93,6 +125,8 @@ class CellCalls:
             told,
         )
         earned += of_experts.T
+        if self._reward is not None:
+            earned += self._reward
         return float(told[0]), float(told[1])
 
 

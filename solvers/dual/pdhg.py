@@ -90,10 +90,10 @@ class Ascent:
     @property
     def multipliers(self) -> Multipliers | None:
         """Where it stands, for another climb to go on from; None where that is too much to keep."""
-        parts = [part.multipliers for part in self._parts if not isinstance(part, CellCalls)]
+        parts = tuple(part.multipliers for part in self._parts)
         held = self._state.x.astype(np.float32)
-        kept = Multipliers(tuple(parts), self._price.copy(), held, self._weight, self._step, self._steps)
-        return kept if len(parts) == len(self._parts) and kept.numbers <= _MOST_KEPT else None
+        kept = Multipliers(parts, self._price.copy(), held, self._weight, self._step, self._steps)
+        return kept if kept.numbers <= _MOST_KEPT else None
 
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none: from the averages, which
@@ -110,6 +110,13 @@ class Ascent:
             weight = self._weight
             self._restart(self._sum_price / self._run_steps)
             self._weight = weight  # by distances on one traffic, not between two
+
+    def settle(self) -> None:
+        """Goes to the averages of the steps since the last restart, which prove more than where a step
+        ends."""
+        if self._run_steps:
+            self.held = self._state.sum_x / self._run_steps
+            self._restart(self._sum_price / self._run_steps)
 
     def aim(self, objective: float) -> None:
         """A placement of this cost is known: no bound can be above it."""
@@ -243,7 +250,7 @@ class Ascent:
         """Goes to where another climb stood, if it was of this shape."""
         same = begun.held.shape == self.held.shape and len(begun.parts) == len(self._parts)
         for part, given in zip(self._parts, begun.parts, strict=False):
-            same = same and not isinstance(part, CellCalls) and part.resume(given)
+            same = same and part.resume(given)
         if not same:
             return False
         self.held = self._relaxation.within(begun.held.astype(np.float64))

@@ -22,9 +22,7 @@ def _powers(x: Float64, whole: Float64, bits: Int64, number: int) -> None:
         whole[i] = x[i] * _LOG2E + _WHOLE
     for i in range(number):
         r = x[i] - (whole[i] - _WHOLE) * _LN2
-        x[i] = 1.0 + r * (
-            1.0 + r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720)))))
-        )
+        x[i] = 1.0 + r * (1.0 + r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720))))))
     for i in range(number):
         bits[i] = (bits[i] + _BIAS) << _MANTISSA
     for i in range(number):

@@ -6,7 +6,7 @@ import numpy as np
 
 from solvers.kernels.compiled import compiled
 from solvers.kernels.evaluation import COLOCATED, SUM
-from solvers.kernels.tables import incident_terms
+from solvers.kernels.tables import exact_table, incident_terms
 from solvers.problem import Float32, Float64, Int8, Int16, Int32, Int64, UInt8
 
 
@@ -190,17 +190,22 @@ def respond(
     state: Int8,
     opening: Float64,
     row: UInt8,
+    exact: Int64,
     values: Float64,
     level: Int32,
+    sets: UInt8,
     own: Float64,
-) -> None:
+) -> int:
     """For the blocks [first_block, last_block): what n saves with the best k experts of the block found by
     dropping the least useful, values float64[E + B] (those of block b begin at block_offset[b] + b); which
     they are, level int32[E]: e is one of k where k >= level[e]; and what its row uint8[E] saves now, own
-    float64[B].
+    float64[B]. Returns the experts of all terms it looked at.
+
+    Blocks with different ends in exact int64[B + 1] have exact tables: their sets are sets[exact[b] : exact[b
+    + 1]] uint8, one of all experts after another, in place of levels.
 
     edges int64[B, N + 1]: routes of each node in each block; experts int32[R, K], rate float64[R]; state
-    int8[E]: 1 must be held, -1 must not; opening float64[E]; worst float32[B, N]. Writes the three alone.
+    int8[E]: 1 must be held, -1 must not; opening float64[E]; worst float32[B, N]. Writes those four alone.
     """
     nodes = latency.shape[0]
     width = max(1, experts.shape[1])
@@ -213,6 +218,12 @@ def respond(
     term_experts = np.empty((most + 1, width), np.int32)
     term_size = np.empty(most + 1, np.int32)
     term_weight = np.empty(most + 1)
+    largest = 0
+    for b in range(first_block, last_block):
+        if exact[b + 1] > exact[b]:
+            largest = max(largest, block_offset[b + 1] - block_offset[b])
+    scratch = np.empty(1 << largest)
+    seen = 0
     for b in range(first_block, last_block):
         first = block_offset[b]
         last = block_offset[b + 1]
@@ -238,6 +249,7 @@ def respond(
             term_size,
             term_weight,
         )
+        seen += terms * width
         held = row[first:last]
         value = 0.0
         for e in range(last - first):
@@ -252,6 +264,20 @@ def respond(
             if inside:
                 value += term_weight[t]
         own[b] = value
+        size = last - first
+        if exact[b + 1] > exact[b]:
+            exact_table(
+                state[first:last],
+                modular,
+                term_experts,
+                term_size,
+                term_weight,
+                terms,
+                scratch,
+                values[first + b : last + b + 1],
+                sets[exact[b] : exact[b + 1]].reshape((size + 1, size)),
+            )
+            continue
         _drops(
             state[first:last],
             modular,
@@ -262,6 +288,7 @@ def respond(
             values[first + b : last + b + 1],
             level[first:last],
         )
+    return seen
 
 
 @compiled

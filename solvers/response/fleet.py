@@ -3,8 +3,9 @@ grow with the fleet.
 
 A node's response needs what every call costs without it, and only of nodes that it could serve better than
 others do. So the two nearest holders of every expert are kept for every node, in step with the placement, and
-with them an upper bound on what the calls of each node cost. Tables come from greedy-drop alone, whose sets
-are nested; the knapsack over blocks from their hulls, filled up.
+with them an upper bound on what the calls of each node cost. Tables of blocks of more than `exact_limit`
+experts come from greedy-drop alone, whose sets are nested; the knapsack over blocks, where its table would be
+large, from their hulls, filled up.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from solvers.feasible.packing import pack, packable_bytes, packs_within_bytes
 from solvers.feasible.repair import allowance, finite_fallback
 from solvers.kernels import fleet as kernel
 from solvers.kernels import nearest as nearest_kernel
+from solvers.params import CertifiedParams
 from solvers.problem import Coupling, Float32, Float64, Int8, Int16, Int32, Int64, PlacementProblem, UInt8
-from solvers.response.knapsack import hull_counts
+from solvers.response.knapsack import choose_counts, hull_counts
 from solvers.traffic import Traffic
 
 _IMPROVEMENT = 1e-7  # relative; what calls cost is kept in single precision
+_MANY_CELLS = 2_000_000  # of the knapsack of one node, above which it is solved by hulls
 MOST_NODES = 2**15 - 1  # whose indices are kept in 16 bits
 
 
@@ -32,8 +35,12 @@ class FleetResponse:
     responses are those of `slowest`. Memory: 15 bytes per node and expert beside the problem's own.
     """
 
-    def __init__(self, problem: PlacementProblem, traffic: Traffic, holds: UInt8) -> None:
+    def __init__(
+        self, problem: PlacementProblem, traffic: Traffic, holds: UInt8, params: CertifiedParams | None = None
+    ) -> None:
         self._problem = problem
+        self._params = params or CertifiedParams()
+        self.work = 0  # in units of about 10 ns
         self._traffic = traffic
         coupling = problem.coupling
         if coupling is Coupling.COLOCATED and not problem.has_origin:
@@ -57,8 +64,12 @@ class FleetResponse:
         self._active: UInt8 = np.ascontiguousarray((traffic.activity > 0.0).T).astype(np.uint8)
         self._column = problem.block_offset[block]
         self._values_start: Int64 = problem.block_offset + np.arange(blocks + 1)
+        size = problem.experts_per_block.astype(np.int64)
+        tables = np.where(size <= self._params.exact_limit, size * (size + 1), 0)
+        self._exact: Int64 = np.concatenate(([0], np.cumsum(tables))).astype(np.int64)
+        self._table_work = int((size**2).sum()) // 4
         # a node's own calls, and its neighbours', are what its table is made of
-        self._blocks = ranges(number + problem.experts_per_block.astype(np.int64) ** 2)
+        self._blocks = ranges(number + size**2)
         self._worst: Float32 = np.empty((blocks, nodes), np.float32)
         shape = (experts, nodes)
         self._costs, self._others = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -118,7 +129,8 @@ class FleetResponse:
         state = self._allowed[node].copy()
         state[(row == 1) & (self._replicas - row < problem.min_replicas)] = 1
         values = np.empty(int(self._values_start[-1]))
-        level: Int32 = np.empty(problem.experts, np.int32)
+        level: Int32 = np.zeros(problem.experts, np.int32)
+        sets = np.empty(int(self._exact[-1]), np.uint8)
         own = np.empty(problem.blocks)
         opening: Float64 = (
             np.zeros(problem.experts)
@@ -126,8 +138,8 @@ class FleetResponse:
             else self._opening[node] / self._horizon
         )
 
-        def some(first: int, last: int) -> None:
-            kernel.respond(
+        def some(first: int, last: int) -> int:
+            return kernel.respond(
                 self._code,
                 node,
                 first,
@@ -147,13 +159,15 @@ class FleetResponse:
                 state,
                 opening,
                 row,
+                self._exact,
                 values,
                 level,
+                sets,
                 own,
             )
 
-        side_by_side(some, self._blocks)
-        new = self._best_row(node, row, values, level, own)
+        self.work += self._table_work + sum(side_by_side(some, self._blocks))
+        new = self._best_row(node, row, values, level, sets, own)
         if new is None or (new == row).all():
             return False
         per_block = np.add.reduceat(new, problem.block_offset[:-1], dtype=np.int64)
@@ -166,17 +180,21 @@ class FleetResponse:
         self._replace(node, row, new)
         return True
 
-    def _best_row(self, node: int, row: UInt8, values: Float64, level: Int32, own: Float64) -> UInt8 | None:
+    def _best_row(
+        self, node: int, row: UInt8, values: Float64, level: Int32, sets: UInt8, own: Float64
+    ) -> UInt8 | None:
         problem = self._problem
         capacity = int(self._capacity[node])
         held = np.add.reduceat(row, problem.block_offset[:-1], dtype=np.int64)
         while True:
-            counts = hull_counts(values, self._values_start, problem.expert_bytes, capacity)
+            counts = self._counts(values, capacity)
             if counts is None:
                 return None
-            room = capacity - int((counts * problem.expert_bytes).sum())
-            kernel.fill_up(values, problem.block_offset, problem.expert_bytes, room, counts)
             new = (level <= np.repeat(counts, problem.experts_per_block)).astype(np.uint8)
+            for b in np.flatnonzero(np.diff(self._exact)).tolist():
+                first, last = problem.block_offset[b : b + 2].tolist()
+                begin = int(self._exact[b]) + int(counts[b]) * (last - first)
+                new[first:last] = sets[begin : begin + last - first]
             reached = values[self._values_start[:-1] + counts]
             # an equally good set moves nothing
             same = (held == counts) & (own >= reached - _IMPROVEMENT * np.abs(reached))
@@ -189,6 +207,18 @@ class FleetResponse:
                 return new
             used = int(problem.column_bytes[columns].sum())
             capacity = min(used - 1, int(capacity * 0.98))
+
+    def _counts(self, values: Float64, capacity: int) -> Int32 | None:
+        """Experts per block within so many bytes; None where what must be held does not fit."""
+        size = self._problem.expert_bytes
+        units = min(capacity, int(self._problem.column_bytes.sum())) // max(1, int(np.gcd.reduce(size)))
+        if units * len(values) <= _MANY_CELLS:
+            return choose_counts(values, self._values_start, size, capacity, self._params.eps)
+        counts = hull_counts(values, self._values_start, size, capacity)
+        if counts is not None:
+            room = capacity - int((counts * size).sum())
+            kernel.fill_up(values, self._problem.block_offset, size, room, counts)
+        return counts
 
     def _replace(self, node: int, row: UInt8, new: UInt8) -> None:
         problem = self._problem

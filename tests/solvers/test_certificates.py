@@ -10,7 +10,7 @@ from solvers.confidence import judge
 from solvers.dual.relaxation import Relaxation
 from solvers.exact.exact import exact
 from solvers.multipliers import HostPotentials, Multipliers, Potentials, Reaches
-from solvers.params import ExactParams
+from solvers.params import CertifiedParams, ExactParams
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import InvalidBound, SolveStatus, bound_of, gap_ratio
@@ -108,13 +108,12 @@ def test_the_bound_of_a_region_is_at_most_the_optimum() -> None:
         found = solve_region(
             problem,
             compile_traffic(problem),
+            CertifiedParams(patience=1, goal_gap=0.0),
             np.random.default_rng(seed),
             None,
             None,
             never,
             lambda _, __: None,
-            patience=1,
-            goal_gap=0.0,
         )
         assert found.bound <= best * (1 + 1e-9)
         near += found.bound * 1.05 > best

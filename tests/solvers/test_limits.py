@@ -12,6 +12,7 @@ from solvers.feasible import repair as coverage
 from solvers.feasible import shortage
 from solvers.feasible.repair import Infeasible, make_feasible
 from solvers.feasible.violations import shortfalls
+from solvers.params import CertifiedParams
 from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, UInt8
 from solvers.result import SolveStatus
@@ -179,13 +180,12 @@ def test_region_without_time_fills_the_memory() -> None:
     found = solve_region(
         problem,
         traffic,
+        CertifiedParams(patience=1, goal_gap=0.0),
         np.random.default_rng(0),
         one,
         0.0,
         lambda: True,
         lambda _, __: None,
-        patience=1,
-        goal_gap=0.0,
     )
     popular = solve(problem, "local_popularity", params={"bound_steps": 0})
     assert popular.placement is not None

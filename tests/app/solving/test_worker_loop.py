@@ -35,7 +35,7 @@ from app.storage.jobs import Job, JobKind
 from app.storage.keys import CLUSTERS
 from app.storage.lease import acquire
 from migrations.states import PlanState
-from solvers.multipliers import Multipliers
+from solvers.multipliers import AnyMultipliers
 from tests.app.solving.simulation import (
     MODEL,
     Cluster,
@@ -201,8 +201,8 @@ async def test_solve_is_handed_what_the_last_one_learned(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The multipliers of one solve go into the next, which takes them up; the first has none."""
-    given: list[Multipliers | None] = []
-    found: list[Multipliers | None] = []
+    given: list[AnyMultipliers | None] = []
+    found: list[AnyMultipliers | None] = []
 
     async def watched(*arguments: Any) -> Solved:
         given.append(arguments[-1])
