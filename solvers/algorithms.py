@@ -340,7 +340,7 @@ def solve(
     tell("done", objective, bound)
     runtime = time.monotonic() - began
     # A climb that went on where another ended, and came not near, is not gone on from.
-    stuck = multipliers is not None and (gap is None or gap > _STUCK + 2.0 * settings.goal_gap)
+    stuck = isinstance(multipliers, Multipliers) and (gap is None or gap > _STUCK + 2.0 * settings.goal_gap)
     reached: AnyMultipliers | None = climbs[-1].multipliers if climbs and not stuck else None
     if handed:  # areas that went astray began anew already
         reached = handed[-1]

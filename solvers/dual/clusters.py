@@ -6,9 +6,9 @@ near to each node of the area as its nearest node is. Then the placement, with e
 its nodes holds, is feasible for the area's problem and costs no more there than the area's traffic and copies
 do in truth: a call has a holder at least as near, and an expert held anywhere is held in some pool, so that
 the origin is not called more. Beyond pools with ample room the rest counts as one origin, as near as its
-nearest node, which holds everything: that is less yet. Coverage is dropped. So the least cost of the area's
-problem is at most the area's part of the cost of every placement, and the areas' bounds add up to one of the
-whole.
+nearest node, which holds everything: that is less yet. Coverage is dropped, and added for the whole fleet by
+`solvers.dual.replicas`. So the least cost of the area's problem is at most the area's part of the cost of
+every placement, and the areas' bounds add up to one of the whole.
 
 Under `colocated` a host of a route is in a pool at least as near, too. Without an origin, though, a route may
 make single calls that cost less than its nearest host. The area's problem has an origin, so that a route

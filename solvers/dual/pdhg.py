@@ -111,7 +111,7 @@ class Ascent:
             self._restart(self._sum_price / self._run_steps)
             self._weight = weight  # by distances on one traffic, not between two
 
-    def settle(self) -> None:
+    def average(self) -> None:
         """Goes to the averages of the steps since the last restart, which prove more than where a step
         ends."""
         if self._run_steps:

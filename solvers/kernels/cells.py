@@ -121,16 +121,19 @@ def share(
                 sums[j] = factor[size, j]
             members = 0
             while members < width and routes[r, members] >= 0:
-                c = routes[r, members] - first
+                of_cell = factor[np.uint64(routes[r, members] - first)]
                 for j in range(levels):
-                    sums[j] += factor[c, j]
+                    sums[j] += of_cell[j]
                 members += 1
             for j in range(levels):
                 sums[j] = rate[r] / sums[j]
             for k in range(members):
-                c = routes[r, k] - first
+                of_cell = paid[np.uint64(routes[r, k] - first)]
                 for j in range(levels):
-                    paid[c, j] += sums[j] * factor[c, j]
+                    of_cell[j] += sums[j]
+        for c in range(size):
+            for j in range(levels):
+                paid[c, j] *= factor[c, j]
         for c in range(size):
             e = column[first + c]
             gained = 0.0

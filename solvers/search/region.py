@@ -340,7 +340,7 @@ def _climbed(
             if (step > 2 * _LOOK_EVERY or ascent.resumed) and gained < _FLAT * ascent.best.bound:
                 break
             before = ascent.best.bound
-    ascent.settle()
+    ascent.average()
     return ascent, work
 
 

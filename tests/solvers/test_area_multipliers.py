@@ -50,7 +50,7 @@ def test_bound_with_coverage_is_below_every_feasible_placement(
     optimum: cold, from the multipliers of the solve before, and from those of other rates."""
     monkeypatch.setattr(region_module, "_STEPS", 40)
     proved = handed = 0
-    for seed in range(60):
+    for seed in range(18):
         problem = _covered(seed, coupling)
         placements = feasible_placements(problem)
         if len(placements) == 0:
@@ -66,8 +66,8 @@ def test_bound_with_coverage_is_below_every_feasible_placement(
             assert max(first.lower_bound, again.lower_bound) <= least * (1 + 1e-9)
             handed += begun.multipliers is not None
         proved += 1
-    assert proved > 30
-    assert handed > 40
+    assert proved > 8
+    assert handed > 12
 
 
 def test_coverage_counts_in_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +75,11 @@ def test_coverage_counts_in_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     coverage it was nearly 0, and the optimum is within a tenth of it."""
     monkeypatch.setattr(region_module, "_STEPS", 40)
     near = 0
-    for seed in range(20):
+    for seed in range(12):
         problem = _covered(seed, Coupling.SLOWEST)
         problem = problem.replace(
             route_rate=problem.route_rate * 1e-6,
+            origin_latency_seconds=np.full(problem.nodes, 1.0),
             current=np.zeros((problem.nodes, problem.experts), np.uint8),
             ingress_bytes_per_second=np.full(problem.nodes, 1e-3),
             horizon_seconds=10.0,
@@ -92,7 +93,7 @@ def test_coverage_counts_in_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         assert without <= 0.01 * least
         assert bound <= least * (1 + 1e-9)
         near += bound > 0.9 * least
-    assert near > 5
+    assert near > 4
 
 
 def test_a_price_on_replicas_is_counted_once() -> None:
