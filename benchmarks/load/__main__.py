@@ -110,7 +110,8 @@ def _overload(given: Given) -> tuple[list[str], Any]:
         f"and {overload.ATTACKERS} that made {found.attacks} attacks in turn, of {len(ATTACKS)} "
         f"kinds. These clients ran at niceness {overload.NICENESS}. Of {os.cpu_count()} processors the API "
         f"process used {used.api:.2f}, Valkey {used.redis:.2f}, clients {used.clients:.2f}, and processes "
-        f"that have nothing to do with this {used.others:.2f}.",
+        f"that have nothing to do with this {used.others:.2f}. The API process waited for a processor "
+        f"{used.waited:.0%} of the time.",
         "",
         f"* /healthz, every 0.2 s: {_latencies(found.probe)}",
         f"* resident memory of the API process: peak {found.memory_peak_bytes / 1e6:.0f} MB, "

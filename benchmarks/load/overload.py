@@ -56,12 +56,14 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Processors:
-    """Processors in use on average, by whom: the API process, Valkey, the clients, and what is not ours."""
+    """Processors in use on average, by whom: the API process, Valkey, the clients, and what is not ours.
+    waited: part of the time that the API's event loop could run and had no processor."""
 
     api: float
     redis: float
     clients: float
     others: float
+    waited: float
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ class Used:
         return (
             self._api.cpu_seconds(),
             self._redis.cpu_seconds(),
+            self._api.waiting_seconds(),
             children.ru_utime + children.ru_stime + own.ru_utime + own.ru_stime,
             sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice,
         )
@@ -196,11 +199,11 @@ class Used:
     def processors(self, bad_clients_seconds: float) -> Processors:
         """On average until now."""
         passed = time.monotonic() - self._began
-        api, redis, clients, machine = (
+        api, redis, waited, clients, machine = (
             (after - before) / passed for after, before in zip(self._seconds(), self._before, strict=True)
         )
         clients += bad_clients_seconds / passed
-        return Processors(api, redis, clients, max(0.0, machine - api - redis - clients))
+        return Processors(api, redis, clients, max(0.0, machine - api - redis - clients), waited)
 
 
 def _post(

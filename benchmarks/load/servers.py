@@ -32,6 +32,10 @@ class Running:
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def waiting_seconds(self) -> float:
+        """How long its first thread, that of the event loop, could run and had no processor."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def memory_bytes(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
@@ -94,6 +98,8 @@ def _running(command: list[str], url: str, environment: dict[str, str] | None = 
         env={**os.environ, **(environment or {})},
         stdout=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
+        # Where Linux shares processors among sessions, what loads a server does not count as the server.
+        start_new_session=True,
     )
     try:
         yield Running(process, url)
