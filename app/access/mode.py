@@ -58,7 +58,7 @@ async def require_operator(settings: Settings, redis: Redis) -> None:
     if any(record.role is Role.OPERATOR and not store.expired(record) for record, _ in found):
         return
     raise ListeningError(
-        f"host: {settings.host} can be reached by others and there is no operator's token: set "
+        f"host: {settings.host} can be reached from other machines, and there is no operator's token: set "
         "MOEPLACE_OPERATOR_TOKEN_FILE (`moeplace token make` prints one), issue one with "
         "`moeplace token issue`, or say --allow-unauthenticated where the network is trusted"
     )

@@ -47,7 +47,7 @@ async def read_layer(redis: Redis, cluster_id: str, model_id: str, layer: int) -
     if stored is None:
         raise NotFound(
             f"cluster {cluster_id} has no analysis of layer {layer} of model {model_id}: there is no "
-            "such MoE layer, or the worker has not got to it yet"
+            "such MoE layer, or the worker has not analysed it yet"
         )
     return cluster.uid, stored
 

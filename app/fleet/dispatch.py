@@ -138,9 +138,7 @@ class RequestCalls:
         groups: dict[Place, list[_Pair]] = defaultdict(list)
         for pair in pairs:
             if not pair.places:
-                raise ExpertUnavailable(
-                    f"expert {pair.expert} of layer {layer}: no place that is known to serve it answers"
-                )
+                raise ExpertUnavailable(f"expert {pair.expert} of layer {layer}: no known place answers")
             groups[pair.places.pop(0)].append(pair)
         own = next((place for place in groups if place.url is None), None)
         asked = [

@@ -113,7 +113,7 @@ class Run:
             if found is not None:
                 return found
             if time.monotonic() > deadline:
-                raise BoxFailed("some node has not measured what calls to every other take")
+                raise BoxFailed("some node has not measured its latency to every other node")
             await asyncio.sleep(0.5)
 
     async def _solve(self, learned: Traffic) -> dict[str, Placement]:

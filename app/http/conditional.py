@@ -57,7 +57,7 @@ def require_match(request: Request, version: str | None) -> None:
     if (headers_of(request, b"if-none-match") or "").strip() == "*":
         if version is None:
             return
-        raise PreconditionFailed(f"If-None-Match: * wants that there is none: {current}")
+        raise PreconditionFailed(f"If-None-Match: * requires that there is none: {current}")
     raise PreconditionRequired(
         "send If-Match with the ETag of what you have read, or If-None-Match: * where there is none yet"
     )

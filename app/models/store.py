@@ -70,7 +70,9 @@ async def write_model(
         if record == before:
             return (record, False), lambda: None
         if before is None and len(stored) >= MAX_MODELS:
-            raise Conflict(f"cluster {cluster_id} has {MAX_MODELS} models already, the most there may be")
+            raise Conflict(
+                f"cluster {cluster_id} has {MAX_MODELS} models already, the largest number allowed"
+            )
         # With digests of experts a model is a megabyte: not on the event loop.
         others = sum(map(experts_of, await asyncio.to_thread(_decode, list(stored.values()), keys.models)))
         if others + experts_of(record) > MAX_EXPERTS:

@@ -89,7 +89,7 @@ async def report_status(
         if written is Written.FULL:
             raise _too_many(f"the node would hold more than {MAX_MEMBERS} experts, it holds {count} now")
     else:
-        raise Unavailable("others keep reporting for the same node", retry_after_seconds=1)
+        raise Unavailable("other reports keep arriving for the same node", retry_after_seconds=1)
 
     directives = []
     if effect.record.full_state_due or not await _digest_agrees(

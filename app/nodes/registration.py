@@ -69,10 +69,12 @@ async def put_node(
                 retry_after_seconds=math.ceil(seconds),
             )
         if written is Written.FULL:
-            raise Conflict(f"cluster {cluster_id} has {store.MAX_NODES} nodes already, the most there may be")
+            raise Conflict(
+                f"cluster {cluster_id} has {store.MAX_NODES} nodes already, the largest number allowed"
+            )
         if written is Written.NO_CLUSTER:
             await ensure_cluster(redis, cluster_id, limit=settings.max_clusters)
-    raise Unavailable("others keep registering the same node", retry_after_seconds=1)
+    raise Unavailable("other requests keep registering the same node", retry_after_seconds=1)
 
 
 def _outcome(before: StoredNode | None, spec: NodeSpec) -> str:

@@ -61,7 +61,7 @@ async def drain_node(redis: Redis, settings: Settings, cluster_id: str, node_id:
         if await store.revise_node(redis, cluster_id, before, record) is Written.OK:
             break
     else:
-        raise Unavailable("others keep registering the same node", retry_after_seconds=1)
+        raise Unavailable("other requests keep registering the same node", retry_after_seconds=1)
     return await get_node(redis, settings, cluster_id, node_id)
 
 
@@ -86,7 +86,7 @@ async def undrain_node(
         update = {"draining": False, "kept_out": False, "updated_at": server_now()}
         record = before.record.model_copy(update=update)
         await store.revise_node(redis, cluster_id, before, record)
-    raise Unavailable("others keep registering the same node", retry_after_seconds=1)
+    raise Unavailable("other requests keep registering the same node", retry_after_seconds=1)
 
 
 async def require_node(redis: Redis, cluster_id: str, node_id: str) -> StoredNode:

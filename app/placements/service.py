@@ -99,7 +99,7 @@ async def require_generation(redis: Redis, cluster_id: str, generation: int) -> 
         return document
     in_force = await store.generation_in_force(redis, cluster_id)
     if in_force is None or generation > in_force:
-        raise NotFound(f"generation {generation} has not been: the newest is {in_force or 'none'}")
+        raise NotFound(f"generation {generation} does not exist: the newest is {in_force or 'none'}")
     raise Gone(f"generation {generation} was pruned: see retained_generations of the cluster's settings")
 
 

@@ -53,5 +53,5 @@ async def optimistic(redis: Redis, watch: Sequence[str], decide: Decide[T]) -> T
     try:
         result, _ = await transaction(redis, watch, decide)
     except Contended as error:
-        raise Unavailable("others keep changing the same resource", retry_after_seconds=1) from error
+        raise Unavailable("other requests keep changing the same resource", retry_after_seconds=1) from error
     return result

@@ -98,7 +98,7 @@ def _layers(
     for index, layer in zip(places or range(len(given)), given, strict=True):
         try:
             if layer.layer in taken:
-                raise Refused("/layer", f"layer {layer.layer} is there twice", "REPEATED_LAYER")
+                raise Refused("/layer", f"layer {layer.layer} is named twice", "REPEATED_LAYER")
             taken[layer.layer] = _layer(layer, shape_of(layer.layer, model))
         except Refused as refused:
             faults.add(f"/layers/{index}{refused.pointer}", refused.detail, refused.code)
@@ -133,7 +133,7 @@ def _layer(layer: LayerCounts, shape: LayerShape) -> _Layer:
     repeated = ids[order[1:]] == ids[order[:-1]]
     if repeated.any():
         at = int(order[1:][repeated].min())
-        raise Refused(f"/expert_ids/{at}", f"expert {ids[at]} is there twice", "REPEATED_EXPERT")
+        raise Refused(f"/expert_ids/{at}", f"expert {ids[at]} is named twice", "REPEATED_EXPERT")
     return _Layer(shape.layer, counts, ids)
 
 

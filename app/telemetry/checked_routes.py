@@ -53,7 +53,7 @@ def routes_of(
         try:
             shape = shape_of(routes.layer, model)
             if routes.layer in seen:
-                raise Refused("/layer", f"layer {routes.layer} is there twice", "REPEATED_LAYER")
+                raise Refused("/layer", f"layer {routes.layer} is named twice", "REPEATED_LAYER")
             if routes.layer not in counted:
                 raise Refused(
                     "/layer", f"the window has no counts of layer {routes.layer} to scale by", "NO_COUNTS"

@@ -142,3 +142,12 @@ def test_api_table_names_every_route() -> None:
             continue
         first = "/" + resource.split("/")[1].split(":")[0]
         assert first in table, path
+
+
+def test_gains_are_the_measured_ones() -> None:
+    """The latencies on the first screen are those that `python -m benchmarks.fleet` has committed."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "fleet.json").read_text(encoding="utf-8"))
+    latency = {row["algorithm"]: row["figures"][2] for row in measured["report"]["rows"]}
+    algorithms = ("certified", "local_popularity", "eplb", "uniform")
+    table = README.read_text(encoding="utf-8").partition("| latency per token |\n")[2].partition("\n\n")[0]
+    assert re.findall(r"(\d+) ms", table) == [f"{latency[name] * 1e3:.0f}" for name in algorithms]

@@ -72,8 +72,8 @@ def _refuse_open(file: NodeFile) -> None:
     experts = file.experts
     if not is_loopback(experts.host) and experts.token_file is None and not experts.allow_unauthenticated:
         raise ListeningError(
-            f"experts.host: {experts.host} can be reached by others, who could fetch the weights: give "
-            "experts.token_file, or allow_unauthenticated: true where the network is trusted"
+            f"experts.host: {experts.host} can be reached from other machines, which could fetch the "
+            "weights: give experts.token_file, or allow_unauthenticated: true if the network is trusted"
         )
 
 

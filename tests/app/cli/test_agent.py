@@ -34,7 +34,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("", 0, "node edge-a, 1 device"),
         ("expert: {}", 2, "expert: there is no such key"),
-        ("experts: {host: 192.0.2.1}", 1, "experts.host: 192.0.2.1 can be reached by others"),
+        ("experts: {host: 192.0.2.1}", 1, "experts.host: 192.0.2.1 can be reached from other machines"),
         ("experts: {host: 192.0.2.1, allow_unauthenticated: true}", 0, "is correct"),
         ("local: {host: 192.0.2.1}", 1, "local.host: is 192.0.2.1, expected a loopback address"),
     ],
