@@ -161,7 +161,7 @@ async def test_nobody_left_is_said_in_words(weights: Dense) -> None:
     async with served(loaded([])) as origin:
         box = Box([], origin)
         with pytest.raises(
-            ExpertUnavailable, match=r"expert \d+ of layer 0: no place that is known to serve it"
+            ExpertUnavailable, match=r"expert \d+ of layer 0: no known place answers"
         ):
             await read(weights, RequestCalls(box.dispatcher))
         await box.peers.aclose()
