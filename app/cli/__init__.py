@@ -33,7 +33,7 @@ _FILES = "Problems and plans in files"
 COMMANDS = (
     Command(
         "demo",
-        "app.demo.command",
+        "lab.demo.command",
         "demo_command",
         "Watch the service place the experts of a small model on four nodes that replay recorded routing.",
         ("moeplace demo", "moeplace demo --keep"),
@@ -41,7 +41,7 @@ COMMANDS = (
     ),
     Command(
         "fleet",
-        "app.fleet.command",
+        "lab.fleet.command",
         "fleet_command",
         "Serve a real model from several processes, and measure the latency of each placement.",
         (

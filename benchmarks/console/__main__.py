@@ -21,7 +21,7 @@ import numpy as np
 from httpx import AsyncClient
 from playwright.async_api import Page
 
-from app.box.children import started_service
+from lab.harness.children import started_service
 from tests.console.browser import opened_tab, started_browser
 
 NODES = 60

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from app.box.signals import until_signalled
-from app.fleet.picture import picture
-from app.fleet.report import Report
-from app.fleet.run import ALGORITHMS, Course
-from app.fleet.running import run_fleet
-from app.fleet.scenario import scenario
-from app.fleet.summary import off_by, print_summary, sentences
+from lab.fleet.picture import picture
+from lab.fleet.report import Report
+from lab.fleet.run import ALGORITHMS, Course
+from lab.fleet.running import run_fleet
+from lab.fleet.scenario import scenario
+from lab.fleet.summary import off_by, print_summary, sentences
+from lab.harness.signals import until_signalled
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("MOEPLACE_TRACES", str(ROOT.parent / "shared" / "data")))
-TINY_MOE = ROOT / "app" / "tiny_moe" / "traces.npz"
+TINY_MOE = ROOT / "lab" / "tiny_moe" / "traces.npz"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from httpx import AsyncClient
 from playwright.async_api import expect
 
-from app.demo.scenario import CLUSTER_ID, NODES, SWAPPED
+from lab.demo.scenario import CLUSTER_ID, NODES, SWAPPED
 from tests.console.browser import Tab, opened_tab, started_browser
 from tests.console.fleet import RunningFleet, running_fleet
 from tests.console.steps import generation, settled

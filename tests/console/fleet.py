@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.demo.fleet import DemoFleet, started_fleet
-from app.demo.scenario import CLUSTER_ID
+from lab.demo.fleet import DemoFleet, started_fleet
+from lab.demo.scenario import CLUSTER_ID
 
 Answer = TypeVar("Answer")
 

@@ -6,7 +6,7 @@ from typing import Any
 from httpx import AsyncClient
 from playwright.async_api import Page, expect
 
-from app.demo.scenario import CLUSTER_ID
+from lab.demo.scenario import CLUSTER_ID
 from tests.console.browser import Tab
 
 VIEWS = {

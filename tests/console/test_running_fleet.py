@@ -14,7 +14,7 @@ import pytest
 from httpx import AsyncClient
 from playwright.async_api import expect
 
-from app.demo.scenario import CLUSTER_ID, NODES, PEER_SECONDS
+from lab.demo.scenario import CLUSTER_ID, NODES, PEER_SECONDS
 from tests.console.browser import Tab
 from tests.console.fleet import RunningFleet
 from tests.console.steps import VIEWS, exchange, generation, read, rows, show_view

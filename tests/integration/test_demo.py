@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.demo.scenario import CLUSTER_ID, NODES
+from lab.demo.scenario import CLUSTER_ID, NODES
 from tests.commands import RunningCommand
 from tests.service import Service
 
@@ -46,7 +46,7 @@ def test_demo_converges_twice_and_beats_uniform(tmp_path: Path, start: list[Runn
     begun = time.monotonic()
     demo = begin(start, tmp_path, "--plain", "--seconds", str(LIMIT_SECONDS), "--seed", "3")
     demo.wait_for("generation 1")
-    assert len(demo.running("app.demo.node")) == len(NODES)
+    assert len(demo.running("lab.demo.node")) == len(NODES)
     status = demo.wait(LIMIT_SECONDS + 30)
     text = demo.text()
     assert status == 0, text
@@ -64,7 +64,7 @@ def test_interrupt_ends_everything(tmp_path: Path, start: list[RunningCommand]) 
     """Ctrl-C in the middle: every process ends, the directory goes, the status is that of an interrupt."""
     demo = begin(start, tmp_path, "--plain")
     demo.wait_for("edge-d man_ja")
-    assert len(demo.running("app.demo.node")) == len(NODES)
+    assert len(demo.running("lab.demo.node")) == len(NODES)
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait(15) == 128 + signal.SIGINT
     assert "nothing is left behind" in demo.text()

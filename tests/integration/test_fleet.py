@@ -12,11 +12,11 @@ import msgspec
 import psutil
 import pytest
 
-from app.fleet.measurement import agreement
-from app.fleet.members import started_members
-from app.fleet.reference import answers_of_whole_model
-from app.fleet.scenario import scenario
-from app.fleet.traffic import arrivals
+from lab.fleet.measurement import agreement
+from lab.fleet.members import started_members
+from lab.fleet.reference import answers_of_whole_model
+from lab.fleet.scenario import scenario
+from lab.fleet.traffic import arrivals
 from tests.commands import RunningCommand
 
 
@@ -43,8 +43,8 @@ def test_a_short_run_compares_placements_and_checks_every_answer(
     command = RunningCommand(tmp_path, "fleet", *options)
     start.append(command)
     command.wait_for("nodes hold nothing yet", seconds=150)
-    assert len(command.running("app.fleet.node")) == 3
-    assert len(command.running("app.fleet.origin")) == 1
+    assert len(command.running("lab.fleet.node")) == 3
+    assert len(command.running("lab.fleet.origin")) == 1
     assert command.wait(240) == 0, command.text()
     found = msgspec.json.decode(numbers.read_bytes())
     same = found["agreement"]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.demo import scenario
-from app.tiny_moe import shape, traces
+from lab.demo import scenario
+from lab.tiny_moe import shape, traces
 from solvers.algorithms import solve
 from solvers.cost.evaluate import total_cost
 from solvers.feasible.violations import shortfalls

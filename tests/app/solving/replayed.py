@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import numpy as np
 
 from app.clusters.schemas import ClusterSettings, OriginSpec
-from app.demo import scenario
 from app.instance.coverage import Coverage
 from app.instance.fleet import Fleet
 from app.instance.problem import BuiltProblem, build_problem
@@ -17,7 +16,8 @@ from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, LatencySpec, NodeRecord, NodeSpec
 from app.solving.adoption import Decision, decide
 from app.solving.tasks import SolveOutcome, SolveRequest, solve_task, trial_task
-from app.tiny_moe import shape, traces
+from lab.demo import scenario
+from lab.tiny_moe import shape, traces
 from solvers.cost.evaluate import evaluate, migration_cost
 from solvers.problem import UInt8
 from solvers.response.partial import UNLIMITED, Budget
