@@ -81,7 +81,7 @@ def run(requests: int, seed: int, out: Path, say: Callable[[str], None]) -> Outc
         try:
             pids = _pids(service)
             senders = [
-                Sender(service.base_url, contract, f"{seed} {index}", requests // SENDERS, index)
+                Sender(service.base_url, contract, f"{seed} {index}", (requests + index) // SENDERS, index)
                 for index in range(SENDERS)
             ]
             threads = [threading.Thread(target=sender.run, daemon=True) for sender in senders]
