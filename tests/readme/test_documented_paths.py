@@ -8,7 +8,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/**/*.md", "deploy/**/*.md", "benchmarks/results/*.md", "app/**/*.md")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/**/*.md",
+        "benchmarks/results/*.md",
+        "agent/**/*.md",
+        "lab/**/*.md",
+    )
     for page in ROOT.glob(pattern)
 )
 FOLDERS = "agent|app|benchmarks|deploy|docs|lab|migrations|moeplace|openapi|solvers|tests"
