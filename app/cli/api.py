@@ -48,11 +48,11 @@ def api_command(
     listen_fd: Annotated[int | None, typer.Option("--listen-fd", hidden=True)] = None,
     ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
 ) -> None:
-    """Run API processes only, on a Redis or Valkey that workers share.
+    """Run only API processes, on a Redis or Valkey shared with workers.
 
-    Ready once a worker lives. SIGTERM drains: readiness goes down, long polls are answered with 304, open
-    requests finish. With --workers 2 or more, SIGHUP replaces the processes one after another, with no
-    request failed: for a new certificate, a new operator's token or a new version.
+    They are ready once a worker is alive. SIGTERM drains them: they become unready, answer long polls with
+    304, and finish open requests. With --workers 2 or more, SIGHUP replaces the processes one after another
+    without a failed request: for a new certificate, a new operator's token or a new version.
     """
     settings = settings_from(
         host=host,

@@ -41,11 +41,11 @@ def compare_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """Run algorithms on an instance, cheapest placement first in the table.
+    """Run algorithms on an instance, and list them with the cheapest placement first.
 
-    All are measured against one lower bound, the best that any of them or a dual ascent from the best
-    placement proves. Ctrl-C ends the algorithm at work and leaves out the rest. Exit status: 0, 1 where no
-    algorithm has a placement, 2 for a malformed file or a bad option.
+    All are compared with one lower bound, the best that any of them, or a dual ascent from the best
+    placement, proves. Ctrl-C ends the running algorithm and skips the others. Exit status: 0, 1 if no
+    algorithm has a placement, 2 for a malformed file or a wrong option.
     """
     names = list(dict.fromkeys(algorithm or ALGORITHMS))
     for name in names:

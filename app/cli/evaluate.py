@@ -25,9 +25,9 @@ def evaluate_command(
 ) -> None:
     """Evaluate a placement on an instance and print JSON.
 
-    `mean_latency_seconds` is the mean over routes (one token in one block). Exit status: 0 feasible, 1 the
-    placement breaks a constraint (named under `shortfalls`), 2 a malformed file or a placement of another
-    shape.
+    `mean_latency_seconds` is the mean over routes (one token in one block). Exit status: 0 if the
+    placement is feasible, 1 if it breaks a constraint (named under `shortfalls`), 2 for a malformed file or a
+    placement of another shape.
     """
     problem = read_instance(instance, coupling)
     try:

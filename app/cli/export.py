@@ -63,16 +63,16 @@ def export_command(
     ranks_per_node: RanksPerNodeOption = 1,
     _formats: FormatsOption = False,
 ) -> None:
-    """Write a placement for an engine and print as JSON what the engine must be started with.
+    """Write a placement for an engine, and print the options that the engine needs as JSON.
 
-    Nodes keep their order; node n is the engine's ranks n * ranks-per-node and following, over which its
-    experts are dealt in turn. A placement that the format cannot say is refused, never bent: most formats
-    need as many experts of every layer on every node (moeplace solve --equal-slots) and each expert on some
-    node. Formats that number layers as the model does need --moe-layers, --model-config or --preset. What the
-    engine must be started with is said on stderr, too.
+    Nodes keep their order. Node n has the engine's ranks from n * ranks-per-node on, and its experts are
+    distributed over them in turn. A placement that the format cannot express is refused and never changed:
+    most formats need equally many experts of every layer on every node (moeplace solve --equal-slots), and
+    each expert on some node. Formats that number layers like the model need --moe-layers, --model-config or
+    --preset. The options for the engine are also printed on stderr.
 
-    Exit status: 0; 1 the service refused; 2 a malformed file, a wrong option or a placement that the format
-    cannot say.
+    Exit status: 0; 1 if the service refused; 2 for a malformed file, a wrong option or a placement that the
+    format cannot express.
     """
     if form not in PLACEMENTS:
         refuse(f"FORMAT: is {form!r:.60}, expected one of {', '.join(PLACEMENTS)}")

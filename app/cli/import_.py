@@ -110,14 +110,14 @@ def import_command(
     ranks_per_node: RanksPerNodeOption = 1,
     _formats: FormatsOption = False,
 ) -> None:
-    """Import activation statistics for `moeplace instance` or a running service; or an engine's placement.
+    """Import activation statistics for `moeplace instance` or a running service, or an engine's placement.
 
-    All files add up by source. Statistics: FILEs of the sources become arrays of a recording, by the names
-    of the sources ('all' where none is given), by token where the format knows tokens, else counts. With
-    --to they become one window of telemetry per node. A placement: with --instance it becomes a placement
-    file, evaluated on the instance, ranks and nodes in the same order.
+    Statistics: files are added up by source. Each source becomes an array of the recording ('all' if no
+    source is named), of tokens if the format has them, otherwise of counts. With --to, each node gets one
+    window of telemetry. A placement: with --instance it becomes a placement file and is evaluated on the
+    instance, with ranks and nodes in the same order.
 
-    Exit status: 0; 1 the service refused; 2 a malformed file or a wrong option.
+    Exit status: 0; 1 if the service refused; 2 for a malformed file or a wrong option.
     """
     dropped = layer_numbers("--drop-layers", drop_layers)
     known = known_model(moe_layers, model_layers, model_config, preset)

@@ -22,10 +22,11 @@ def instance_command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Instance file to write (.npz).")],
 ) -> None:
-    """Build an instance file from recorded routing and a fleet, and print what is in it as JSON.
+    """Make an instance file from recorded routing and a description of the fleet, and summarise it as JSON.
 
-    The recording holds one array per domain: whole numbers, tokens x layers x K: the experts each token
-    activated; or layers x experts: how often each was. The fleet says who serves which domain:
+    The recording has one array of integers per domain: tokens x layers x K, the experts that each token
+    activated, or layers x experts, how often each expert was activated. The fleet file says which node serves
+    which domain:
 
     expert_bytes: 98304 (or one per layer), experts (per layer; else the highest seen), top_k (with counts),
     coupling, min_replicas, latency_seconds: {local: 0.001, remote: 0.004} or a matrix,
@@ -34,7 +35,7 @@ def instance_command(
     second; python@0:0.5 is the first half of the tokens), ingress_bytes_per_second,
     egress_bytes_per_second}.
 
-    Exit status: 0, or 2 where a file is malformed (one line on stderr).
+    Exit status: 0, or 2 for a malformed file (one line on stderr).
     """
     recordings, described = None, None
     try:

@@ -32,8 +32,8 @@ def plan_command(
 ) -> None:
     """Plan the moves from an instance's `current` placement to a target and print a summary.
 
-    The plan file is written in any case, the picture where there is a plan. Exit status: 0 a plan, 1
-    INFEASIBLE (the reason names the nodes and what they lack), 2 a malformed file.
+    The plan file is always written, the picture only if there is a plan. Exit status: 0 with a plan, 1 for
+    INFEASIBLE (the reason names the nodes and what they lack), 2 for a malformed file.
     """
     if gantt is not None and gantt.suffix != ".svg":
         refuse(f"--gantt: is {str(gantt)!r:.60}, expected a file that ends in .svg")

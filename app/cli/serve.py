@@ -41,11 +41,11 @@ def serve_command(
 ) -> None:
     """Run the whole service: API, worker and, unless --redis-url is given, an embedded Valkey server.
 
-    Prints one line with its URL on standard output once it is ready. Any of its processes that dies is
-    started again. SIGTERM or Ctrl-C ends it in order, within 10 seconds and without losing anything it
-    acknowledged; a second one ends it at once. SIGHUP replaces the API processes one after another, with no
-    request failed: for a new certificate, a new operator's token or a new version. On an address that others
-    reach it wants an operator's token.
+    Prints one line with its URL on standard output when it is ready, and restarts its processes if they die.
+    SIGTERM or Ctrl-C ends it in order, within 10 seconds and without losing anything that it acknowledged; a
+    second one ends it at once. SIGHUP replaces the API processes one after another without a failed request:
+    for a new certificate, a new operator's token or a new version. On an address that other machines reach,
+    it needs an operator's token.
     """
     settings = settings_from(
         host=host,

@@ -57,9 +57,9 @@ def solve_command(
 ) -> None:
     """Place the experts of an instance and print a JSON summary.
 
-    Ctrl-C ends the search and keeps the best placement found. Exit status: 0 a feasible placement, 1 none
-    (INFEASIBLE: none exists; TIME_LIMIT: none was found; the summary names the shortfall), 2 a malformed file
-    or a bad option.
+    Ctrl-C ends the search and keeps the best placement found. Exit status: 0 with a feasible placement, 1
+    without one (INFEASIBLE: none exists; TIME_LIMIT: none was found; the summary says what is missing), 2 for
+    a malformed file or a wrong option.
     """
     problem = read_instance(instance, coupling)
     if algorithm not in ALGORITHMS:

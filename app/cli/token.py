@@ -102,11 +102,12 @@ def token_command(
 ) -> None:
     """Issue, list and revoke access tokens.
 
-    issue prints the new token alone, so that it can go to a file; it is kept nowhere else. list shows all but
-    the secrets. revoke is felt by every API process within seconds. make prints a secret for
-    MOEPLACE_OPERATOR_TOKEN_FILE, with which a service on an address that others reach begins.
+    issue prints only the new token, so that it can be written to a file; it is not stored anywhere. list
+    shows everything except the secrets. revoke takes effect in every API process within seconds. make prints
+    a secret for MOEPLACE_OPERATOR_TOKEN_FILE, the first token of a service that other machines reach.
 
-    They ask the service, with an operator's token; or, given --redis-url, change the Redis that it uses.
+    The command asks the service, with an operator's token. With --redis-url it changes the Redis of the
+    service directly.
     """
     if action is Action.MAKE:
         typer.echo(secrets.token_urlsafe(SECRET_BYTES))

@@ -21,9 +21,9 @@ def verify_command(
     target: Annotated[Path, typer.Argument(help="Target placement (.npz) of the plan.")],
     plan: Annotated[Path, typer.Argument(help="Plan file (.json).")],
 ) -> None:
-    """Replay a plan, independently of the planner, and print OK or each rule it breaks, one a line.
+    """Replay a plan, independently of the planner, and print OK or each broken rule, one per line.
 
-    Exit status: 0 the plan keeps every rule, 1 it breaks one or is INFEASIBLE, 2 a malformed file.
+    Exit status: 0 if the plan keeps every rule, 1 if it breaks one or is INFEASIBLE, 2 for a malformed file.
     """
     problem = read_instance(instance)
     source, wanted = read_current(instance, problem), read_target(target)

@@ -26,9 +26,9 @@ def worker_command(
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run a worker only: it folds telemetry, solves and plans for the clusters whose lease it gets.
+    """Run only a worker, which folds telemetry, solves and plans for its share of the clusters.
 
-    Any number may run; when one ends, another takes its clusters over. SIGTERM ends it in order.
+    Any number of workers may run. When one ends, others take over its clusters. SIGTERM ends it in order.
     """
     settings = settings_from(redis_url=redis_url, log_format=log_format, log_level=log_level)
     if settings.redis_url is None:

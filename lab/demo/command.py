@@ -43,8 +43,9 @@ def demo_command(
 ) -> None:
     """Watch the service place the experts of a small model on four nodes.
 
-    Each node is a process that replays recorded routing of one text domain over HTTP. Halfway two nodes swap
-    their domains. The summary compares the placement that was served with three others on the same tokens.
+    Each node is a process that replays recorded routing of one text domain over HTTP. Halfway through, two
+    nodes swap their domains. The summary compares the placement of the service with three others on the same
+    tokens.
     """
     console = Console()
     try:

@@ -65,13 +65,13 @@ def fleet_command(
     """Serve a real Mixture-of-Experts model from several processes, and measure each placement.
 
     Each node is a process with tiny-moe's attention and routers, and as many of its 192 experts as fit its
-    memory. It continues text of its own domain: experts it holds it computes itself, for others it sends the
-    hidden states to the node that the service's routing table names, or to the origin. Links between nodes
-    are slow on purpose; everything else is real.
+    memory. It continues text of its own domain. It computes the experts that it holds. For others it sends
+    the hidden states to the node that the service's routing table names, or to the origin. Links between
+    nodes are slow on purpose; everything else is real.
 
-    First the service learns from traffic, then the same requests are served under the placement of each
-    algorithm, then two nodes swap their domains, once with the placement staying as it was and once with the
-    service following. In the end every answer is compared with the whole model's in one process.
+    First the service learns from traffic. Then the same requests are served with the placement of each
+    algorithm. Then two nodes swap their domains, once with an unchanged placement and once with the service
+    following. Finally every answer is compared with that of the whole model in one process.
     """
     names = tuple(dict.fromkeys(algorithm or ALGORITHMS))
     for name in names:
