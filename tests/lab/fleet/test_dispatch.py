@@ -160,9 +160,7 @@ async def test_nobody_left_is_said_in_words(weights: Dense) -> None:
     """Neither a holder nor the origin: the error names the expert and its layer."""
     async with served(loaded([])) as origin:
         box = Box([], origin)
-        with pytest.raises(
-            ExpertUnavailable, match=r"expert \d+ of layer 0: no known place answers"
-        ):
+        with pytest.raises(ExpertUnavailable, match=r"expert \d+ of layer 0: no known place answers"):
             await read(weights, RequestCalls(box.dispatcher))
         await box.peers.aclose()
 
