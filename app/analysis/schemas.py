@@ -54,8 +54,8 @@ class CountsDoubt(Schema):
     ratio: Annotated[
         float | None,
         Field(
-            description="Expert calls counted over tokens x top_k; of OUTWEIGHS_FLEET, calls over those that "
-            "count. Null without tokens."
+            description="Counted expert calls divided by tokens x top_k; for OUTWEIGHS_FLEET, calls "
+            "divided by those that count. Null without tokens."
         ),
     ]
     reason: str
@@ -78,12 +78,12 @@ class NodeFigures(Schema):
     counts_ratio: Annotated[
         float | None,
         Field(
-            description="Expert calls counted over tokens x top_k, over all models; 1 where every call of "
-            "its own tokens is counted once. Null without tokens."
+            description="Counted expert calls divided by tokens x top_k, over all models; 1 if every "
+            "call of the node's tokens is counted once. Null without tokens."
         ),
     ] = None
     doubts: Annotated[
-        list[CountsDoubt], Field(description="Of what it counts; empty where all is well.")
+        list[CountsDoubt], Field(description="Doubts about its counts; empty if there are none.")
     ] = []
 
 
@@ -133,7 +133,7 @@ class NodeActivations(Schema):
 
 
 class LayerActivations(Schema):
-    """One layer, expert by expert and node by node: what a heat map shows."""
+    """One layer by expert and node: what the console's heat map shows."""
 
     cluster_uid: str
     generation: int | None

@@ -41,7 +41,7 @@ class Readiness(Schema):
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process lives and its event loop turns; says nothing about Redis or workers."""
+    """The process is alive and its event loop runs. This does not check Redis or workers."""
     return Health()
 
 

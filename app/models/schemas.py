@@ -16,7 +16,7 @@ EXPERT_BYTES = InRequests(ge=1, le=2**36)
 class Block(Schema):
     """One MoE layer. All its experts have one size."""
 
-    layer: Annotated[Layer, Field(description="True layer number in the model.")]
+    layer: Annotated[Layer, Field(description="Number of the layer in the model, with dense layers counted.")]
     experts: Annotated[int, Field(ge=1, le=4096)]
     expert_bytes: Annotated[int, Field(ge=1, le=2**40), EXPERT_BYTES]
     top_k: Annotated[int, Field(ge=1, le=64)]
@@ -48,11 +48,13 @@ class ModelSpec(Schema):
         dict[Name, Any] | None,
         Field(
             max_length=4096,
-            description="With huggingface_config: the checkpoint's hf_quant_config.json, where it has one. "
-            "ModelOpt says there, and often only there, how the experts are quantized.",
+            description="With huggingface_config: the checkpoint's hf_quant_config.json, if it has "
+            "one. ModelOpt often says only there how the experts are quantized.",
         ),
     ] = None
-    origin_url: Annotated[str | None, Field(max_length=2048, description="Where experts are fetched.")] = None
+    origin_url: Annotated[
+        str | None, Field(max_length=2048, description="URL from which experts are fetched.")
+    ] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -83,7 +85,9 @@ class ModelRecord(Schema):
     """As stored and as answered: presets and configurations are resolved into blocks."""
 
     model_id: Identifier
-    digest: Annotated[str, Field(description="Of the blocks; telemetry statistics start anew with it.")]
+    digest: Annotated[
+        str, Field(description="Digest of the blocks. Telemetry statistics start again when it changes.")
+    ]
     created_at: Timestamp
     updated_at: Timestamp
     blocks: list[Block]

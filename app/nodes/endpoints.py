@@ -37,8 +37,8 @@ HALF_A_SECOND = timedelta(seconds=0.5)
 
 _TAKEN = {
     **problem(409),
-    "description": "Another agent runs as this node (`errors` has the code NODE_ID_TAKEN), or the cluster "
-    "has as many nodes as there may be.",
+    "description": "Another agent uses this node id (`errors` has the code NODE_ID_TAKEN), or the "
+    "cluster has the largest number of nodes.",
     "headers": {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}},
 }
 
@@ -105,14 +105,15 @@ async def get_node(request: Request, cluster_id: ClusterId, node_id: NodeId) -> 
 @router.put(
     "/{node_id}",
     summary="Register a node",
-    description="A new `instance_uid` starts it anew: it holds nothing until it reports. With the one known "
-    "the rest of the specification is replaced. Either way its lease begins anew, also where it had run out. "
-    "A node that is draining stays so until it is gone. Creates the cluster where there is none. `labels` "
-    "are accepted and ignored: earlier versions stored them and nothing used them.\n\n"
-    "409 with type `/problems/node-taken`: another instance has the node and is alive. An instance takes the "
-    "node over without a conflict where the one before has been silent for one and a half heartbeats, or "
-    "where both serve at the same URL (the agent was started again) and it was not itself replaced. "
-    "`take_over` takes it in any case. 429: the node registers too often.",
+    description="A new `instance_uid` starts the node again: it holds nothing until it reports. With "
+    "the known `instance_uid` the rest of the specification is replaced. Both renew the "
+    "lease, even if it had run out. A draining node stays draining until it is removed. "
+    "Creates the cluster if it does not exist. `labels` are accepted and ignored: earlier "
+    "versions stored them and nothing used them.\n\n409 with type `/problems/node-taken`: "
+    "another live instance has the node. An instance takes over the node without a "
+    "conflict if the previous one has been silent for one and a half heartbeats, or if "
+    "both serve at the same URL (the agent was restarted) and it was not itself replaced "
+    "before. `take_over` takes the node in any case. 429: the node registers too often.",
     operation_id="put_node",
     response_class=Response,
     openapi_extra=body(NodeSpec, examples={"one GPU": SPEC_EXAMPLE}),
@@ -129,7 +130,7 @@ async def put_node(
     node_id: NodeId,
     spec: Annotated[NodeSpec, Depends(json_body(NodeSpec))],
     take_over: Annotated[
-        bool, Query(description="Take the node from another instance, although that one is alive.")
+        bool, Query(description="Take the node from another instance even if that one is alive.")
     ] = False,
 ) -> Response:
     node, created = await register(
@@ -222,12 +223,13 @@ openapi = {
                     200: answer(NodeStatusAnswer, "Accepted. `directives` say what to do next."),
                     **problems(404, 409, reads_body=True),
                 },
-                description="Renews the lease and replaces the last status. `holds` replaces what the node "
-                "is known to hold, `holds_changed` edits it where `sequence_number` follows on the last one; "
-                "after a gap, a lapse of the lease or a digest that differs, the answer asks for `holds`. "
-                "The header `Date`, where there is one, says what the node's clock shows. "
-                "Experts of models that are not registered may be named and are not used; those that a "
-                "registered model does not have (any more) come back in the assignment's `evict`.",
+                description="Renews the lease and replaces the last status. `holds` replaces what the "
+                "node is known to hold. `holds_changed` edits it if `sequence_number` "
+                "follows the last one; after a gap, a lapse of the lease or a different "
+                "digest, the answer asks for `holds`. The `Date` header, if present, says "
+                "what the node's clock shows. Experts of models that are not registered "
+                "may be named and are ignored; experts that a registered model does not "
+                "have (any more) are listed in `evict` of the assignment.",
                 request=body(NodeStatusReport, examples=STATUS_EXAMPLES),
             )
         }

@@ -42,9 +42,13 @@ class NodeSpec(Schema):
     ingress_bytes_per_second: BytesPerSecond = 1.25e8
     egress_bytes_per_second: BytesPerSecond = 1.25e8
     base_url: Annotated[
-        HttpUrl | None, Field(description="Where peers call experts, and fetch them too without experts_url.")
+        HttpUrl | None,
+        Field(
+            description="URL at which peers call experts, and from which they fetch "
+            "them if experts_url is not given."
+        ),
     ] = None
-    experts_url: Annotated[HttpUrl | None, Field(description="Where peers fetch experts.")] = None
+    experts_url: Annotated[HttpUrl | None, Field(description="URL from which peers fetch experts.")] = None
     latency: LatencySpec = LatencySpec()
 
     @model_validator(mode="before")
@@ -112,7 +116,7 @@ class NodeStatusReport(Schema):
     instance_uid: InstanceUid
     sequence_number: Annotated[int, Field(ge=1, le=MAX_EXACT)]
     state: ApplyState = ApplyState.APPLIED
-    reason: Annotated[str | None, Field(max_length=1000, description="In words, where state is FAILED.")] = (
+    reason: Annotated[str | None, Field(max_length=1000, description="The reason, if state is FAILED.")] = (
         None
     )
     generation: Annotated[
@@ -131,7 +135,8 @@ class NodeStatusReport(Schema):
         ),
     ] = None
     holds: Annotated[
-        list[HeldExperts] | None, Field(max_length=4096, description="All it holds; null: see holds_changed.")
+        list[HeldExperts] | None,
+        Field(max_length=4096, description="Everything it holds; null: see holds_changed."),
     ] = None
     holds_changed: HoldsChange | None = None
     holds_digest: Annotated[
@@ -157,7 +162,9 @@ class NodeStatusRecord(Schema):
     assignment_version: str | None
     moves_version: str | None = None
     holds_digest: Annotated[str | None, Field(description="As last reported.")]
-    full_state_due: Annotated[bool, Field(description="What it holds is uncertain until it reports `holds`.")]
+    full_state_due: Annotated[
+        bool, Field(description="Whether its holdings are uncertain until it reports `holds`.")
+    ]
     latency: LatencySpec | None
 
 

@@ -87,7 +87,7 @@ class OptimizationRecord(Schema):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     result: OptimizationResult | None
-    error: Annotated[str | None, Field(description="In words, where state is FAILED.")]
+    error: Annotated[str | None, Field(description="The reason, if state is FAILED.")]
 
 
 class OptimizationList(Schema):

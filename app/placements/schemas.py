@@ -265,7 +265,7 @@ class NodeProgress(Schema):
     live: bool
     state: ApplyState | None
     generation: Annotated[int | None, Field(description="Last generation it has seen.")]
-    routes_current: Annotated[bool, Field(description="It uses the newest routing table.")]
+    routes_current: Annotated[bool, Field(description="Whether it uses the newest routing table.")]
     desired_count: int
     held_count: int
     missing_count: int
@@ -288,12 +288,12 @@ class TargetKind(StrEnum):
 
 
 class RouteTarget(Schema):
-    """A place where experts are served, seen from the node that asks."""
+    """A place where experts are served, as seen from the node."""
 
     kind: TargetKind
     node_id: Identifier | None
     base_url: Annotated[str | None, Field(description="Where experts are called.")]
-    experts_url: Annotated[str | None, Field(description="Where they are fetched, if not at base_url.")]
+    experts_url: Annotated[str | None, Field(description="URL from which they are fetched, if not base_url.")]
     latency_seconds: float
 
 

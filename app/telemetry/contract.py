@@ -50,7 +50,8 @@ COMPONENTS = {
                 "type": "integer",
                 "minimum": 1,
                 "maximum": MAX_EXACT,
-                "description": "Different for each window of an instance, rising; a repeat counts once.",
+                "description": "Different for each window of an instance, and rising; a repeated "
+                "window counts once.",
             },
             "window": _object(
                 ["start_at", "end_at"],
@@ -58,7 +59,7 @@ COMPONENTS = {
                     "start_at": {"type": "string", "format": "date-time"},
                     "end_at": {"type": "string", "format": "date-time"},
                 },
-                "At most an hour long; ended at most 10 minutes ago.",
+                "At most an hour long. It must have ended at most 10 minutes ago.",
             ),
             "tokens": {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
             "layers": {"type": "array", "items": {"$ref": "#/components/schemas/TelemetryLayer"}},
@@ -77,7 +78,8 @@ COMPONENTS = {
             "counts": _integers(MAX_COUNT, "uint32[n]"),
             "expert_ids": {
                 "anyOf": [*_INTEGER_IDS["anyOf"], {"type": "null"}],
-                "description": "Whose counts they are; null: one count per expert of the layer, in order.",
+                "description": "Experts that the counts are of; null: one count per expert of the "
+                "layer, in order.",
             },
         },
         "Activations per expert.",
@@ -155,9 +157,10 @@ FRAGMENT: dict[str, Any] = {
                     ),
                     **problems(404, reads_body=True),
                 },
-                description="One window, or a stream of windows: as lines of JSON, or as MessagePack values "
-                "one after another. Bodies may be gzip or zstd. A window sent again with the same "
-                "instance_uid and sequence_number is counted once. docs/telemetry.md has every byte.",
+                description="One window, or a stream of windows: lines of JSON, or MessagePack values "
+                "one after another. Bodies may be compressed with gzip or zstd. A window "
+                "that is sent again with the same instance_uid and sequence_number is "
+                "counted once. docs/telemetry.md documents every byte.",
                 request={
                     "requestBody": {
                         "required": True,

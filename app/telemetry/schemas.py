@@ -121,6 +121,6 @@ class PartialSuccess(Schema):
 class TelemetryAnswer(Schema):
     """Do not send an accepted window again."""
 
-    accepted_count: Annotated[int, Field(ge=0, description="Windows that are in Redis now and were not.")]
+    accepted_count: Annotated[int, Field(ge=0, description="Windows that were added to Redis.")]
     duplicate: Annotated[bool, Field(description="A window was already known. It is counted once.")]
     partial_success: Annotated[PartialSuccess | None, Field(description="Null: everything was accepted.")]
