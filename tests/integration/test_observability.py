@@ -243,7 +243,7 @@ async def test_what_operators_see(serve: Callable[..., Service], tmp_path: Path)
     """While a fleet is placed, moves and is placed anew, Prometheus takes every rule as it is deployed, and
     has at least one series for every query of every panel; every metric of the page was set, and was other
     than 0 unless the run had none of what it counts. Of all alerts exactly that of the one migration that
-    stands still fires. Exemplars name traces."""
+    makes no progress fires. Exemplars name traces."""
     service = serve(env=ENVIRONMENT)
     async with shelf_server(*FILES) as origin_url:
         await clusters(service, origin_url)
