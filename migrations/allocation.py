@@ -41,7 +41,9 @@ class Allocation:
     sender: Int64
 
 
-def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) -> Allocation:
+def allocate(
+    problem: PlacementProblem, difference: Difference, limits: Limits, enough: float = 0.0
+) -> Allocation:
     """Share the missing copies among the senders so that the busiest link is least busy.
 
     The programme: minimise T over the sources x of all copies, where each node receives for at most T
@@ -50,7 +52,8 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
     the schedule. In the bound, a way may pass through nodes that neither hold nor need the expert, and the
     ways of one expert share their steps; in the allocation, neither. The prices follow the loads of the
     averaged allocation (Frank-Wolfe on a soft maximum), and where that stays above the bound, those of the
-    cheapest ways (multiplicative weights).
+    cheapest ways (multiplicative weights). None of this goes on once the busiest link is within 1.005 of
+    `enough` seconds, which something else proves to be needed, or of the bound.
 
     Nothing is shared, and the bound is 0, where nothing is missing or where some copy cannot but come through
     a third node. O(steps (copies * holders + N^3 + `_WORK`)), without the latter two above 160 nodes.
@@ -63,6 +66,8 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
     for step in range(_STEPS):
         cost = copies.costs(_prices(load, step))
         if step % _LOOK_EVERY == 0 or step == _STEPS - 1:
+            if seconds <= enough * _ENOUGH:
+                break
             bound = max(bound, copies.through_others(cost)[0])
             if seconds <= bound * _ENOUGH:
                 break
@@ -70,7 +75,7 @@ def allocate(problem: PlacementProblem, difference: Difference, limits: Limits) 
         share += 2.0 / (step + 2.0) * (chosen - share)
         load = copies.loads(share)
         seconds = float(load.max())
-    if seconds > bound * _CLOSE:
+    if seconds > max(bound, enough) * _CLOSE:
         bound = max(bound, _bound_through_others(copies, _prices(load, _STEPS // 2)))
     return Allocation(bound, seconds, copies.senders(share, seconds))
 

@@ -13,7 +13,8 @@ from solvers.problem import Int64, PlacementProblem, ProblemError, UInt8
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """source, target uint8[N, E]; missing and superfluous bool[N, E]: what to copy in and what to drop.
+    """source, target uint8[N, E]; missing and superfluous bool[N, E]: what to copy in and what to drop. A
+    planner adds to what is missing where an expert is only to pass through a node.
 
     keep int64[E]: serving copies each expert must have at every instant, min(min_replicas, copies in the
     source, copies in the target).

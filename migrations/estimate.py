@@ -6,14 +6,13 @@ import numpy as np
 
 from migrations.allocation import Allocation, allocate
 from migrations.diff import Difference
+from migrations.earliest import MANY_NODES, MANY_WAYS, earliest, receiving_seconds
 from migrations.model import Limits
 from migrations.timing import copy_rates
 from solvers.problem import Float64, PlacementProblem
 
 
-def lower_bound_seconds(
-    problem: PlacementProblem, difference: Difference, limits: Limits, allocation: Allocation | None = None
-) -> float:
+def lower_bound_seconds(problem: PlacementProblem, difference: Difference, limits: Limits) -> float:
     """A valid bound on the seconds of any schedule of the timing model between two placements.
 
     The largest of these, each of which any schedule must respect, whatever extra copies it makes:
@@ -28,9 +27,29 @@ def lower_bound_seconds(
     * room: a copy on its way occupies memory without serving, besides the copies of each expert that must
       serve, so the bytes on their way at once are at most what these leave of the memory of all nodes;
     * the cluster's cap: the shortest times of all copies over max_copies;
-    * links: all copies together at the prices of `allocation`, which is computed unless given.
-    Infinite where a missing expert cannot be copied from anywhere. O(N^2 + N E), and `allocate`.
+    * distance and room (up to 160 nodes, `earliest`): an expert arrives after the copies of the fastest way
+      from where it is; no copy begins on a node before drops could have made room for it, which for an expert
+      without a copy to spare is after another copy of it; what waits for either is received from then on;
+    * links: all copies together at the prices of `allocate`.
+    Infinite where a missing expert cannot be copied from anywhere. O(N^2 + N E), `earliest` and
+    `allocate`.
     """
+    return bound_and_allocation(problem, difference, limits)[0]
+
+
+def bound_and_allocation(
+    problem: PlacementProblem, difference: Difference, limits: Limits
+) -> tuple[float, Allocation]:
+    """`lower_bound_seconds`, and the allocation made for it, which is improved only while it is above the
+    bound."""
+    bound = _without_prices(problem, difference, limits)
+    if not np.isfinite(bound):
+        return bound, allocate(problem, difference, limits)
+    allocation = allocate(problem, difference, limits, enough=bound)
+    return max(bound, allocation.bound_seconds), allocation
+
+
+def _without_prices(problem: PlacementProblem, difference: Difference, limits: Limits) -> float:
     missing = difference.missing
     if not missing.any():
         return 0.0
@@ -56,11 +75,10 @@ def lower_bound_seconds(
     capacity = best_out[:nodes].sum() * limits.max_sends + best_out[nodes] * limits.origin_max_sends
     if capacity > 0:
         bounds.append(float((missing * size).sum() / capacity))
-    if not np.isfinite(bounds).all():
-        return float("inf")
-    if allocation is None:
-        allocation = allocate(problem, difference, limits)
-    return max(*bounds, allocation.bound_seconds)
+    if nodes <= MANY_NODES and missing.any(axis=0).sum() * float(nodes) ** 2 <= MANY_WAYS:
+        times = earliest(problem, difference, rates)
+        bounds.append(receiving_seconds(problem, difference, limits, rates, times))
+    return max(bounds) if np.isfinite(bounds).all() else float("inf")
 
 
 def _sending(difference: Difference, limits: Limits, rates: Float64, size: Float64) -> float:

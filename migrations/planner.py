@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
 
-from migrations.allocation import allocate
-from migrations.capacity import SEARCH_STATES, Eviction, Relief, Searched, search
-from migrations.cluster import Cluster, Step
+from migrations.allocation import Allocation
+from migrations.checks import impossible, listed
+from migrations.deadlock import SEARCH_STATES, Eviction, Relief, Searched, search
+from migrations.dependencies import Dependencies, Step
 from migrations.diff import Difference, difference
-from migrations.estimate import lower_bound_seconds
+from migrations.earliest import MANY_NODES
+from migrations.estimate import bound_and_allocation
 from migrations.model import ORIGIN, Estimate, Limits, Move, MoveKind, Plan, PlanStatus
 from migrations.naming import BY_INDEX, Names
+from migrations.relays import with_relays
 from migrations.schedule import Policy, Schedule
 from migrations.timing import copy_rates
 from migrations.traffic import Traffic
-from solvers.feasible.packing import pack
-from solvers.problem import PlacementProblem, UInt8
+from solvers.feasible.packing import packs_within_bytes
+from solvers.problem import Float64, PlacementProblem, UInt8
 from solvers.result import bound_of
 
 _DEFAULT_LIMITS: Final = Limits()
@@ -40,12 +44,22 @@ _SHUFFLED: Final = tuple(
 )
 """Tried where none of these comes near the bound: luck finds what no rule says."""
 
+_STRICT: Final = (
+    Policy(strict=True),
+    Policy(strict=True, by_loss=True),
+    Policy(strict=True, urgency=0.4, bulk=1.0),
+    *(Policy(strict=True, seed=seed) for seed in range(1, 13)),
+)
+"""Tried next: where links are unlike, a copy that waits for the right sender ends earlier than one that does
+not. In turn with copies through third nodes, and without."""
+
 _GOOD_ENOUGH: Final = 1.03
 """Times the lower bound: of plans as short as this, the one with the least latency meanwhile is taken."""
 
 _COPIES_SCHEDULED: Final = 10_000  # in all attempts, unless it is the first
 _PAIRS_PER_COPY: Final = 2_000  # of node and expert, as long to set up as a copy to schedule
 _COPIES_SHUFFLED: Final = 4_000  # the same, beyond which luck is not tried
+_COPIES_STRICT: Final = 8_000  # of attempts that wait for senders, unless it is the first two
 _FEW_COPIES: Final = 40  # so few are tried under two policies, or four where these miss the bound
 _FEW_ATTEMPTS: Final = 4
 _PROVED: Final = "no order of moves exists"
@@ -77,7 +91,7 @@ def plan(
     """
     names.check(problem)
     change = difference(problem, source_holds, target_holds)
-    return _plan(problem, change, limits, names, _POLICIES, _SHUFFLED)
+    return _plan(problem, change, limits, names, _POLICIES, _SHUFFLED, _STRICT)
 
 
 def plan_in_random_order(
@@ -95,14 +109,14 @@ def plan_in_random_order(
     """
     change = difference(problem, source_holds, target_holds)
     policies = Policy(seed=seed), Policy(by_flow=False, seed=seed)
-    return _plan(problem, change, limits, BY_INDEX, policies, ())
+    return _plan(problem, change, limits, BY_INDEX, policies, (), ())
 
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
     """excess_latency: what tokens wait on the way beyond what they do in the target, in seconds."""
 
-    cluster: Cluster
+    schedule: Schedule
     seconds: float
     excess_latency: float
 
@@ -114,58 +128,74 @@ def _plan(
     names: Names,
     policies: tuple[Policy, ...],
     others: tuple[Policy, ...],
+    strict: tuple[Policy, ...],
 ) -> Plan:
-    reason = _impossible(problem, change, limits, names)
+    reason = impossible(problem, change, limits, names)
     if reason is not None:
         return _infeasible(change, reason)
-    allocation = allocate(problem, change, limits)
-    bound = lower_bound_seconds(problem, change, limits, allocation)
+    bound, allocation = bound_and_allocation(problem, change, limits)
     traffic = Traffic(problem, change)
     end = max(bound, allocation.seconds)
     copies = int(change.missing.sum())
     work = copies + change.missing.size // _PAIRS_PER_COPY
 
-    def attempt(policy: Policy, states: int) -> _Attempt | str:
-        cluster = Cluster(problem, change, limits)
-        schedule = Schedule(change, cluster, traffic, allocation, end, policy)
-        reason = _carry_out(problem, cluster, schedule, names, states)
+    def attempt(
+        policy: Policy, states: int, way: Difference = change, senders: Allocation = allocation
+    ) -> _Attempt | str:
+        schedule = Schedule(problem, way, limits, traffic, senders, end, policy)
+        reason = _carry_out(problem, change, limits, schedule, names, states)
         if reason is not None:
             return reason
-        return _Attempt(cluster, schedule.now, schedule.latency_area - traffic.after * schedule.now)
+        return _Attempt(schedule, schedule.now, schedule.latency_area - traffic.after * schedule.now)
 
     def rank(made: _Attempt) -> tuple[float, float]:
         """Shorter, unless short enough; then less latency meanwhile."""
         return max(made.seconds, _GOOD_ENOUGH * bound), made.excess_latency
 
+    def better(best: _Attempt | None, made: _Attempt | str) -> _Attempt | None:
+        if isinstance(made, str) or (best is not None and rank(best) <= rank(made)):
+            return best
+        return made
+
+    def good() -> bool:
+        return best is not None and best.seconds <= _GOOD_ENOUGH * bound
+
     best: _Attempt | None = None
+    few = copies <= _FEW_COPIES
     for attempts, policy in enumerate((*policies, *others), 1):
         most = _COPIES_SCHEDULED if attempts <= len(policies) else _COPIES_SHUFFLED
         if attempts > 1 and attempts * work > most:
             break
-        few = copies <= _FEW_COPIES
-        if (
-            best is not None
-            and best.seconds <= _GOOD_ENOUGH * bound
-            and attempts > (2 if few else len(policies))
-        ):
+        if (few and attempts > _FEW_ATTEMPTS) or (good() and attempts > (2 if few else len(policies))):
             break
-        if few and attempts > _FEW_ATTEMPTS:
-            break
-        made = attempt(policy, 0)
-        if isinstance(made, _Attempt) and (best is None or rank(made) < rank(best)):
-            best = made
+        best = better(best, attempt(policy, 0))
+    if not good() and strict:
+        quick = packs_within_bytes(problem)  # otherwise devices are laid out by integer programmes
+        ways = [(change, allocation)]
+        if problem.nodes <= MANY_NODES:
+            ways.insert(0, with_relays(problem, change, limits, allocation, bound))
+        for attempts, (policy, way) in enumerate(product(strict, ways), 1):
+            slow = best is None or not quick or attempts * work > _COPIES_STRICT
+            if good() or (attempts > 2 and slow):
+                break
+            best = better(best, attempt(policy, 0, *way))
     if best is None:
-        # The search takes long, and is needed only where no policy gets through all standstills.
+        # The search takes long, and is needed only where no policy gets through all deadlocks.
         searched = attempt(policies[0], SEARCH_STATES)
         if isinstance(searched, str):
             return _infeasible(change, searched)
         best = searched
-    return _made(problem, change, best.cluster, bound)
+    return _made(problem, change, limits, best.schedule, bound)
 
 
-def _made(problem: PlacementProblem, change: Difference, cluster: Cluster, bound: float) -> Plan:
-    cluster.drop_leftovers()
-    moves = _moves(problem, cluster)
+def _made(
+    problem: PlacementProblem, change: Difference, limits: Limits, schedule: Schedule, bound: float
+) -> Plan:
+    dependencies = Dependencies(problem, change, limits, schedule.free)
+    dependencies.follow(schedule.log, schedule.layouts)
+    for node, column in np.argwhere(schedule.superfluous()).tolist():
+        dependencies.drop_leftovers(node, column)
+    moves = _moves(problem, dependencies.steps)
     copied = sum(move.bytes for move in moves if move.kind is MoveKind.COPY)
     seconds = max((move.end_seconds for move in moves), default=0.0)
     return Plan(
@@ -179,30 +209,38 @@ def _made(problem: PlacementProblem, change: Difference, cluster: Cluster, bound
 
 
 def _carry_out(
-    problem: PlacementProblem, cluster: Cluster, schedule: Schedule, names: Names, states: int
+    problem: PlacementProblem,
+    change: Difference,
+    limits: Limits,
+    schedule: Schedule,
+    names: Names,
+    states: int,
 ) -> str | None:
-    """Run the schedule to its end, through standstills; the reason where there is no way on."""
-    relief = Relief(cluster)
+    """Run the schedule to its end, through deadlocks; the reason where there is no way on."""
+    rates = copy_rates(problem, limits)
+    relief: Relief | None = None
     while True:
         schedule.run()
-        schedule.follow()
         if schedule.done:
             return None
+        if schedule.cancel_relays():
+            continue
+        relief = relief or Relief(problem, change, rates)
         way = relief.next(schedule)
         if way is None:
-            found = search(problem, cluster, states)
+            found = search(problem, change, rates, schedule, states)
             if not found.steps:
-                return _standstill(cluster, schedule, found, names)
+                return _deadlock(problem, schedule, found, names)
             for source, node, column in found.steps:
                 _step(schedule, source, node, column)
         elif isinstance(way, Eviction):
             for column in way.columns:
                 schedule.drop(way.node, column)
             if schedule.make_room(way.node, way.column):
-                schedule.start(_fastest(cluster, way.node, way.column), way.node, way.column)
+                schedule.start(_fastest(schedule, rates, way.node, way.column), way.node, way.column)
         elif schedule.make_room(way.place, way.column):
             schedule.park(way.place, way.column)
-            schedule.start(_fastest(cluster, way.place, way.column), way.place, way.column)
+            schedule.start(_fastest(schedule, rates, way.place, way.column), way.place, way.column)
 
 
 def _step(schedule: Schedule, source: int | None, node: int, column: int) -> None:
@@ -215,74 +253,28 @@ def _step(schedule: Schedule, source: int | None, node: int, column: int) -> Non
     schedule.start(source, node, column)
     while not schedule.idle:
         schedule.step()
-    schedule.follow()
 
 
-def _fastest(cluster: Cluster, node: int, column: int) -> int:
-    sources = (cluster.serving[column] | 1 << cluster.origin) & cluster.reach[node]
-    return max(
-        (m for m in range(cluster.nodes + 1) if sources >> m & 1), key=lambda m: (cluster.rate[m][node], -m)
-    )
+def _fastest(schedule: Schedule, rates: Float64, node: int, column: int) -> int:
+    """The fastest sender of the expert into the node, the origin being N; the first among equals."""
+    rate = rates[:, node].copy()
+    rate[:-1][~schedule.serving()[:, column]] = 0.0
+    return int(np.argmax(rate))
 
 
-def _impossible(problem: PlacementProblem, change: Difference, limits: Limits, names: Names) -> str | None:
-    """Why no order of moves can exist: memory of the target, or an expert without a source."""
-    used = change.target.used_bytes(problem)
-    lacking = [
-        f"{names.node(n)} lacks {used[n] - problem.capacity_bytes[n]} bytes"
-        for n in np.flatnonzero(used > problem.capacity_bytes).tolist()
-    ]
-    if lacking:
-        return "the target exceeds the memory: " + _listed(lacking)
-    for n in range(problem.nodes):
-        columns = np.flatnonzero(change.target.holds[n]).astype(np.int64)
-        if change.missing[n].any() and pack(problem, n, columns) is None:
-            return f"the target's experts of {names.node(n)} cannot be packed on its devices"
-    orphans = [
-        f"{names.expert(problem, column)} ({names.node(n)})"
-        for n, column in _without_source(problem, change, limits)
-    ]
-    if orphans:
-        return "no node that can be reached holds, and no origin gives: " + _listed(orphans)
-    return None
-
-
-def _without_source(problem: PlacementProblem, change: Difference, limits: Limits) -> list[tuple[int, int]]:
-    """(node, column) of missing experts that no chain of copies can bring from a holder or the origin."""
-    rates = copy_rates(problem, limits) > 0
-    link, origin = rates[: problem.nodes], rates[problem.nodes]
-    has = change.source.holds.astype(bool) | origin[:, None]
-    columns = np.flatnonzero((change.missing & ~has).any(axis=0))
-    reached = has[:, columns]
-    from_others = link.T.astype(np.float32)  # sums of ones are exact in it
-    for _ in range(problem.nodes):
-        grown = reached | (from_others @ reached.astype(np.float32) > 0)
-        if (grown == reached).all() or not (change.missing[:, columns] & ~grown).any():
-            reached = grown
-            break
-        reached = grown
-    lacking = np.argwhere(change.missing[:, columns] & ~reached)
-    return [(int(n), int(columns[c])) for n, c in lacking]
-
-
-def _standstill(cluster: Cluster, schedule: Schedule, found: Searched, names: Names) -> str:
+def _deadlock(problem: PlacementProblem, schedule: Schedule, found: Searched, names: Names) -> str:
     lacking = []
-    for node in range(cluster.nodes):
+    size = problem.column_bytes
+    for node in range(problem.nodes):
         waiting = schedule.waiting(node)
         if not waiting:
             continue
-        room = sum(cluster.rooms[node].free.values())
-        room += sum(cluster.size[c] for c in cluster.droppable(node))
-        lack = min(cluster.size[c] for c in waiting) - room
+        room = schedule.free_bytes(node) + int(size[schedule.droppable(node)].sum())
+        lack = int(size[waiting].min()) - room
         what = f"lacks {lack} bytes" if lack > 0 else "lacks room on one device"
         lacking.append(f"{names.node(node)} {what} for the next of {len(waiting)} experts")
     how = _PROVED if found.exhausted else "none was found, though one may exist"
-    return f"full nodes wait for each other, {how}: " + _listed(lacking)
-
-
-def _listed(items: list[str]) -> str:
-    shown = ", ".join(items[:8])
-    return shown if len(items) <= 8 else f"{shown} and {len(items) - 8} more"
+    return f"full nodes wait for each other, {how}: " + listed(lacking)
 
 
 def _infeasible(change: Difference, reason: str) -> Plan:
@@ -296,27 +288,34 @@ def _infeasible(change: Difference, reason: str) -> Plan:
     )
 
 
-def _moves(problem: PlacementProblem, cluster: Cluster) -> tuple[Move, ...]:
-    order = sorted(range(len(cluster.steps)), key=lambda i: (cluster.steps[i].start, i))
-    name = {index: f"m{position:05d}" for position, index in enumerate(order)}
+def _moves(problem: PlacementProblem, steps: list[Step]) -> tuple[Move, ...]:
+    order = sorted(range(len(steps)), key=lambda i: (steps[i].start, i))
+    position = [0] * len(steps)
+    for place, index in enumerate(order):
+        position[index] = place
+    offset: list[int] = problem.block_offset.tolist()
+    block_of: list[int] = problem.column_block.tolist()
+    size: list[int] = problem.column_bytes.tolist()
     moves: list[Move] = []
-    offset = problem.block_offset
-    for index in order:
-        step: Step = cluster.steps[index]
-        block = int(problem.column_block[step.column])
-        source = ORIGIN if step.source == cluster.origin else step.source
+    for place, index in enumerate(order):
+        step = steps[index]
+        block = block_of[step.column]
         moves.append(
             Move(
-                move_id=name[index],
+                move_id=_name(place),
                 kind=MoveKind.DROP if step.source is None else MoveKind.COPY,
                 block=block,
-                expert=step.column - int(offset[block]),
-                source=source,
+                expert=step.column - offset[block],
+                source=ORIGIN if step.source == problem.nodes else step.source,
                 destination=step.node,
-                bytes=cluster.size[step.column],
-                depends_on=tuple(name[i] for i in sorted(set(step.after), key=lambda i: name[i])),
+                bytes=size[step.column],
+                depends_on=tuple(_name(at) for at in sorted({position[i] for i in step.after})),
                 start_seconds=step.start,
                 end_seconds=step.end,
             )
         )
     return tuple(moves)
+
+
+def _name(position: int) -> str:
+    return f"m{position:05d}"

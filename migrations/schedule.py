@@ -1,4 +1,4 @@
-"""The copies of a plan in time: the list scheduler's kernel, and the ledger that follows what it does."""
+"""The copies of a plan in time: the list scheduler's kernel on the ledger, step by step where it is stuck."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, Final
 import numpy as np
 
 from migrations.allocation import Allocation
-from migrations.cluster import Cluster
+from migrations.dependencies import Layout
 from migrations.diff import Difference
-from migrations.kernels import events, listing
-from migrations.kernels.arrays import FINISH, LOG, START
-from migrations.kernels.rules import Rules
-from migrations.start import copy_layout, initial_state
+from migrations.kernels import drops, events, listing
+from migrations.kernels.arrays import LOG, Records, Words
+from migrations.kernels.rules import LAY_OUT, STARTED, Rules
+from migrations.model import Limits
+from migrations.start import initial_state, lay_out
 from migrations.traffic import Traffic
+from solvers.feasible.packing import pack
+from solvers.problem import Bools, Int64, PlacementProblem
 
 _RECOUNTS: Final = 200  # times in a plan that the load of senders and the room of nodes are counted anew
 _REFRESHES: Final = 20  # times that all savings are taken anew, besides those of experts that come or go
@@ -34,6 +37,8 @@ class Policy:
     by_loss: drops come by what they cost alone; otherwise what others still wait for is dropped last.
     patience: a node puts off a copy that saves less than the drop for it costs, as long as all it still
     receives takes less than this share of the time left until the bound. 0: never.
+    strict: a copy waits for the sender that an `Allocation` gives it, and a node keeps what it is to send, as
+    long as anything else goes on.
     seed: what copies save and drops cost is drawn at random, instead.
     """
 
@@ -43,6 +48,7 @@ class Policy:
     bulk: float = 0.0
     by_loss: bool = False
     patience: float = 0.0
+    strict: bool = False
     seed: int | None = None
 
 
@@ -52,25 +58,31 @@ class Schedule:
     Receivers take their turn by the seconds of copies they still wait for, longest first. Each takes, of
     what it misses, first what makes room elsewhere and scarce senders' experts, then what saves most per
     byte at that moment, if it has or can make room; from the sender that `allocation` gives the copy before
-    others. The kernel decides, and `cluster`, which derives the dependencies, follows its log.
-    O(moves * (columns waited for + N)).
+    others. The kernel decides, and keeps the ledger; `layouts` says when a node's devices were laid out anew.
+    O(moves * (columns waited for + holders)).
     """
 
     def __init__(
         self,
+        problem: PlacementProblem,
         change: Difference,
-        cluster: Cluster,
+        limits: Limits,
         traffic: Traffic,
         allocation: Allocation,
         bound: float,
         policy: Policy,
     ) -> None:
-        self.cluster = cluster
-        self._state = initial_state(cluster, change, traffic, allocation)
+        self.state = initial_state(problem, change, limits, traffic, allocation)
+        self.free = self.state.free.copy()
+        """int64[D]: bytes of each device at the start; below 0 where the placement in force exceeds it."""
+        self.layouts: list[Layout] = []
+        self._problem = problem
+        self._relays = change.missing & (change.target.holds == 0)
+        self._relayed = self._relays.any(axis=0)
         if policy.seed is not None:
             rng = np.random.default_rng(policy.seed)
             for value in ("gain", "loss"):
-                self._state.pairs[value] = rng.random(change.missing.shape)
+                self.state.pairs[value] = rng.random(change.missing.shape)
         every = 1 + int(change.missing.sum()) // _RECOUNTS
         counts = -(-int(change.missing.sum()) // every)
         self._rules = Rules(
@@ -80,16 +92,15 @@ class Schedule:
             policy.bulk,
             policy.by_loss,
             policy.patience,
+            policy.strict,
             bound,
             every,
             max(1, counts // _REFRESHES) if policy.seed is None else 0,
         )
-        self._followed = 0
-        self._steps: dict[int, int] = {}
 
     @property
     def _clock(self) -> Any:
-        return self._state.clock[0]
+        return self.state.clock[0]
 
     @property
     def idle(self) -> bool:
@@ -97,7 +108,7 @@ class Schedule:
 
     @property
     def done(self) -> bool:
-        return self.idle and not self._state.nodes["waiting"].any()
+        return self.idle and not self.state.nodes["waiting"].any()
 
     @property
     def latency_area(self) -> float:
@@ -108,113 +119,145 @@ class Schedule:
     def now(self) -> float:
         return float(self._clock["seconds"])
 
+    @property
+    def log(self) -> Records:
+        return self.state.log[: int(self._clock["entries"])]
+
+    # --- what is
     def waiting(self, node: int) -> list[int]:
         """Columns the node still has to receive."""
-        return sorted(self._state.pending[node, : self._state.nodes[node]["waiting"]].tolist())
+        return sorted(self.state.pending[node, : self.state.nodes[node]["waiting"]].tolist())
 
+    def serving(self) -> Bools:
+        """bool[N, E]: who serves what now."""
+        return _matrix(self.state.holders, len(self.state.nodes) - 1)
+
+    def superfluous(self) -> Bools:
+        """bool[N, E]: what nodes serve and the target does without."""
+        return _matrix(self.state.superfluous, len(self.state.nodes) - 1)
+
+    def missing(self) -> Bools:
+        """bool[N, E]: copies that have to start."""
+        return _matrix(self.state.missing, len(self.state.nodes) - 1)
+
+    def droppable(self, node: int) -> Int64:
+        """The columns the node may drop now on its way to the target, in the order they go."""
+        chosen, key, _ = drops.candidates(self.state, self._rules, node, False)
+        return np.asarray(chosen[np.lexsort((chosen, key))], np.int64)
+
+    def free_bytes(self, node: int) -> int:
+        """Over all devices of the node."""
+        first, last = self.state.first_device[node : node + 2].tolist()
+        return int(self.state.free[first:last].sum())
+
+    # --- what is done
     def run(self) -> None:
         """Go on until nothing runs and nothing can start: either `done`, or stuck for want of room."""
         while True:
             self._reserve()
-            source, node, column = listing.run(self._state, self._rules)
+            source, node, column = listing.run(self.state, self._rules)
             if node < 0:
                 return
             if self._make_room_anew(node, column):
                 self.start(source, node, column)
             else:
-                self._state.failed[node, self._state.columns[column]["kind"]] = 1
+                self.state.failed[node, self.state.columns[column]["kind"]] = 1
 
     def step(self) -> None:
         """Move time to the next end of a copy and finish all that end then."""
         self._reserve()
-        events.step(self._state)
+        events.step(self.state)
 
     def drop(self, node: int, column: int) -> None:
         """Drop an expert now."""
         self._reserve()
-        events.drop(self._state, node, column)
+        events.drop(self.state, node, column)
+
+    def cancel_relays(self) -> bool:
+        """Give up what is only to be passed on, whether it has come or not; whether there was any."""
+        found = False
+        for column in np.flatnonzero(self._relayed).tolist():
+            found = events.cancel_relays(self.state, column) or found
+        held = self._relays & self.superfluous() & (self.state.pairs["parked"] == 1)
+        self.state.pairs["parked"][held] = 0
+        if not found and not held.any():
+            return False
+        self.state.failed[:] = 0
+        return True
 
     def park(self, node: int, column: int) -> None:
         """What is about to be copied to the node stays there until nobody waits for the expert any more."""
-        self.cluster.parked.add((node, column))
-        self._state.pairs["parked"][node, column] = 1
+        self.state.pairs["parked"][node, column] = 1
 
     def start(self, source: int, node: int, column: int) -> None:
         """Start a copy that has room now."""
         self._reserve()
-        events.start(self._state, source, node, column)
+        events.start(self.state, source, node, column)
 
     def make_room(self, node: int, column: int) -> bool:
         """Drop what it takes for the expert to fit on the node; False, with nothing dropped, if it can't."""
-        self.follow()
-        cluster = self.cluster
-        size, room = cluster.size[column], cluster.rooms[node]
-        if room.device_for(size) is not None:
-            return True
-        drops = room.drops_for(size, cluster.droppable(node))
-        if drops is not None:
-            for other in drops:
-                self.drop(node, other)
-            return True
-        return room.several_devices and self._make_room_anew(node, column)
+        self._reserve()
+        outcome = drops.make_room(self.state, self._rules, node, column, False)
+        return outcome == STARTED or (outcome == LAY_OUT and self._make_room_anew(node, column))
 
     def lay_out_for(self, node: int, column: int) -> bool:
         """Let the expert fit without any drop, by laying the node's devices out anew where that is needed."""
-        self.follow()
-        room = self.cluster.rooms[node]
-        if room.device_for(self.cluster.size[column]) is not None:
+        size = int(self.state.columns[column]["size"])
+        if self.state.free[events.roomiest(self.state, node)] >= size:
             return True
-        return room.several_devices and self._lay_out(node, self.cluster.occupants(node), column)
+        return self._several_devices(node) and self._lay_out(node, self._occupants(node), column)
 
-    def follow(self) -> None:
-        """Let the ledger carry out what the kernel has done since the last time."""
-        upto = int(self._clock["entries"])
-        entries = self._state.log[self._followed : upto].tolist()
-        for entry, (kind, source, node, column, moment) in enumerate(entries, self._followed):
-            if kind == START:
-                self._steps[entry] = self.cluster.start_copy(source, node, column, moment)
-            elif kind == FINISH:
-                self.cluster.finish_copy(self._steps.pop(source))
-            else:
-                self.cluster.drop(node, column, moment)
-        self._followed = upto
+    def _several_devices(self, node: int) -> bool:
+        return bool(self.state.first_device[node + 1] - self.state.first_device[node] > 1)
+
+    def _occupants(self, node: int) -> list[int]:
+        """Columns that occupy memory of the node: served or arriving. O(E)."""
+        served = self.state.holders[:, node // 64] >> np.uint64(node % 64) & np.uint64(1)
+        runs = self.state.runs[: int(self._clock["running"])]
+        return sorted({*np.flatnonzero(served).tolist(), *runs["column"][runs["node"] == node].tolist()})
 
     def _make_room_anew(self, node: int, column: int) -> bool:
         """As `make_room`, with all experts of the node laid out anew over its devices."""
-        self.follow()
-        cluster = self.cluster
-        room, occupants, candidates = cluster.rooms[node], cluster.occupants(node), cluster.droppable(node)
+        occupants, candidates = self._occupants(node), self.droppable(node).tolist()
 
-        def left(drops: int) -> list[int]:
-            gone = set(candidates[:drops])
-            return [c for c in occupants if c not in gone]
+        def left(gone: int) -> list[int]:
+            away = set(candidates[:gone])
+            return [c for c in occupants if c not in away]
+
+        def fits(gone: int) -> bool:
+            return pack(self._problem, node, np.array([*left(gone), column], np.int64)) is not None
 
         # A set that packs still does without some of its experts, so the fewest drops are found by bisection.
-        if not room.can_hold([*left(len(candidates)), column]):
+        if not fits(len(candidates)):
             return False
-        fewest = bisect.bisect_left(
-            range(len(candidates)), True, key=lambda drops: room.can_hold([*left(drops), column])
-        )
-        kept = left(fewest)
+        fewest = bisect.bisect_left(range(len(candidates)), True, key=fits)
         for other in candidates[:fewest]:
             self.drop(node, other)
-        self.follow()
-        if not self._lay_out(node, kept, column):
+        if not self._lay_out(node, left(fewest), column):
             raise RuntimeError(f"node {node}: a layout that was found is gone")
         return True
 
     def _lay_out(self, node: int, columns: list[int], extra: int) -> bool:
-        room = self.cluster.rooms[node]
-        if not room.lay_out(columns, extra):
+        """Place these experts, all the node holds or receives, so that `extra` fits as well."""
+        everything = np.array([*columns, extra], np.int64)
+        if not lay_out(self._problem, self.state, node, everything):
             return False
-        copy_layout(self._state, room, node)
+        first, last = self.state.first_device[node : node + 2].tolist()
+        self.state.free[self.state.pairs["place"][node, extra]] += self.state.columns[extra]["size"]
+        free = self.state.free[first:last].tolist()
+        self.layouts.append(Layout(int(self._clock["entries"]), node, first, free))
         return True
 
     def _reserve(self) -> None:
         """Room in the log for whatever can happen until the next call."""
-        nodes, clock = self._state.nodes, self._clock
+        nodes, clock = self.state.nodes, self._clock
         most = 4 * int(nodes["waiting"].sum() + nodes["spares"].sum() + clock["running"]) + 16
-        if int(clock["entries"]) + most > len(self._state.log):
+        if int(clock["entries"]) + most > len(self.state.log):
             log = np.zeros(2 * (int(clock["entries"]) + most), LOG)
-            log[: len(self._state.log)] = self._state.log
-            self._state = self._state._replace(log=log)
+            log[: len(self.state.log)] = self.state.log
+            self.state = self.state._replace(log=log)
+
+
+def _matrix(sets: Words, nodes: int) -> Bools:
+    bits = np.unpackbits(sets.view(np.uint8), axis=1, count=nodes, bitorder="little")
+    return bits.T.astype(bool)

@@ -1,38 +1,41 @@
-"""The kernels' view of a cluster before the first move."""
+"""The ledger before the first move."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from migrations.allocation import Allocation
-from migrations.cluster import Cluster
 from migrations.diff import Difference
 from migrations.kernels import arrays
-from migrations.room import Room
-from migrations.traffic import Traffic
-from solvers.problem import Float64
+from migrations.model import Limits
+from migrations.timing import copy_rates
+from migrations.traffic import Traffic, words_of
+from solvers.feasible.packing import pack
+from solvers.problem import Bools, Float64, Int32, Int64, PlacementProblem
 
 
 def initial_state(
-    cluster: Cluster, change: Difference, traffic: Traffic, allocation: Allocation
+    problem: PlacementProblem, change: Difference, limits: Limits, traffic: Traffic, allocation: Allocation
 ) -> arrays.State:
-    """Everything a schedule knows at the start, in arrays of its own. O(N E + R)."""
-    nodes, experts, limits = cluster.nodes, cluster.experts, cluster.limits
-    serving, missing, superfluous = change.source.holds, change.missing, change.superfluous
-    rates = np.array(cluster.rate)
+    """Everything a schedule knows at the start, in arrays of its own. O(N E) to set bits, and what moves."""
+    nodes, experts = problem.nodes, problem.experts
+    missing, superfluous = change.missing, change.superfluous
+    rates = copy_rates(problem, limits)
     with np.errstate(divide="ignore"):
         pace: Float64 = 1.0 / rates
 
     columns = np.zeros(experts, arrays.COLUMN)
-    columns["size"] = cluster.size
-    columns["kind"] = np.unique(cluster.size, return_inverse=True)[1]
-    columns["spare"] = serving.sum(axis=0, dtype=np.int64) - change.keep
-    columns["wanted"] = missing.sum(axis=0)
+    columns["size"] = problem.column_bytes
+    columns["kind"] = np.unique(problem.column_bytes, return_inverse=True)[1]
+    columns["spare"] = change.source.holds.sum(axis=0, dtype=np.int64) - change.keep
+    relays = missing & (change.target.holds == 0)
+    columns["wanted"] = missing.sum(axis=0) - relays.sum(axis=0)
     columns["dirty"] = 1
 
     records = np.zeros(nodes + 1, arrays.NODE)
     records["slots"] = limits.max_sends
     records["slots"][nodes] = limits.origin_max_sends
+    records["free_at"] = np.inf
     records["waiting"][:nodes] = missing.sum(axis=1)
     records["spares"][:nodes] = superfluous.sum(axis=1)
     fastest, out = pace.min(axis=0), pace.min(axis=1)
@@ -41,27 +44,22 @@ def initial_state(
     records["out_pace"] = np.where(np.isfinite(out), out, 0.0)
     records["origin"][:nodes] = traffic.origin
 
+    # Zeros that nobody writes take no memory, so only pairs that move do.
     pairs = np.zeros((nodes, experts), arrays.PAIR)
-    pairs["serving"], pairs["target"] = serving, change.target.holds
-    pairs["missing"], pairs["superfluous"] = missing, superfluous
-    pairs["sender"] = allocation.sender
-    node, column = np.nonzero((allocation.sender >= 0) & (allocation.sender < nodes))
-    pairs["planned"][allocation.sender[node, column], column] = 1
-    pairs["weight"], pairs["nearest"] = traffic.weight, traffic.nearest
-    lists = []
-    for flags in (missing, superfluous):
-        members = np.zeros((nodes, experts), np.int64)
-        for n in range(nodes):
-            listed = np.flatnonzero(flags[n])
-            members[n, : len(listed)] = listed
-            pairs["position"][n, listed] = np.arange(len(listed))
-        lists.append(members)
+    node, column = np.nonzero(missing)
+    sender = allocation.sender[node, column]
+    pairs["sender"][node, column] = 1 + sender
+    peers = (sender >= 0) & (sender < nodes)
+    np.add.at(pairs["planned"], (sender[peers], column[peers]), 1)
+    pairs["parked"][relays] = 1
 
-    senders = np.ones((experts, nodes + 1), bool)
-    senders[:, :nodes] = serving.T
-    holders = _words(senders)
-    devices = [len(room.devices) for room in cluster.rooms]
-    first_device = np.concatenate([[0], np.cumsum(devices)]).astype(np.int64)
+    device_node, device_capacity = problem.devices
+    first_device = np.zeros(nodes + 1, np.int64)
+    devices = np.maximum(np.bincount(device_node, minlength=nodes), 1)  # none: one that holds nothing
+    first_device[1:] = np.cumsum(devices)
+    holders = words_of(change.source.holds.T)
+    holders[:, nodes // 64] |= np.uint64(1) << np.uint64(nodes % 64)
+    idle = np.full((1, holders.shape[1]), ~np.uint64(0), np.uint64)
     clock = np.zeros(1, arrays.CLOCK)
     clock["latency"] = traffic.before
     state = arrays.State(
@@ -73,42 +71,77 @@ def initial_state(
         log=np.zeros(0, arrays.LOG),
         clock=clock,
         pace=pace,
-        reach=_words((rates > 0).T),
+        reach=words_of((rates > 0).T),
         holders=holders,
-        idle=np.zeros(holders.shape[1], np.uint64),
-        scarce=np.zeros(holders.shape[1], np.uint64),
-        pending=lists[0],
-        surplus=lists[1],
+        target=words_of(change.target.holds.T),
+        missing=words_of(missing.T),
+        superfluous=words_of(superfluous.T),
+        idle=idle,
+        scarce=np.zeros_like(idle),
+        pending=_listed(pairs, missing),
+        surplus=_listed(pairs, superfluous),
         failed=np.zeros((nodes, int(columns["kind"].max(initial=0)) + 1), np.uint8),
         first_device=first_device,
         free=np.zeros(int(first_device[-1]), np.int64),
         distance=traffic.distance,
-        cost=traffic.cost.copy(),
-        route_columns=traffic.columns,
-        first_route=traffic.first,
-        route_index=traffic.index,
-        coupled=traffic.coupled,
+        calls=traffic.calls.copy(),
+        first_call=traffic.first_call,
+        route_calls=traffic.route_calls,
+        first_route=traffic.first_route,
+        route_index=traffic.route_index,
+        coupled=int(traffic.coupled),
         receives=limits.max_receives,
         most=limits.max_copies or 0,
     )
-    for n, room in enumerate(cluster.rooms):
-        copy_layout(state, room, n)
+    alone = devices == 1
+    capacity = np.zeros(nodes, np.int64)
+    np.add.at(capacity, device_node, device_capacity)
+    state.free[first_device[:-1][alone]] = (capacity - change.source.used_bytes(problem))[alone]
+    for n in np.flatnonzero(~alone).tolist():
+        held = np.flatnonzero(change.source.holds[n]).astype(np.int64)
+        if not lay_out(problem, state, n, held):
+            _overfill(problem, state, n, held)
     return state
 
 
-def copy_layout(state: arrays.State, room: Room, node: int) -> None:
-    """Let the kernels see on which device of a node what lies."""
+def lay_out(problem: PlacementProblem, state: arrays.State, node: int, columns: Int64) -> bool:
+    """Place these experts, all that a node with several devices holds or receives, anew; False, with nothing
+    changed, where they cannot be packed."""
+    layout = pack(problem, node, columns)
+    if layout is None:
+        return False
+    device_node, _ = problem.devices
+    own = np.flatnonzero(device_node == node)
     first = int(state.first_device[node])
-    index = {device: first + i for i, device in enumerate(room.devices)}
-    for device, i in index.items():
-        state.free[i] = room.free[device]
-    for column, device in room.place.items():
-        state.pairs["place"][node, column] = index[device]
+    _place(problem, state, node, columns, (first + np.searchsorted(own, layout)).astype(np.int32))
+    return True
 
 
-def _words(members: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> arrays.Words:
-    """uint64[rows, senders // 64 + 1]: each row of `members`, which has a column per sender, as bits."""
-    rows, senders = members.shape
-    bits = np.zeros((rows, 64 * (senders // 64 + 1)), np.uint8)
-    bits[:, :senders] = members
-    return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+def _overfill(problem: PlacementProblem, state: arrays.State, node: int, columns: Int64) -> None:
+    """The placement in force may exceed a capacity that shrank: drops pay the debt before any copy."""
+    device_node, device_capacity = problem.devices
+    free = device_capacity[device_node == node].copy()
+    place = np.zeros(len(columns), np.int32)
+    for i in np.argsort(-problem.column_bytes[columns], kind="stable").tolist():
+        place[i] = int(np.argmax(free))
+        free[place[i]] -= problem.column_bytes[columns[i]]
+    _place(problem, state, node, columns, (int(state.first_device[node]) + place).astype(np.int32))
+
+
+def _place(problem: PlacementProblem, state: arrays.State, node: int, columns: Int64, devices: Int32) -> None:
+    device_node, device_capacity = problem.devices
+    first, last = state.first_device[node : node + 2].tolist()
+    state.free[first:last] = device_capacity[device_node == node]
+    np.subtract.at(state.free, devices, problem.column_bytes[columns])
+    state.pairs["place"][node, columns] = devices
+
+
+def _listed(pairs: arrays.Records, flags: Bools) -> arrays.Shorts:
+    """int32[N, E]: the columns of each node where `flags` is set, and their positions noted in `pairs`."""
+    listed = np.zeros(flags.shape, np.int32)
+    node, column = np.nonzero(flags)
+    count = np.bincount(node, minlength=len(flags))
+    position = np.arange(len(node)) - np.repeat(np.cumsum(count) - count, count)
+    listed[node, position] = column
+    pairs["position"][node, column] = position
+    return listed

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from migrations.diff import Difference
-from migrations.kernels.arrays import ROUTE
-from solvers.cost.evaluate import serving_costs
-from solvers.placement import Placement
-from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem
-from solvers.response.holders import nearest_holder
+from migrations.kernels import latency
+from migrations.kernels.arrays import CALL, ROUTE, Words
+from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem, UInt8
 
 _UNREACHABLE: Final = 10.0
 """Times the slowest call: what a call counts that nobody serves, as infinities can't be added up."""
@@ -21,58 +20,66 @@ _ENTRIES: Final = 400_000
 
 
 class Traffic:
-    """The routes of a problem, and what they wait before and after a change; made once for all attempts.
+    """What nodes call, and what the routes of a problem wait before and after a change; made once for all
+    attempts.
 
-    `colocated` is treated as `slowest`: for both, little is saved before the last expert of a route has come.
-    O(N E sqrt(N) + R K log(R K)).
+    calls CALL[C]: before the change, by column, then node: those of column e from first_call[e] on. Their
+    routes, where `coupled`, are described at `State`. `colocated` is treated as `slowest`: for both, little
+    is saved before the last expert of a route has come. O(R K log(R K) + C holders).
     """
 
     def __init__(self, problem: PlacementProblem, change: Difference) -> None:
         nodes, experts = problem.nodes, problem.experts
-        latency, origin = problem.latency_seconds, problem.origin_latency_seconds
-        calls = np.concatenate([latency[np.isfinite(latency)], origin[np.isfinite(origin)]])
-        self._never = _UNREACHABLE * float(calls.max(initial=0.0)) + 1e-6
-        self.distance = np.minimum(latency, self._never)
-        self.origin = np.minimum(origin, self._never)
+        call, origin = problem.latency_seconds, problem.origin_latency_seconds
+        finite = np.concatenate([call[np.isfinite(call)], origin[np.isfinite(origin)]])
+        never = _UNREACHABLE * float(finite.max(initial=0.0)) + 1e-6
+        self.distance: Float64 = np.minimum(call, never)
+        self.origin: Float64 = np.minimum(origin, never)
         self.coupled = problem.coupling is not Coupling.SUM and problem.route_experts.shape[1] > 1
 
-        chosen = problem.route_experts >= 0
+        width = problem.route_experts.shape[1]
+        picked, rate = np.arange(problem.routes), problem.route_rate
+        if self.coupled:
+            picked, rate = _sample(problem.route_rate, _ENTRIES // max(1, width))
+        chosen = problem.route_experts[picked] >= 0
         route, place = np.nonzero(chosen)
-        column = problem.block_offset[problem.route_block[route]] + problem.route_experts[route, place]
-        use = problem.route_node[route].astype(np.int64) * experts + column
-        weight = np.bincount(use, problem.route_rate[route], nodes * experts)
-        self.weight: Float64 = weight.astype(np.float64).reshape(nodes, experts)
+        offset = problem.block_offset[problem.route_block[picked]]
+        column = offset[route] + problem.route_experts[picked[route], place]
+        use = column * nodes + problem.route_node[picked[route]]
+        made, of = np.unique(use, return_inverse=True)
+        self.calls = np.zeros(len(made), CALL)
+        self.calls["node"] = made % nodes
+        self.calls["weight"] = np.bincount(of, rate[route], len(made))
+        self.first_call: Int64 = np.searchsorted(made, np.arange(experts + 1) * nodes)
 
-        picked, rate = _sample(problem.route_rate, _ENTRIES // max(1, chosen.shape[1]))
-        if not self.coupled:
-            picked, rate = picked[:0], rate[:0]
-        self.routes = np.zeros(len(picked), ROUTE)
-        self.routes["rate"] = rate
-        self._node, chosen = problem.route_node[picked], chosen[picked]
-        offset = problem.block_offset[problem.route_block[picked]][:, None]
-        self.columns = np.where(chosen, offset + problem.route_experts[picked], -1).astype(np.int32)
-        route, place = np.nonzero(chosen)
-        use = self._node[route].astype(np.int64) * experts + self.columns[route, place]
-        self.first = np.concatenate([[0], np.cumsum(np.bincount(use, minlength=nodes * experts))])
-        self.index = route[np.argsort(use, kind="stable")].astype(np.int32)
-        self.after = self._wait(self._costs(problem, change.target), self.routes["goal"])
-        self.cost = self._costs(problem, change.source)
-        self.before = self._wait(self.cost, self.routes["value"])
-        # node `nodes` stands for the origin; it serves where no node is nearer
-        holder = nearest_holder(self.distance, self.origin, change.source.holds).T
-        self.nearest: Int32 = np.where(holder < 0, nodes, holder).astype(np.int32)
+        self.routes = np.zeros(len(picked) if self.coupled else 0, ROUTE)
+        self.route_calls: Int32 = np.full((len(self.routes), width), -1, np.int32)
+        self.first_route: Int64 = np.zeros(len(made) + 1, np.int64)
+        self.route_index: Int32 = np.zeros(0, np.int32)
+        if self.coupled:
+            self.routes["rate"] = rate
+            self.route_calls[route, place] = of
+            self.first_route[1:] = np.cumsum(np.bincount(of, minlength=len(made)))
+            self.route_index = route[np.argsort(of, kind="stable")].astype(np.int32)
+        self.after = self._wait(change.target.holds, self.routes["goal"])
+        self.before = self._wait(change.source.holds, self.routes["value"])
 
-    def _costs(self, problem: PlacementProblem, placement: Placement) -> Float64:
-        costs = serving_costs(problem, placement.holds)
-        return np.minimum(costs, self._never, out=costs)
+    def _wait(self, holds: UInt8, slowest: Float64) -> float:
+        """What all tokens wait, seconds per second; that of each route goes to `slowest`. The calls are as
+        these placements serve them."""
+        columns = np.arange(len(self.first_call) - 1)
+        latency.serve(self.calls, self.first_call, words_of(holds.T), self.distance, self.origin, columns)
+        return float(latency.wait(self.calls, self.routes, self.route_calls, self.coupled, slowest))
 
-    def _wait(self, costs: Float64, slowest: Float64) -> float:
-        """What all tokens wait, seconds per second; that of each route goes to `slowest`."""
-        if not self.coupled:
-            return float((self.weight * costs).sum())
-        calls = costs[self._node[:, None], np.maximum(self.columns, 0)]
-        slowest[:] = np.where(self.columns >= 0, calls, 0.0).max(axis=1, initial=0.0)
-        return float(self.routes["rate"] @ slowest)
+
+def words_of(members: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Words:
+    """uint64[rows, N // 64 + 1]: each row of `members`, which has a column per node, as bits; there is one
+    more than nodes, for the origin."""
+    rows, nodes = members.shape
+    packed = np.zeros((rows, 8 * (nodes // 64 + 1)), np.uint8)
+    bits = np.packbits(members, axis=1, bitorder="little")
+    packed[:, : bits.shape[1]] = bits
+    return packed.view("<u8").astype(np.uint64)
 
 
 def _sample(rate: Float64, most: int) -> tuple[Int64, Float64]:

@@ -96,11 +96,12 @@ def verify(
     replay = _Replay(problem, change, plan, limits, names)
     replay.run(order)
     found += replay.found
-    found += _estimate_errors(problem, change, plan, limits)
+    proved = lower_bound_seconds(problem, change, limits)
+    found += _estimate_errors(plan, proved)
     if not found:
         reordering = Reordering(problem, change, plan, order, names)
         found += [Violation(Rule.ORDER, move_id, detail) for move_id, detail in reordering.errors()]
-        found += _bound_errors(problem, change, plan, limits)
+        found += _bound_errors(plan, proved)
     return tuple(found)
 
 
@@ -303,9 +304,7 @@ class _Replay:
         self.found.append(Violation(rule, None if move is None else move.move_id, detail))
 
 
-def _estimate_errors(
-    problem: PlacementProblem, change: Difference, plan: Plan, limits: Limits
-) -> list[Violation]:
+def _estimate_errors(plan: Plan, proved: float) -> list[Violation]:
     found: list[Violation] = []
     slack = _slack(plan)
     copied = sum(move.bytes for move in plan.moves if move.kind is MoveKind.COPY)
@@ -317,19 +316,15 @@ def _estimate_errors(
             Violation(Rule.ESTIMATE, None, f"seconds: is {plan.estimate.seconds}, expected {seconds}")
         )
     bound = plan.estimate.lower_bound_seconds
-    proved = lower_bound_seconds(problem, change, limits)
     if not bound <= proved + slack:
         detail = f"lower_bound_seconds: is {bound}, only {proved} is proved"
         found.append(Violation(Rule.ESTIMATE, None, detail))
     return found
 
 
-def _bound_errors(
-    problem: PlacementProblem, change: Difference, plan: Plan, limits: Limits
-) -> list[Violation]:
+def _bound_errors(plan: Plan, proved: float) -> list[Violation]:
     """A plan that keeps every rule takes at least the bound; a faster one proves that the bound is wrong."""
     seconds = max((move.end_seconds for move in plan.moves), default=0.0)
-    proved = lower_bound_seconds(problem, change, limits)
     if proved <= seconds + _slack(plan):
         return []
     detail = f"lower_bound_seconds: {proved} is proved, the plan takes {seconds}"

@@ -276,6 +276,8 @@ def _migrating(active_plan: str | None, waiting_for: Holdup | None, trouble: Hol
         return Finding(kind, True, f"{words}; {waiting_for.reason}", remedy=waiting_for.remedy)
     if trouble is not None:
         return _missing(kind, trouble)
+    if waiting_for is not None:
+        return _missing(kind, waiting_for)
     return Finding(kind, False, "no plan is being carried out")
 
 

@@ -123,10 +123,10 @@ class Migration:
         return self._next.is_cancelled(generation)
 
     def waiting_for(self, observation: Observation) -> Holdup | None:
-        """What the plan waits for."""
+        """What the plan waits for: the one that is carried out, or the one that is to come."""
         execution = self._execution
         if execution is None:
-            return None
+            return self._next.waiting_for
         if execution.state is PlanState.PAUSED:
             return paused_plan(observation, execution.record.plan_id)
         stuck = execution.stuck(server_now(), STUCK_HEARTBEATS * self._heartbeat_seconds)

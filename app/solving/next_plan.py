@@ -35,6 +35,10 @@ from solvers.problem import PlacementProblem, UInt8
 PLAN_SECONDS: Final = 120.0
 """Deadline of making one plan."""
 
+HOLD_SECONDS: Final = 5.0
+"""How long a plan waits for another placement that is being computed. Then it is made, and superseded if that
+placement comes: a solve may take minutes, and find nothing better."""
+
 BACK_OFF_SECONDS: Final = 5.0
 BACK_OFF_LIMIT_SECONDS: Final = 300.0
 """After a plan failed the next waits: the first time BACK_OFF_SECONDS, then twice as long each time."""
@@ -62,8 +66,11 @@ class NextPlan:
         self._failed_generation: int | None = None
         self._cancelled_generation: int | None = None
         self._not_before = 0.0
+        self._held: tuple[int, float] | None = None
         self.trouble: Holdup | None = None
         """Why the fleet is not being brought to the generation in force."""
+        self.waiting_for: Holdup | None = None
+        """What the plan that is to come waits for; None also where none is to come."""
 
     async def make(
         self, observation: Observation, traffic: PlacementProblem | None, *, hold: bool
@@ -71,8 +78,10 @@ class NextPlan:
         """Make or fetch the next plan where one is needed; the record, stored and RUNNING, when it is there.
 
         `traffic` is the problem with its routes, which put what helps most first; None while it is not known.
-        `hold`: a new generation is about to come, a plan for this one would be superseded at once.
+        `hold`: a new generation is about to come, a plan for this one would be superseded at once. It waits
+        for `HOLD_SECONDS` at most.
         """
+        self.waiting_for = None
         in_force = observation.in_force
         if in_force is None:
             return None
@@ -84,11 +93,13 @@ class NextPlan:
         )
         if self._making is not None:
             if not self._making.done():
+                self.waiting_for = _under_way(f"a plan to generation {in_force.generation} is being made")
                 return None
             task, made_for = self._making, self._made_for
             self._making = None
             if made_for != case:
                 task.exception()  # of no interest: what it planned for is past
+                self.waiting_for = _under_way("the fleet changed while a plan was made: it is made anew")
                 return None
             return await self._made(task, case, observation, in_force)
         if self._requested is not None and self._requested.to_generation < in_force.generation:
@@ -103,7 +114,18 @@ class NextPlan:
                 requested, self._requested = self._requested, None
                 await self._journal.end(requested, PlanState.SUCCEEDED, "nothing to move")
             return None
-        if hold or traffic is None or self._withheld(case):
+        if self._withheld(case):
+            if time.monotonic() < self._not_before and self.trouble is None:
+                self.waiting_for = _under_way("nodes finish copies that they had begun under the last plan")
+            return None
+        if hold and self._may_hold(in_force.generation):
+            self.waiting_for = _under_way(
+                "another placement is being computed: a plan to the one in force is made "
+                f"{HOLD_SECONDS:g} s after it is needed, where the other has not come by then"
+            )
+            return None
+        if traffic is None:
+            self.waiting_for = _under_way("the traffic that a plan is made for is being read")
             return None
         self._made_for = case
         settings = observation.cluster.settings
@@ -174,6 +196,13 @@ class NextPlan:
         """Make no plan for that long."""
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
+    def _may_hold(self, generation: int) -> bool:
+        """A plan to this generation has not waited for another one for long."""
+        now = time.monotonic()
+        if self._held is None or self._held[0] != generation:
+            self._held = generation, now
+        return now - self._held[1] < HOLD_SECONDS
+
     def _withheld(self, case: Case) -> bool:
         if self.is_cancelled(case[0]):
             return True
@@ -222,6 +251,10 @@ class NextPlan:
             return None
         self.trouble = None
         return record
+
+
+def _under_way(words: str) -> Holdup:
+    return Holdup(Outlook.UNDER_WAY, words)
 
 
 def _target(observation: Observation, in_force: InForce) -> UInt8:

@@ -131,6 +131,50 @@ def random_migration(fleet: Fleet) -> Migration:
     return Migration(f"random: {fleet}", problem, source, target)
 
 
+SLOWEST_LINK, FASTEST_LINK = 1e3, 1e9
+"""Bytes per second, of fleets with unlike links."""
+
+UNLIKE = (
+    Fleet(3, 2, 4, 2.0, 0.8, origin=True, drift=0.3),
+    Fleet(6, 4, 8, 1.5, 0.9, origin=True, equal=False),
+    Fleet(6, 4, 8, 1.2, 1.0, origin=True),
+    Fleet(6, 4, 8, 2.0, 0.8, origin=True),
+    Fleet(6, 4, 8, 2.0, 1.0, origin=False),
+    Fleet(12, 6, 16, 1.5, 0.9, origin=True),
+    Fleet(12, 6, 16, 2.0, 1.0, origin=False, equal=False),
+    Fleet(24, 12, 32, 2.0, 0.95, origin=False),
+    Fleet(48, 12, 32, 3.0, 0.9, origin=True, equal=False),
+    *FLEETS,
+)
+"""Fleets whose links are made unlike: some small ones, sizes between, and all the others."""
+
+
+def unlike_migrations() -> Iterator[Migration]:
+    """The fleets of `UNLIKE`, over links of 1 kB/s to 1 GB/s, two seeds each up to 16 nodes."""
+    for fleet in UNLIKE:
+        for seed in range(2 if fleet.nodes <= 16 else 1):
+            yield unlike_migration(fleet, seed)
+
+
+def unlike_migration(fleet: Fleet, seed: int = 0) -> Migration:
+    """The fleet's migration, where every ingress, every egress and the origin's is drawn log-uniformly."""
+    migration = random_migration(fleet)
+    rng = np.random.default_rng([seed, 77, fleet.nodes])
+    ingress, egress = (_unlike(rng, fleet.nodes) for _ in range(2))
+    problem = migration.problem.replace(
+        ingress_bytes_per_second=ingress,
+        egress_bytes_per_second=egress,
+        origin_egress_bytes_per_second=float(_unlike(rng, 1)[0]) if fleet.origin else None,
+    )
+    name = migration.name.replace("random", "unlike links")
+    return Migration(name, problem, migration.source, migration.target)
+
+
+def _unlike(rng: np.random.Generator, links: int) -> Float64:
+    low, high = np.log10([SLOWEST_LINK, FASTEST_LINK])
+    return np.asarray(10.0 ** rng.uniform(low, high, links))
+
+
 def _popular(
     popularity: Float64, size: Int64, free: Int64, capacity: Int64, tie: Float64, origin: bool
 ) -> UInt8:

@@ -34,6 +34,7 @@ NODE: Final = np.dtype(
         ("out_pace", "f8"),  # seconds per byte out of it, at best; 0 where it can't send
         ("load", "f8"),  # seconds it still has to send, an expert's being shared among its holders
         ("claims", "f8"),  # seconds others wait for it while it is busy
+        ("free_at", "f8"),  # when the first of the copies it sends ends, inf where it sends none
         ("origin", "f8"),  # seconds of a call from here to the origin
     ]
 )
@@ -52,23 +53,34 @@ PAIR: Final = np.dtype(
     [
         ("gain", "f8"),  # seconds per second that a copy would save
         ("loss", "f8"),  # and that a drop would cost
-        ("weight", "f8"),  # activations per second by tokens of the node
         ("reading", "i4"),  # copies that read here
         ("place", "i4"),  # the device it lies on
         ("position", "i4"),  # in `pending` or `surplus`
-        ("sender", "i4"),  # that an allocation has it come from; -1 where there is none
-        ("nearest", "i4"),  # the cheapest server, N for the origin
-        ("serving", "u1"),
-        ("target", "u1"),
-        ("missing", "u1"),  # a copy has to start
-        ("superfluous", "u1"),
+        ("planned", "i4"),  # copies still to start that an allocation has this node send
+        ("sender", "i4"),  # 1 + the sender that an allocation has it come from; 0 where there is none
         ("parked", "u1"),  # stays until nobody waits for the expert
-        ("planned", "u1"),  # an allocation has this node send it
+    ]
+)
+CALL: Final = np.dtype(
+    [
+        ("node", "i4"),
+        ("nearest", "i4"),  # the cheapest server, N for the origin
+        ("weight", "f8"),  # activations per second by tokens of the node
+        ("cost", "f8"),  # seconds of the cheapest call now
     ]
 )
 ROUTE: Final = np.dtype([("rate", "f8"), ("goal", "f8"), ("value", "f8")])  # latency: in the target, now
 RUN: Final = np.dtype([("source", "i8"), ("node", "i8"), ("column", "i8"), ("entry", "i8"), ("end", "f8")])
-LOG: Final = np.dtype([("kind", "i8"), ("source", "i8"), ("node", "i8"), ("column", "i8"), ("seconds", "f8")])
+LOG: Final = np.dtype(
+    [
+        ("kind", "i8"),
+        ("source", "i8"),
+        ("node", "i8"),
+        ("column", "i8"),
+        ("place", "i8"),  # the device that gives the bytes, or gets them back
+        ("seconds", "f8"),
+    ]
+)
 CLOCK: Final = np.dtype(
     [
         ("seconds", "f8"),
@@ -83,19 +95,22 @@ CLOCK: Final = np.dtype(
 
 
 class State(NamedTuple):
-    """Everything a schedule knows; the records are described at their types.
+    """The cluster as a schedule unfolds: the one ledger of who holds what. The records are described at their
+    types.
 
-    nodes NODE[N + 1]; columns COLUMN[E]; pairs PAIR[N, E]; routes ROUTE[R]; runs RUN[copies at once], the
-    first clock.running of them; log LOG[L], the first clock.entries of them, a FINISH having the entry it
-    ends as its source; clock CLOCK[1]. pace float64[N + 1, N]: seconds per byte of a copy.
-    reach uint64[N, W]: senders a node can copy from; holders uint64[E, W]: those that serve, the origin
-    always; idle, scarce uint64[W]. pending, surplus int64[N, E]: missing and superfluous columns of each
-    node, the first waiting and spares of them. failed uint8[N, sizes]: no room, until something happens.
-    first_device int64[N + 1] into free int64[D] bytes. distance float64[N, N] seconds of a call from the row
-    to the column; cost float64[N, E] of the cheapest call now. route_columns int32[R, K], -1 pads; the
-    routes of node u that use column e are those in route_index from first_route[u * E + e] up to
-    first_route[u * E + e + 1], where `coupled`. receives: copies into a node at once; most: copies at once,
-    0 for no cap.
+    nodes NODE[N + 1]; columns COLUMN[E]; pairs PAIR[N, E], of which only rows that a move touches are ever
+    written; routes ROUTE[R]; runs RUN[copies at once], the first clock.running of them; log LOG[L], the first
+    clock.entries of them, a FINISH having the entry it ends as its source; clock CLOCK[1]. pace
+    float64[N + 1, N]: seconds per byte of a copy. reach uint64[N, W]: senders a node can copy from.
+    Sets of nodes uint64[E, W]: holders, those that serve, the origin always; target; missing, on which a copy
+    has to start, in the target or to pass it on; superfluous. idle, scarce uint64[1, W]: senders. pending,
+    surplus int32[N, E]: missing and superfluous columns of each node, the first waiting and spares of them.
+    failed uint8[N, sizes]: no room, until something happens. first_device int64[N + 1] into free int64[D]
+    bytes. distance float64[N, N] seconds of a call from the row to the column. calls CALL[C]: what nodes
+    call, by column, then node; those of column e from first_call[e] up to first_call[e + 1]. route_calls
+    int32[R, K] into calls, -1 pads; the routes that make call c are those in route_index from first_route[c]
+    up to first_route[c + 1], where `coupled`. receives: copies into a node at once; most: copies at once, 0
+    for no cap.
     """
 
     nodes: Records
@@ -108,16 +123,20 @@ class State(NamedTuple):
     pace: Floats
     reach: Words
     holders: Words
+    target: Words
+    missing: Words
+    superfluous: Words
     idle: Words
     scarce: Words
-    pending: Numbers
-    surplus: Numbers
+    pending: Shorts
+    surplus: Shorts
     failed: Flags
-    first_device: Numbers
+    first_device: Ints
     free: Ints
     distance: Floats
-    cost: Floats
-    route_columns: Shorts
+    calls: Records
+    first_call: Ints
+    route_calls: Shorts
     first_route: Ints
     route_index: Shorts
     coupled: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from migrations.kernels.arrays import Floats, Ints, State
-from migrations.kernels.events import drop, roomiest
+from migrations.kernels.bits import members
+from migrations.kernels.events import drop, place_of, roomiest
 from migrations.kernels.loads import can_drop
 from migrations.kernels.rules import DECLINED, LAY_OUT, NOTHING, STARTED, Rules
 from solvers.compiled import compiled
@@ -21,7 +22,7 @@ def make_room(state: State, rules: Rules, node: int, column: int, patient: bool)
     size = state.columns[column]["size"]
     if state.free[roomiest(state, node)] >= size:
         return STARTED
-    chosen, key, droppable = _candidates(state, rules, node)
+    chosen, key, droppable = candidates(state, rules, node, patient and rules.strict)
     first, last = state.first_device[node], state.first_device[node + 1]
     best = np.empty(len(chosen), np.int64)
     picked = np.empty(len(chosen), np.int64)
@@ -47,14 +48,16 @@ def make_room(state: State, rules: Rules, node: int, column: int, patient: bool)
 
 
 @compiled
-def _candidates(state: State, rules: Rules, node: int) -> tuple[Ints, Floats, int]:
-    """The columns the node may drop, their keys (the least goes first) and their bytes."""
+def candidates(state: State, rules: Rules, node: int, sparing: bool) -> tuple[Ints, Floats, int]:
+    """The columns the node may drop, their keys (the least goes first) and their bytes. `sparing`: none that
+    an allocation still has it send."""
     spares = state.nodes[node]["spares"]
     chosen, key = np.empty(spares, np.int64), np.empty(spares, np.float64)
     count, droppable, highest = 0, 0, 0.0
     for i in range(spares):
         column = state.surplus[node, i]
-        if can_drop(state, node, column):
+        needed = sparing and state.columns[column]["wanted"] > 0 and state.pairs[node, column]["planned"] > 0
+        if not needed and can_drop(state, node, column):
             size = state.columns[column]["size"]
             chosen[count], key[count] = column, state.pairs[node, column]["loss"] / size
             highest = max(highest, key[count])
@@ -71,9 +74,9 @@ def _reluctance(state: State, node: int, column: int) -> int:
     """0: nobody waits for the column. It is a source: 1, one that this node should be: 2, the last one: 3."""
     if state.columns[column]["wanted"] == 0:
         return 0
-    for m in range(state.pairs.shape[0]):
-        if m != node and state.pairs[m, column]["serving"] != 0:
-            return 2 if state.pairs[node, column]["planned"] != 0 else 1
+    there = np.empty(len(state.nodes), np.int64)
+    if members(state.holders, column, there) > 2:  # the node, the origin, and another
+        return 2 if state.pairs[node, column]["planned"] > 0 else 1
     return 3
 
 
@@ -88,7 +91,7 @@ def _pick(
     while need > 0:
         least = -1
         for i in range(len(chosen)):
-            if used[i] or state.pairs[node, chosen[i]]["place"] != device:
+            if used[i] or place_of(state, node, chosen[i]) != device:
                 continue
             if least < 0 or key[i] < key[least] or (key[i] == key[least] and chosen[i] < chosen[least]):
                 least = i

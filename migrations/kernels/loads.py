@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from migrations.kernels.arrays import State
+from migrations.kernels.bits import has, members, put
 from migrations.kernels.rules import Rules
 from solvers.compiled import compiled
 
 
 @compiled
 def recount(state: State, rules: Rules) -> None:
-    """Set the senders' loads, which of them are scarce, and which columns make room. O(N E)."""
+    """Set the senders' loads, which of them are scarce, and which columns make room. O(N + E W + holders of
+    what is wanted), W the words of a set."""
     nodes, experts = state.pairs.shape
     state.clock[0]["recount_in"] = rules.recount_every
     if rules.room > 0.0:
@@ -21,32 +23,37 @@ def recount(state: State, rules: Rules) -> None:
             for column in range(experts):
                 state.columns[column]["dirty"] = 1
         state.clock[0]["counts"] += 1
+    running = state.clock[0]["running"]
+    first_run = np.full(experts, -1)  # of each column, and after each run the next of its column
+    next_run = np.full(running, -1)
+    for r in range(running - 1, -1, -1):
+        next_run[r] = first_run[state.runs[r]["column"]]
+        first_run[state.runs[r]["column"]] = r
     load = np.zeros(nodes + 1)
+    there = np.empty(nodes + 1, np.int64)
     for column in range(experts):
         if state.columns[column]["wanted"] == 0:
             continue
-        count = state.columns[column]["arriving"]
-        for n in range(nodes):
-            count += state.pairs[n, column]["serving"]
+        serving = members(state.holders, column, there)
+        count = state.columns[column]["arriving"] + serving - 1  # the origin is a holder
         size = state.columns[column]["size"]
         if count == 0:
             load[nodes] += size
             continue
-        for n in range(nodes):
-            if state.pairs[n, column]["serving"] != 0:
-                load[n] += size / count
-        if state.columns[column]["arriving"] > 0:
-            for r in range(state.clock[0]["running"]):
-                if state.runs[r]["column"] == column:
-                    load[state.runs[r]["node"]] += size / count
+        for i in range(serving - 1):
+            load[there[i]] += size / count
+        run = first_run[column]
+        while run >= 0:
+            load[state.runs[run]["node"]] += size / count
+            run = next_run[run]
     left = max(rules.bound - state.clock[0]["seconds"], 0.0) * rules.urgency
-    for w in range(len(state.scarce)):
-        state.scarce[w] = 0
+    for w in range(state.scarce.shape[1]):
+        state.scarce[0, w] = 0
     for m in range(nodes + 1):
         load[m] *= state.nodes[m]["out_pace"] / state.nodes[m]["slots"]
         state.nodes[m]["load"] = load[m]
         if load[m] > left and load[m] > 0.0:
-            state.scarce[m // 64] |= np.uint64(1) << np.uint64(m % 64)
+            put(state.scarce, 0, m)
 
 
 @compiled
@@ -82,6 +89,6 @@ def can_drop(state: State, node: int, column: int) -> bool:
     """The node serves the column, nobody reads it there, it can be spared, and it need not stay parked."""
     if state.columns[column]["spare"] <= 0 or state.pairs[node, column]["reading"] > 0:
         return False
-    if state.pairs[node, column]["serving"] == 0:
+    if not has(state.holders, column, node):
         return False
     return not (state.pairs[node, column]["parked"] != 0 and state.columns[column]["wanted"] != 0)

@@ -22,6 +22,7 @@ class Rules(NamedTuple):
     bulk: float
     by_loss: bool
     patience: float
+    strict: bool
     bound: float
     recount_every: int
     refresh_every: int

@@ -50,6 +50,24 @@ def cluster(
     return Change(problem, np.array(source, np.uint8), np.array(target, np.uint8))
 
 
+def unlike_links(change: Change, rng: np.random.Generator) -> Change:
+    """The same change where each link, and that of the origin, has 1 kB/s to 1 GB/s, in bytes of the expert
+    sizes of these instances: 1 to 10 ** 6 a second."""
+    problem = change.problem
+    ingress, egress = 10.0 ** rng.uniform(0.0, 6.0, (2, problem.nodes))
+    return Change(
+        problem.replace(
+            ingress_bytes_per_second=ingress,
+            egress_bytes_per_second=egress,
+            origin_egress_bytes_per_second=float(10.0 ** rng.uniform(0.0, 6.0))
+            if problem.has_origin
+            else None,
+        ),
+        change.source,
+        change.target,
+    )
+
+
 def random_change(
     rng: np.random.Generator,
     *,

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 _PLANS = """
 import numpy as np
-from migrations.kernels import assignment, drops, events, latency, listing, loads, spreading
+from migrations.kernels import assignment, bits, drops, events, latency, listing, loads, relaying, spreading
 from migrations.model import encode_plan
 from migrations.planner import plan
 from migrations.warm import warm
@@ -17,7 +17,7 @@ from solvers.problem import Coupling
 from tests.migrations.instances import random_change
 
 def compiled():
-    modules = (assignment, drops, events, latency, listing, loads, spreading)
+    modules = (assignment, bits, drops, events, latency, listing, loads, relaying, spreading)
     kernels = [kernel for module in modules for kernel in vars(module).values()]
     return sum(len(kernel.signatures) for kernel in kernels if hasattr(kernel, "signatures"))
 

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,10 +17,12 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
+from app.placements.schemas import Evidence, PlacementDocument, PlacementMetadata, PlacementSpec
 from app.solving.execution import Execution
 from app.solving.expectation import Expectation
 from app.solving.migration import Migration
-from app.solving.observation import Observer
+from app.solving.next_plan import HOLD_SECONDS
+from app.solving.observation import InForce, Observer
 from app.solving.plan_journal import PlanJournal
 from app.solving.releasing import Releasing
 from app.solving.routing import RoutingTables
@@ -346,6 +350,42 @@ def test_no_drop_is_released_while_copies_that_the_plan_counts_on_are_missing() 
         assert execution.outstanding == []
         releasing.release(execution, observation, problem, at)
         assert execution.outstanding == ["m1"]
+
+    _in_virtual_time(course())
+
+
+def test_a_plan_waits_seconds_for_another_placement_and_says_so() -> None:
+    """While another placement is being computed a plan to the one in force waits, with that as its reason,
+    and no longer than `HOLD_SECONDS`, however long the solve takes."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 0, 1)
+        redis = cast("Redis", Connection(store, random.Random(0)))
+        migration = _migration(redis, _lease(store), Withdrawal())
+        seen = await Observer(redis, KEYS).look()
+        assert seen is not None
+        document = PlacementDocument(
+            metadata=PlacementMetadata(
+                uid="u", generation=1, digest="d", created_at=BEGINS_AT, supersedes=None
+            ),
+            spec=PlacementSpec(nodes=["n1", "n2"], models=["m"], holds=[]),
+            evidence=Evidence(
+                algorithm="sgd", objective=None, lower_bound=None, gap_ratio=None, mean_latency_seconds=None,
+                objective_before=None, migration_bytes=None, runtime_seconds=None, telemetry_until=None,
+                reason="INTERVAL",
+            ),
+        )  # fmt: skip
+        observation = replace(seen, in_force=InForce(1, document, np.ones((2, 4), np.uint8)))
+        reasons = []
+        for _ in range(2):
+            assert await migration.plan(observation, None, hold=True) is None
+            waiting = migration.waiting_for(observation)
+            assert waiting is not None
+            reasons.append(waiting.reason)
+            await asyncio.sleep(HOLD_SECONDS)
+        assert reasons[0].startswith("another placement is being computed")
+        assert reasons[1] == "the traffic that a plan is made for is being read"
 
     _in_virtual_time(course())
 
