@@ -40,9 +40,9 @@ from solvers.result import Progress, SolveResult, SolveStatus, bound_of, gap_rat
 from solvers.search.certified import certified
 from solvers.search.region import is_large, region_bound, solve_region
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.tolerances import OPTIMALITY_TOLERANCE
 from solvers.traffic import Traffic, compile_traffic
 
-OPTIMALITY_TOLERANCE = 1e-6  # relative gap at which the bound certifies the placement as optimal
 _STUCK = 0.02  # relative gap beyond twice the goal
 _LEAST_BOUND_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from solvers.algorithms import OPTIMALITY_TOLERANCE, solve
+from solvers.algorithms import solve
 from solvers.cost.evaluate import total_cost
 from solvers.feasible.repair import allowance
 from solvers.feasible.violations import shortfalls
@@ -22,6 +22,7 @@ from solvers.placement import Placement
 from solvers.problem import PlacementProblem, ProblemError, UInt8
 from solvers.result import Progress, SolveResult, SolveStatus, bound_of, gap_ratio
 from solvers.stopping import Stopping, never
+from solvers.tolerances import OPTIMALITY_TOLERANCE
 
 
 def most_equal_slots(problem: PlacementProblem) -> int:

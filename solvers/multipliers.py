@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.problem import Float16, Float32, Float64, Int64, ProblemError, UInt64, is_constant
+from solvers.tolerances import HELD
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,6 @@ class CellPotentials:
         return self.potential.size // 2 + 2 * self.cell.size
 
 
-_ROUNDED = 1e-3  # of a placement's fractions, in single precision
 Part = Reaches | Potentials | HostPotentials | CellPotentials
 
 
@@ -116,7 +116,7 @@ class Multipliers:
 
     def __post_init__(self) -> None:
         _keep(self, "replica_price", 1, np.float64, least=0.0)
-        _keep(self, "held", 2, (np.float32, np.float16), least=-_ROUNDED, most=1.0 + _ROUNDED)
+        _keep(self, "held", 2, (np.float32, np.float16), least=-HELD, most=1.0 + HELD)
         if self.replica_price.shape != self.held.shape[1:]:
             raise ProblemError(
                 f"replica_price: has shape {self.replica_price.shape}, expected {self.held.shape[1:]}"

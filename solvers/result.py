@@ -8,8 +8,7 @@ from enum import StrEnum
 
 from solvers.multipliers import AnyMultipliers
 from solvers.placement import Placement
-
-_ROUNDING = 1e-9  # relative; a bound above by less is rounding
+from solvers.tolerances import BOUND_ABOVE
 
 
 class InvalidBound(RuntimeError):
@@ -76,6 +75,6 @@ def gap_ratio(objective: float | None, lower_bound: float | None) -> float | Non
 def bound_of(lower_bound: float, value: float) -> float:
     """The lower bound, at most `value`, which rounding may have put it above; raises `InvalidBound` where it
     is further above or not a number."""
-    if not lower_bound <= value + _ROUNDING * abs(value):
+    if not lower_bound <= value + BOUND_ABOVE * abs(value):
         raise InvalidBound(f"the lower bound {lower_bound!r} is above what it bounds, {value!r}")
     return min(lower_bound, value)

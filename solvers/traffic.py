@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.chunks import even_ranges, ranges, side_by_side
+from solvers.cost.coupling import FORMS
 from solvers.kernels import routes as kernel
-from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem, UInt64
+from solvers.problem import Float64, Int32, Int64, PlacementProblem, UInt64
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
@@ -32,7 +33,7 @@ class Traffic:
 
 def compile_traffic(problem: PlacementProblem) -> Traffic:
     """Sorts and merges the routes. O(R (K^2 + log R)) time, O(R K) memory; under `sum` O(R K + N E)."""
-    if problem.coupling is Coupling.SUM:
+    if FORMS[problem.coupling].single:
         return single_calls(problem, _activity(problem))
     routes, width = problem.route_experts.shape
     nodes, blocks = problem.nodes, problem.blocks
@@ -148,7 +149,7 @@ def route_keys(traffic: Traffic) -> UInt64:
 def calls_are_single(problem: PlacementProblem, traffic: Traffic) -> bool:
     """Whether every call counts by itself, so that the activity says all: under `sum`, and where routes have
     one expert."""
-    return problem.coupling is Coupling.SUM or traffic.experts.shape[1] <= 1
+    return FORMS[problem.coupling].single or traffic.experts.shape[1] <= 1
 
 
 def sample(traffic: Traffic, most: int) -> Traffic:

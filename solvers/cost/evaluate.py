@@ -7,15 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from solvers.chunks import even_ranges, side_by_side
+from solvers.cost.coupling import FORMS
 from solvers.kernels import evaluation
 from solvers.kernels import nearest as kernel
-from solvers.problem import Coupling, Float64, Int64, PlacementProblem, ProblemError, UInt8
-
-COUPLING_CODE = {
-    Coupling.SUM: evaluation.SUM,
-    Coupling.SLOWEST: evaluation.SLOWEST,
-    Coupling.COLOCATED: evaluation.COLOCATED,
-}
+from solvers.problem import Float64, Int64, PlacementProblem, ProblemError, UInt8
 
 
 class Breakdown(NamedTuple):
@@ -150,11 +145,12 @@ def _costs(problem: PlacementProblem, held: UInt8, nearest: Int64) -> Float64:
 
 def _latencies(problem: PlacementProblem, held: UInt8, nearest: Int64, costs: Float64) -> Float64:
     out = np.empty(problem.routes)
-    hosts = problem.nodes if problem.coupling is Coupling.COLOCATED else 1
+    form = FORMS[problem.coupling]
+    hosts = problem.nodes if form.hosted else 1
 
     def some(first: int, last: int) -> None:
         evaluation.route_latencies(
-            COUPLING_CODE[problem.coupling],
+            form.code,
             held,
             problem.latency_seconds,
             nearest,

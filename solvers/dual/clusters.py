@@ -22,9 +22,10 @@ import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from solvers.cost.coupling import FORMS
 from solvers.feasible.packing import packable_bytes
 from solvers.feasible.repair import finite_fallback
-from solvers.problem import Coupling, Float64, Int64, PlacementProblem
+from solvers.problem import Float64, Int64, PlacementProblem
 
 MOST_NODES = 32  # of an area
 _AMPLE = 1.5  # of the bytes of all experts, that area and pools hold before the rest is taken for an origin
@@ -102,9 +103,7 @@ class AreaProblems:
         routes = np.concatenate([self._order[self._start[n] : self._start[n + 1]] for n in members.tolist()])
         place = np.zeros(problem.nodes, np.int32)
         place[members] = np.arange(own)
-        coupling = problem.coupling
-        if coupling is Coupling.COLOCATED and not problem.has_origin:
-            coupling = Coupling.SLOWEST
+        coupling = FORMS[problem.coupling].with_origin(problem.has_origin)
         current, pins, ingress = problem.current, problem.pins, problem.ingress_bytes_per_second
         extra = (nodes - own, problem.experts)
         return PlacementProblem(

@@ -9,6 +9,7 @@ from solvers.dual.radius import edges, most_earned
 from solvers.kernels import hosts as kernel
 from solvers.multipliers import HostPotentials, Part
 from solvers.problem import Float64, Int64, PlacementProblem
+from solvers.tolerances import TINY
 from solvers.traffic import Traffic, route_keys
 
 _PACE = 0.1  # of steps on how far routes pay, in parts of the farthest, against those on potentials
@@ -82,7 +83,7 @@ class Hosting:
         constant, _ = self._host(np.ascontiguousarray(held.T), 0.0)
         earned += self._earned.T
         reach, potential, before = self._from
-        scale = np.maximum(_PACE * farthest, 1e-300)
+        scale = np.maximum(_PACE * farthest, TINY)
         far = float((routes.rate * (self._reach - reach) ** 2 / scale).sum())
         far += max(0.0, float(((self._earned - before) * (self._potential - potential)).sum()))
         self._from = (self._reach.copy(), self._potential, self._earned)

@@ -14,6 +14,7 @@ from solvers.multipliers import Multipliers
 from solvers.problem import Coupling, Float64, PlacementProblem, UInt8
 from solvers.result import bound_of
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, seconds_left
+from solvers.tolerances import CERTAIN, TINY
 from solvers.traffic import Traffic, calls_are_single
 
 _PRIMAL_WEIGHT = 1.0  # of the first steps: their length on the multipliers against that on x
@@ -154,7 +155,7 @@ class Ascent:
             if ended:
                 self._restart(self._sum_price / self._run_steps)
         gap = self._objective - self.best.bound
-        if np.isfinite(gap) and gap <= 1e-9 * abs(self._objective):
+        if np.isfinite(gap) and gap <= CERTAIN * abs(self._objective):
             self.done = True
 
     @property
@@ -196,7 +197,7 @@ class Ascent:
                 self.best, idle = Dual(bound, constant, earned, price), 0
             if idle >= _PATIENCE:
                 idle, share = 0, share * _SHORTER
-            if self._objective - self.best.bound <= 1e-9 * abs(self._objective):
+            if self._objective - self.best.bound <= CERTAIN * abs(self._objective):
                 self.done = True
             if far > 0.0:
                 length *= min(2.0, max(0.5, share * (self._objective - bound) * length / far))
@@ -220,7 +221,7 @@ class Ascent:
         """Steps of x are measured by what replicas earn, float64[N, E]; and a little by what those cost that
         must be copied, for where nothing is called they earn nothing else."""
         mean = self._copies + (float(earned.mean()) if earned.size else 0.0)
-        self._metric = earned + (_FLOOR * mean + 1e-300)
+        self._metric = earned + (_FLOOR * mean + TINY)
         self._replica_metric = self._metric.mean(axis=0)
 
     def _look(self) -> None:

@@ -34,10 +34,9 @@ from solvers.feasible.packing import packable_bytes
 from solvers.feasible.repair import allowance
 from solvers.kernels import fractional, whole
 from solvers.problem import Float64, Int64, PlacementProblem
+from solvers.tolerances import BOUND_ROUNDING, PER_TERM
 
-_ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
 _BRANCHES = 2_000  # of the search for the whole knapsack of one node; beyond them the fractional one counts
-_PER_TERM = 2.0**-53  # the same for each term of the sums, which many make more than that
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class Relaxation:
         self._replicas = problem.min_replicas
         pairs, calls = problem.nodes * problem.experts, problem.route_experts.size
         # calls at levels, of which there are at most as many as nodes; the calls behind them; the knapsacks
-        self._rounding = max(_ROUNDING, _PER_TERM * (min(pairs, calls) * problem.nodes + calls + pairs))
+        self._rounding = max(BOUND_ROUNDING, PER_TERM * (min(pairs, calls) * problem.nodes + calls + pairs))
         self._nodes = even_ranges(problem.nodes, problem.experts)
         allowed = allowance(problem)
         unit = float(problem.column_bytes.max(initial=1))

@@ -9,6 +9,7 @@ from solvers.dual.radius import edges, most_earned
 from solvers.kernels import calls as kernel
 from solvers.multipliers import Part, Reaches
 from solvers.problem import Float64, Int64
+from solvers.tolerances import TINY
 
 _PACE = 0.25  # of steps on how far calls pay, in parts of the farthest, against those on potentials
 _START = 0.5  # of the way to the farthest level
@@ -80,7 +81,7 @@ class SingleCalls:
         self._reach = np.clip(self._reaches / steps, 0.0, self._edge[:, -1:])
         constant, _ = self.step(held, 0.0, earned)
         self._reaches[:] = 0.0
-        scale = np.maximum(self._scale, 1e-300)[:, None]
+        scale = np.maximum(self._scale, TINY)[:, None]
         far = float((self.rate * (self._reach - self._from) ** 2 / scale).sum())
         self._from = self._reach.copy()
         return constant, far

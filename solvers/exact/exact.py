@@ -16,11 +16,10 @@ from solvers.highs import answer_within
 from solvers.params import ExactParams, SgdParams
 from solvers.problem import PlacementProblem, UInt8
 from solvers.stopping import Stopping
+from solvers.tolerances import EXACT_GAP, EXACT_MARGIN
 from solvers.traffic import Traffic
 
 _SCALE = 1e3  # of the objective given to HiGHS, so that its absolute gap of 1e-6 is a relative one of 1e-9
-_GAP = 1e-7  # relative, at which HiGHS ends
-_MARGIN = 5e-7  # relative; taken off HiGHS's bound for its feasibility tolerances
 _GRACE_SECONDS = 5.0  # for HiGHS to notice its time limit
 _OPTIMAL, _LIMIT = 0, 1  # of scipy's statuses
 
@@ -64,13 +63,15 @@ def exact(
     if limit <= 0:
         return found
     report("branch and bound", found)
-    answer = answer_within(lambda: model.minimise(scale, limit, _GAP), limit + _GRACE_SECONDS, interrupted)
+    answer = answer_within(
+        lambda: model.minimise(scale, limit, EXACT_GAP), limit + _GRACE_SECONDS, interrupted
+    )
     if answer is None:
         return found
     bound = answer.get("mip_dual_bound")
     if answer.status in (_OPTIMAL, _LIMIT) and bound is not None and math.isfinite(bound):
         value = model.constant + bound * scale
-        certify(max(0.0, value - _MARGIN * abs(value)))
+        certify(max(0.0, value - EXACT_MARGIN * abs(value)))
     if answer.x is not None:
         holds: UInt8 = np.rint(answer.x[: found.size]).astype(np.uint8).reshape(found.shape)
         if not shortfalls(problem, holds) and total_cost(problem, holds) < cost:

@@ -19,7 +19,7 @@ with D_{p+1} the origin's latency; without an origin the sum ends at p - 1 and s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -109,17 +109,19 @@ class _Builder:
         )
         self._x = self._add(opening.reshape(-1), whole=True).reshape(nodes, experts)
         self._constraints()
-        weight = traffic.activity
-        if problem.coupling is not Coupling.SUM:
-            weight = np.zeros((nodes, experts))
-            alone = self._size == 1
-            np.add.at(weight, (traffic.node[alone], self._columns[alone, 0]), traffic.rate[alone])
-        hosts = self._hosts() if problem.coupling is Coupling.COLOCATED else None
+        hosts = None
+        match problem.coupling:
+            case Coupling.SUM:
+                weight, several = traffic.activity, np.zeros(len(traffic.node), np.bool_)
+            case Coupling.SLOWEST:
+                weight, several = self._single_calls(), self._size > 1
+            case Coupling.COLOCATED:
+                weight, several = self._single_calls(), self._size > 1
+                hosts = self._hosts()
+            case _:
+                assert_never(problem.coupling)
         for n in range(nodes):
-            here = (traffic.node == n) & (self._size > 1)
-            if problem.coupling is Coupling.SUM:
-                here[:] = False
-            self._node(n, weight[n], np.flatnonzero(here), hosts)
+            self._node(n, weight[n], np.flatnonzero((traffic.node == n) & several), hosts)
         allowed = allowance(problem).reshape(-1)
         lower, upper = np.zeros(self._variables), np.concatenate(self._uppers)
         lower[: nodes * experts] = allowed == 1
@@ -135,6 +137,14 @@ class _Builder:
             least=np.concatenate(self._leasts),
             most=np.concatenate(self._mosts),
         )
+
+    def _single_calls(self) -> Float64:
+        """float64[N, E]: calls per second by routes of one expert."""
+        traffic = self._traffic
+        weight = np.zeros(traffic.activity.shape)
+        alone = self._size == 1
+        np.add.at(weight, (traffic.node[alone], self._columns[alone, 0]), traffic.rate[alone])
+        return weight
 
     def _add(self, cost: Float64, whole: bool = False, upper: float = 1.0) -> Int64:
         """New variables, as many as `cost` has; their indices in its shape."""

@@ -18,10 +18,10 @@ from solvers.kernels import convolution as kernel
 from solvers.kernels import knapsack
 from solvers.problem import Float64, Int32, Int64
 from solvers.response.knapsack import choose_counts
+from solvers.tolerances import BEND, SPARE
 
 CELL_LIMIT = 2**25  # cells of the table of choices: distinct sizes times units of capacity
 UNIT_LIMIT = 2**22  # units of capacity; above, a unit is more than the greatest common divisor of the sizes
-_ROUNDING = 1e-9  # relative; slopes that rise by less are equal, and eps is kept with so much to spare
 
 
 def max_plus(a: Float64, b: Float64) -> Float64:
@@ -111,7 +111,7 @@ def _slopes(values: Float64, start: Int64) -> tuple[list[Float64] | None, Int64 
             return None, None
         least[b] = possible[0]
         rise = np.diff(table[possible])
-        allowed = _ROUNDING * float(np.abs(table[possible]).max(initial=0.0))
+        allowed = BEND * float(np.abs(table[possible]).max(initial=0.0))
         if (np.diff(rise) > allowed).any():
             return None, None
         slopes.append(np.minimum.accumulate(rise))
@@ -155,7 +155,7 @@ def choose_counts_rounded(
     if reached == -np.inf:
         return None
     least = _least_counts(values, start)
-    margin = eps * (1.0 - _ROUNDING) * (reached - float(values[start[:-1] + least].sum()))
+    margin = eps * (1.0 - SPARE) * (reached - float(values[start[:-1] + least].sum()))
     lost = bound - reached  # at most, by the best counts, against the price
     if lost <= margin or margin <= 0.0:  # where nothing that fits gains anything, the least counts are best
         return counts

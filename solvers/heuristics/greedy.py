@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from solvers.cost.evaluate import COUPLING_CODE, opening_costs, total_cost
+from solvers.cost.coupling import FORMS
+from solvers.cost.evaluate import opening_costs, total_cost
 from solvers.feasible.packing import pack
 from solvers.feasible.repair import NoPlacement, allowance, finite_fallback, make_feasible
 from solvers.heuristics.popularity import fill_by_popularity
 from solvers.kernels import evaluation
 from solvers.kernels import greedy as kernel
 from solvers.params import GreedyParams
-from solvers.problem import Coupling, Float64, Int32, Int64, PlacementProblem, UInt8
+from solvers.problem import Float64, Int32, Int64, PlacementProblem, UInt8
 from solvers.stopping import Stopping
-from solvers.traffic import Traffic
+from solvers.tolerances import SAME_COST
+from solvers.traffic import Traffic, calls_are_single
 
 _CHUNK = 256  # replicas added between two questions to `stopping`
-_ROUNDING = 1e-12  # of the cost with nothing held; gains below it are rounding
 
 
 def greedy(
@@ -88,7 +89,8 @@ class _Search:
         self._device_start = np.zeros(problem.nodes + 1, np.int64)
         np.cumsum(np.bincount(device_node, minlength=problem.nodes), out=self._device_start[1:])
         routes = traffic.experts
-        self._lazy = problem.coupling is Coupling.SUM or routes.shape[1] <= 1
+        self._form = FORMS[problem.coupling]
+        self._lazy = calls_are_single(problem, traffic)
         if not self._lazy:
             offset = np.repeat(problem.block_offset[:-1], np.diff(traffic.start))
             self._columns: Int32 = np.where(routes >= 0, offset[:, None] + routes, -1).astype(np.int32)
@@ -189,10 +191,10 @@ class _Search:
         gain, alone = np.zeros(holds.shape), np.zeros(holds.shape)
         self._route_gains(holds, costs, host, gain, alone)
         best, item = np.zeros((2, problem.blocks)), np.full((2, problem.blocks), -2, np.int64)
-        least = _ROUNDING * float(traffic.rate @ self._fallback[traffic.node])
+        least = SAME_COST * float(traffic.rate @ self._fallback[traffic.node])
         while not stopping():
             added = kernel.eager_greedy(
-                COUPLING_CODE[problem.coupling],
+                self._form.code,
                 traffic.node,
                 self._columns,
                 traffic.rate,
@@ -236,7 +238,7 @@ class _Search:
     ) -> None:
         problem, traffic = self._problem, self._traffic
         kernel.route_gains(
-            COUPLING_CODE[problem.coupling],
+            self._form.code,
             traffic.node,
             self._columns,
             traffic.rate,

@@ -15,6 +15,7 @@ from solvers.feasible.repair import NoPlacement, allowance, make_feasible
 from solvers.feasible.violations import shortfalls
 from solvers.problem import Float64, Int32, Int64, PlacementProblem, UInt8
 from solvers.stopping import Stopping, never
+from solvers.tolerances import WHOLE_SHARE
 from solvers.traffic import Traffic
 
 
@@ -147,8 +148,7 @@ def _split(entropy: Float64, capacity: int, size: Int64, experts: Int64) -> Int6
         share[full] = experts[full]
         room = max(0.0, capacity - float(experts[share >= experts] @ size[share >= experts]))
         open_to &= ~full
-    # 1e-9: a share that is whole but for rounding counts as whole
-    slots = np.minimum(np.floor(share + 1e-9).astype(np.int64), experts)
+    slots = np.minimum(np.floor(share + WHOLE_SHARE).astype(np.int64), experts)
     free = capacity - int(slots @ size)
     order = np.argsort(slots - share, kind="stable")
     while True:

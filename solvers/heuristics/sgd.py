@@ -18,9 +18,8 @@ from solvers.params import SgdParams
 from solvers.problem import PlacementProblem, UInt8
 from solvers.response.best_response import BestResponse
 from solvers.stopping import Stopping
+from solvers.tolerances import SAME_COST
 from solvers.traffic import Traffic
-
-_IMPROVEMENT = 1e-12  # relative; a start must beat the best one by more than rounding
 
 
 def sgd(
@@ -100,7 +99,7 @@ def sweep(
             if stopping() or not any(moved):
                 break
         cost = total_cost(problem, holds)
-        if best is None or cost < best_cost * (1.0 - _IMPROVEMENT):
+        if best is None or cost < best_cost * (1.0 - SAME_COST):
             best, best_cost = holds, cost
             report(name, holds)
     if best is None:

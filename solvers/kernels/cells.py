@@ -5,6 +5,7 @@ import numpy as np
 
 from solvers.kernels.compiled import compiled
 from solvers.problem import Float32, Float64, Int8, Int32, Int64, UInt8
+from solvers.tolerances import TINY
 
 _LEAST_EXPONENT = -600.0  # e to the power of it is still a normal number
 _HIGHEST = 1e30  # a potential of more could overflow, and so could the sum of many
@@ -226,7 +227,7 @@ def cover(
             rows[best, e] = 1
             room[best] -= size[e]
     for n in range(nodes):
-        ranked = np.argsort(-(held[n] + 1e-3 * activity[n] / (activity[n].max() + 1e-300)))
+        ranked = np.argsort(-(held[n] + 1e-3 * activity[n] / (activity[n].max() + TINY)))
         for position in range(experts):
             e = ranked[position]
             wanted = held[n, e] > 0.0 or activity[n, e] > 0.0

@@ -66,10 +66,19 @@ def nearest_host(
 
 
 @compiled
-def colocated_latency(host: float, origin: float, alone: float) -> float:
-    """D of a route under `colocated`, in seconds: the cheaper of its nearest host and the origin; where there
-    is none, of the host and the single calls of its experts together. inf = none."""
-    return min(host, origin if origin < np.inf else alone)
+def route_latency(coupling: int, total: float, slowest: float, host: float, origin: float) -> float:
+    """D of a route in seconds, from the sum and the largest of its single calls, the latency of the nearest
+    node that holds all of it, which only `colocated` asks for, and that of the origin; inf = none.
+
+    `colocated`: the cheaper of the host and the origin; without an origin, of the host and the single calls.
+    """
+    if coupling == SUM:
+        return total
+    if coupling == SLOWEST:
+        return slowest
+    if coupling == COLOCATED:
+        return min(host, origin if origin < np.inf else total)
+    return np.nan
 
 
 @compiled
@@ -103,13 +112,10 @@ def route_latencies(
             cost = costs[n, first + expert]
             total += cost
             slowest = max(slowest, cost)
-        if coupling == SUM:
-            out[r] = total
-        elif coupling == SLOWEST:
-            out[r] = slowest
-        else:
+        host = np.inf
+        if coupling == COLOCATED:
             host = nearest_host(holds, latency, nearest, -1, n, first, route_experts[r])
-            out[r] = colocated_latency(host, origin[n], total)
+        out[r] = route_latency(coupling, total, slowest, host, origin[n])
 
 
 @compiled

@@ -4,9 +4,9 @@ import numpy as np
 
 from solvers.kernels.compiled import compiled
 from solvers.problem import Bools, Float64
+from solvers.tolerances import MEMORY_PRICE, PRICE_WIDTH, ROOM
 
 _PRICE_STEPS = 60  # of the search for a price of memory at most
-_EXACT = 1e-14  # relative; closer to the best price is rounding
 
 
 @compiled
@@ -50,7 +50,7 @@ def knapsacks(profit: Float64, size: Float64, room: Float64) -> float:
                 price = (value_low - value_high + slope_high * high - slope_low * low) / (
                     slope_high - slope_low
                 )
-                if best - (value_low + slope_low * (price - low)) <= _EXACT * best:
+                if best - (value_low + slope_low * (price - low)) <= MEMORY_PRICE * best:
                     break
                 if step % 3 == 2:
                     price = 0.5 * (low + high)
@@ -109,9 +109,9 @@ def _price(wish: Float64, pull: Float64, size: Float64, room: float, guess: floa
             if pull[e] > 0.0:
                 high = max(high, wish[e] / pull[e])
         over_high = _filled(wish, pull, size, high) - room
-    close = 1e-9 * (room + 1.0)
+    close = ROOM * (room + 1.0)
     for step in range(_PRICE_STEPS):
-        if over_low <= close or over_high >= -close or high - low <= 1e-12 * high:
+        if over_low <= close or over_high >= -close or high - low <= PRICE_WIDTH * high:
             break
         middle = 0.5 * (low + high)
         if step % 2 == 0:

@@ -7,7 +7,7 @@ equals, and keep a device for each replica, so that the placement always packs.
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.kernels.evaluation import COLOCATED, SLOWEST, colocated_latency
+from solvers.kernels.evaluation import COLOCATED, route_latency
 from solvers.problem import Float64, Int8, Int32, Int64, UInt8
 
 
@@ -183,17 +183,16 @@ def _contribute(
                 continue
             call = latency[n, m]
             nearer = min(cost, call)
-            fall = 0.0
+            own = np.inf  # of the route, once this replica is there
             if coupling == COLOCATED:
                 own = call
                 for j in range(size):
                     if j != k and holds[m, columns[j]] == 0:
                         own = np.inf
                         break
-                after = colocated_latency(min(host, own), origin[n], total - cost + nearer)
-                fall = colocated_latency(host, origin[n], total) - after
-            elif coupling == SLOWEST:
-                fall = top - max(others, nearer)
+            fall = route_latency(coupling, total, top, host, origin[n]) - route_latency(
+                coupling, total - cost + nearer, max(others, nearer), min(host, own), origin[n]
+            )
             gain[m, c] += sign * rate * fall
             if cost > call:
                 alone[m, c] += sign * rate * (cost - call)

@@ -4,8 +4,7 @@ import numpy as np
 
 from solvers.kernels.compiled import compiled
 from solvers.problem import Float64, Int8, Int32, UInt8
-
-_EXCHANGE_TOLERANCE = 1e-12  # relative to the value of the set; below it an exchange is rounding noise
+from solvers.tolerances import SAME_COST
 
 
 @compiled
@@ -271,7 +270,7 @@ def _exchange(
                 gain[absent] += term_weight[t]
                 for k in range(term_size[t]):
                     both[term_experts[t, k], absent] += term_weight[t]
-        best = _EXCHANGE_TOLERANCE * abs(value)
+        best = SAME_COST * abs(value)
         out = -1
         into = -1
         for i in range(experts):

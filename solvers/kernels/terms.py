@@ -11,21 +11,10 @@ less than its nearest host, so that some of its experts may save before all are 
 import numpy as np
 
 from solvers.kernels.compiled import compiled
-from solvers.kernels.evaluation import COLOCATED, SLOWEST, SUM, colocated_latency, nearest_host
+from solvers.kernels.evaluation import COLOCATED, SLOWEST, SUM, nearest_host, route_latency
 from solvers.problem import Float64, Int32, Int64, UInt8
 
 EXACT_MEMBERS = 4  # of a route whose single calls n improves: so many have a term for each of their sets
-
-
-def terms_of_route(coupling: int, width: int, has_origin: bool) -> int:
-    """How many terms a route of at most `width` experts may have."""
-    if coupling == SUM:
-        return 0
-    if coupling == SLOWEST:
-        return width
-    if coupling == COLOCATED:
-        return 1 if has_origin else max(width, 2 ** min(width, EXACT_MEMBERS))
-    raise ValueError(f"coupling: is {coupling}")
 
 
 @compiled
@@ -136,10 +125,10 @@ def row_saving(
                 after += costs[m, e]
                 complete = False
         host = nearest_host(holds, latency, nearest, n, m, first, experts[r])
-        best = colocated_latency(host, origin[m], before)
+        best = route_latency(COLOCATED, before, 0.0, host, origin[m])
         if complete:
             host = min(host, call)
-        saved += rate[r] * (best - colocated_latency(host, origin[m], after))
+        saved += rate[r] * (best - route_latency(COLOCATED, after, 0.0, host, origin[m]))
     return saved
 
 
@@ -169,7 +158,7 @@ def build_terms(
     serving costs without n; latency float64[N, N]; nearest int64[N, N]; origin float64[N] (inf = none);
     `first` is the block's first column in holds uint8[N, E]. Adds to modular float64[E_b]; writes
     term_experts int32[M, K], term_size int32[M], term_weight float64[M] with M >= (stop - start) *
-    `terms_of_route`. O(routes K^2), and O(routes (N K + 2^EXACT_MEMBERS)) for `colocated`.
+    `Form.terms`. O(routes K^2), and O(routes (N K + 2^EXACT_MEMBERS)) for `colocated`.
     """
     count = 0
     width = experts.shape[1]
@@ -206,7 +195,7 @@ def build_terms(
                 ranked[position] = e
                 gain[position] = saved
                 kept += 1
-            best = colocated_latency(host, origin[m], total)
+            best = route_latency(COLOCATED, total, 0.0, host, origin[m])
             reached = 0.0
             if origin[m] == np.inf:
                 count, reached = _singles(
@@ -232,7 +221,7 @@ def build_terms(
             term_size[count] = size
             term_weight[count] = rate[r] * whole
             count += 1
-        else:
+        elif coupling == SLOWEST:
             kept = 0  # experts dearer than the call, dearest first; the lower id first among equals
             for k in range(size):
                 e = experts[r, k]

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from solvers.chunks import ranges, side_by_side
-from solvers.cost.evaluate import COUPLING_CODE, nearest_nodes, opening_costs
+from solvers.cost.coupling import FORMS
+from solvers.cost.evaluate import nearest_nodes, opening_costs
 from solvers.feasible.packing import pack, packable_bytes, packs_within_bytes
 from solvers.feasible.repair import (
     allowance,
@@ -24,11 +25,11 @@ from solvers.params import SgdParams
 from solvers.problem import Float64, Int8, Int32, Int64, PlacementProblem, UInt8
 from solvers.response.knapsack import choose_counts
 from solvers.stopping import Stopping
+from solvers.tolerances import SAME_COST
 from solvers.traffic import Traffic
 
 Subsets = tuple[Int32, Int32, Float64, int]  # members int32[M, K], size int32[M], weight float64[M], how many
 _WORK_PER_TABLE, _WORK_PER_ROUTE, _WORK_PER_MEMBER = 2000, 3, 15
-_IMPROVEMENT = 1e-12  # relative; a response must beat the set in force by more than rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ class BestResponse:
         self._problem = problem
         self.traffic = traffic
         self._params = params
-        self._coupling = COUPLING_CODE[problem.coupling]
+        form = FORMS[problem.coupling]
+        self._coupling = form.code
         self.work = 0  # units of about 10 ns, counted, so that the same search ends at the same point
         self.saved = 0.0  # by all responses, seconds per second of the traffic it looks at
         self._allowed: Int8 = allowance(problem)
@@ -108,9 +110,9 @@ class BestResponse:
             self._opening /= problem.horizon_seconds
         width = max(1, traffic.experts.shape[1])
         most_routes = int(np.diff(traffic.start).max(initial=0))
-        most_terms = most_routes * terms.terms_of_route(self._coupling, width, problem.has_origin)
+        most_terms = most_routes * form.terms(width, problem.has_origin)
         # whether sets may save more than their terms say
-        alone = self._coupling == evaluation.COLOCATED and not problem.has_origin
+        alone = form.hosted and not problem.has_origin
         self._terms_are_less = alone and width > terms.EXACT_MEMBERS
         largest = int(problem.experts_per_block.max(initial=0))
         small = problem.experts_per_block[problem.experts_per_block <= params.exact_limit]
@@ -180,7 +182,7 @@ class BestResponse:
         old, new = float(own.sum()), float(reached.sum())
         respects = bool(((state <= 0) | (holds[node] == 1)).all()) and not (holds[node] & (state < 0)).any()
         respects &= int(problem.column_bytes[holds[node] == 1].sum()) <= int(self._capacity[node])
-        if respects and new <= old + _IMPROVEMENT * max(abs(old), abs(new)):
+        if respects and new <= old + SAME_COST * max(abs(old), abs(new)):
             return False
         holds[node] = row
         self.saved += new - old
@@ -206,7 +208,7 @@ class BestResponse:
             value = values[self._values_start[:-1] + counts]
             held = np.bincount(problem.column_block[row == 1], minlength=problem.blocks)
             # an equally good set moves nothing
-            replaced = (held != counts) | (own < value - _IMPROVEMENT * np.abs(value))
+            replaced = (held != counts) | (own < value - SAME_COST * np.abs(value))
             for b in np.flatnonzero(replaced).tolist():
                 first, last = problem.block_offset[b : b + 2].tolist()
                 new[first:last] = found[b].chosen(int(counts[b]), last - first)

@@ -13,17 +13,18 @@ from __future__ import annotations
 import numpy as np
 
 from solvers.chunks import even_ranges, ranges, side_by_side
-from solvers.cost.evaluate import COUPLING_CODE, nearest_nodes, opening_costs
+from solvers.cost.coupling import FORMS
+from solvers.cost.evaluate import nearest_nodes, opening_costs
 from solvers.feasible.packing import pack, packable_bytes, packs_within_bytes
 from solvers.feasible.repair import allowance, finite_fallback
 from solvers.kernels import fleet as kernel
 from solvers.kernels import nearest as nearest_kernel
 from solvers.params import CertifiedParams
-from solvers.problem import Coupling, Float32, Float64, Int8, Int16, Int32, Int64, PlacementProblem, UInt8
+from solvers.problem import Float32, Float64, Int8, Int16, Int32, Int64, PlacementProblem, UInt8
 from solvers.response.knapsack import choose_counts, hull_counts
+from solvers.tolerances import SAME_COST_SINGLE
 from solvers.traffic import Traffic
 
-_IMPROVEMENT = 1e-7  # relative; what calls cost is kept in single precision
 _MANY_CELLS = 2_000_000  # of the knapsack of one node, above which it is solved by hulls
 MOST_NODES = 2**15 - 1  # whose indices are kept in 16 bits
 
@@ -42,11 +43,8 @@ class FleetResponse:
         self._params = params or CertifiedParams()
         self.work = 0  # in units of about 10 ns
         self._traffic = traffic
-        coupling = problem.coupling
-        if coupling is Coupling.COLOCATED and not problem.has_origin:
-            coupling = Coupling.SLOWEST
-        self._hosting = coupling is Coupling.COLOCATED
-        self._code = COUPLING_CODE[coupling]
+        form = FORMS[FORMS[problem.coupling].with_origin(problem.has_origin)]
+        self._hosting, self._code = form.hosted, form.code
         self._fallback = finite_fallback(problem)
         self._nearest = nearest_nodes(problem)
         self._capacity = packable_bytes(problem)
@@ -175,7 +173,7 @@ class FleetResponse:
         changed = np.add.reduceat(new != row, problem.block_offset[:-1]) & (problem.experts_per_block > 0)
         reached = np.where(changed > 0, values[self._values_start[:-1] + per_block], own)
         old, gained = float(own.sum()), float(reached.sum())
-        if gained <= old + _IMPROVEMENT * max(abs(old), abs(gained)):
+        if gained <= old + SAME_COST_SINGLE * max(abs(old), abs(gained)):
             return False
         self._replace(node, row, new)
         return True
@@ -197,7 +195,7 @@ class FleetResponse:
                 new[first:last] = sets[begin : begin + last - first]
             reached = values[self._values_start[:-1] + counts]
             # an equally good set moves nothing
-            same = (held == counts) & (own >= reached - _IMPROVEMENT * np.abs(reached))
+            same = (held == counts) & (own >= reached - SAME_COST_SINGLE * np.abs(reached))
             stays = np.repeat(same, problem.experts_per_block)
             new[stays] = row[stays]
             if self._always_packs:

@@ -8,9 +8,9 @@ import numpy as np
 
 from solvers.kernels import knapsack as kernel
 from solvers.problem import Float64, Int32, Int64
+from solvers.tolerances import SAME_COST
 
 WORK_LIMIT = 300_000_000  # inner steps of the exact recursion, about half a second
-_NOISE = 1e-12  # relative to the largest value
 CELL_LIMIT = 100_000_000  # cells of its table of choices
 
 
@@ -71,7 +71,7 @@ def _concave(values: Float64, start: Int64) -> bool:
     """Whether every table is concave, up to rounding, from its first count that exists."""
     with np.errstate(invalid="ignore"):
         rise = np.diff(values)
-        noise = _NOISE * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+        noise = SAME_COST * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
         bends = rise[1:] > rise[:-1] + noise
     # a bend between the tables of two blocks, or before the first count that exists, is none
     bends[np.isinf(values[:-2])] = False

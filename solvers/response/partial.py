@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from solvers.cost.coupling import FORMS
 from solvers.cost.evaluate import (
-    COUPLING_CODE,
     checked_holds,
     nearest_nodes,
     opening_costs,
@@ -98,7 +98,7 @@ class _Way:
         self._goal = checked_holds(problem, goal)
         self.holds: UInt8 = np.array(checked_holds(problem, start), order="C")
         self._view = checked_holds(problem, self.holds)  # read-only, and follows `holds`
-        self._code = COUPLING_CODE[problem.coupling]
+        self._code = FORMS[problem.coupling].code
         self._nearest = nearest_nodes(problem)
         self._costs = serving_costs(problem, self.holds)
         self._latencies = route_latencies(problem, self.holds)

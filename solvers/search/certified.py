@@ -30,10 +30,9 @@ from solvers.response.knapsack import hull_counts
 from solvers.response.single import SingleResponse
 from solvers.search.neighbourhood import Neighbourhood
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.tolerances import CERTAIN, SAME_COST
 from solvers.traffic import Traffic, calls_are_single, sample
 
-_BETTER = 1.0 - 1e-12  # relative; less is rounding
-_CERTAIN = 1e-9  # relative gap at which there is nothing left to find, whatever the goal
 _EFFORT_UNIT = 1_000_000  # units of work of `BestResponse` per unit of effort
 _WARM_SHARE = 0.1  # of the effort, where a start is given
 _SWEEPS = 6  # of all nodes at most, per start or repair
@@ -146,7 +145,7 @@ class _Search:
         self.single = calls_are_single(problem, traffic)
         engine = _Single if self.single else _Coupled
         self._response: BestResponse = engine(problem, traffic, self._tables)
-        self.goal = max(params.goal_gap, _CERTAIN)
+        self.goal = max(params.goal_gap, CERTAIN)
         self.little = 0.0  # seconds per second: sweeps that save less are the last
         self.work = 0
         self.holds: UInt8 | None = None
@@ -348,12 +347,12 @@ class _Search:
 
     def _take(self, name: str, holds: UInt8, slack: float | None = None) -> bool:
         cost = total_cost(self._problem, holds)
-        better = cost < self._run_cost * _BETTER or self.holds is None
+        better = cost < self._run_cost * (1.0 - SAME_COST) or self.holds is None
         if better or (slack is not None and cost <= self._run_cost * (1.0 + slack)):
             self._at_hand = _AtHand(holds, self._response.remember())
         if better:
             self._run_cost = cost
-        if self.holds is None or cost < self.cost * _BETTER:
+        if self.holds is None or cost < self.cost * (1.0 - SAME_COST):
             self.holds, self.cost = holds, cost
             self._report(name, holds)
         return better

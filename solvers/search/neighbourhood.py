@@ -7,10 +7,10 @@ import numpy as np
 from solvers.exact.programme import TooLarge, programme
 from solvers.feasible.violations import shortfalls
 from solvers.problem import Bools, PlacementProblem, UInt8
+from solvers.tolerances import NEIGHBOURHOOD_GAP
 from solvers.traffic import Traffic
 
 _VARIABLES = 2_000  # of the whole programme; with more, HiGHS takes longer than many rounds of responses
-_GAP = 1e-5  # relative, at which HiGHS ends
 _BRANCHES = 10  # nodes of its tree, so that the same search ends at the same point
 _SECONDS = 2.0  # which so few take on a machine that is stuck only
 _PART = (0.2, 0.4)  # of the placement: many parts that HiGHS closes at once find more than few large ones
@@ -49,7 +49,7 @@ class Neighbourhood:
         lower, upper = model.lower.copy(), model.upper.copy()
         lower[fixed] = upper[fixed] = holds.reshape(-1)[fixed]
         scale = cost / _SCALE if 0.0 < cost < np.inf else 1.0
-        answer = model.within(lower, upper).minimise(scale, _SECONDS, _GAP, _BRANCHES)
+        answer = model.within(lower, upper).minimise(scale, _SECONDS, NEIGHBOURHOOD_GAP, _BRANCHES)
         if answer.x is None:
             return None
         found: UInt8 = np.rint(answer.x[: holds.size]).astype(np.uint8).reshape(holds.shape)

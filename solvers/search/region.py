@@ -32,6 +32,7 @@ from solvers.params import CertifiedParams
 from solvers.problem import Coupling, Float64, Int8, Int64, PlacementProblem, UInt8
 from solvers.response.fleet import MOST_NODES, FleetResponse
 from solvers.stopping import FirstOf, MaxRuntime, Stopping, never
+from solvers.tolerances import SAME_COST
 from solvers.traffic import Traffic, compile_traffic
 
 _MANY_CALLS = 60_000_000  # N^2 E, of which a step of the climb looks at every one
@@ -47,7 +48,6 @@ _SWEEPS = 8  # of all nodes at most, per start
 _SOME_SHARE, _SOME_BLOCKS = 0.5, 0.3  # of the ruins are of some blocks alone, of so many of them
 _EFFORT_UNIT = 1_000_000  # units of work, about 10 ns each, per unit of effort and area
 _WARM_SHARE = 0.1  # of the effort, where a start is given
-_BETTER = 1.0 - 1e-12  # relative; less is rounding
 _MOST_KEPT = 50_000_000  # numbers of the multipliers of all areas, four bytes each
 
 
@@ -243,7 +243,7 @@ class _Search:
 
     def _take(self, name: str, holds: UInt8) -> bool:
         cost = total_cost(self._problem, holds)
-        if self.holds is not None and not cost < self.cost * _BETTER:
+        if self.holds is not None and not cost < self.cost * (1.0 - SAME_COST):
             return False
         self.holds, self.cost = holds, cost
         self._report(name, holds)

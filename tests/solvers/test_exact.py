@@ -6,13 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from solvers.algorithms import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
+from solvers.algorithms import ALGORITHMS, solve
 from solvers.dual.pdhg import lagrangian_bound
 from solvers.exact.programme import Programme, TooLarge, programme
 from solvers.feasible.violations import shortfalls
 from solvers.problem import Coupling
 from solvers.result import SolveStatus
 from solvers.stopping import never
+from solvers.tolerances import OPTIMALITY_TOLERANCE
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 from tests.oracles.placements import feasible_placements, optimum, total_costs

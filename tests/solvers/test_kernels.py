@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.cost.evaluate import COUPLING_CODE, evaluate, nearest_nodes
+from solvers.cost.coupling import FORMS
+from solvers.cost.evaluate import evaluate, nearest_nodes
 from solvers.feasible.repair import finite_fallback
 from solvers.kernels import evaluation, tables, terms
 from solvers.kernels import knapsack as kernel
@@ -37,11 +38,11 @@ def _terms(problem: PlacementProblem, holds: npt.NDArray[np.uint8], node: int) -
     )
     modular = np.zeros(experts)
     width = max(1, traffic.experts.shape[1])
-    code = COUPLING_CODE[problem.coupling]
-    room = max(1, len(traffic.rate) * terms.terms_of_route(code, width, problem.has_origin))
+    form = FORMS[problem.coupling]
+    room = max(1, len(traffic.rate) * form.terms(width, problem.has_origin))
     subsets = (np.empty((room, width), np.int32), np.empty(room, np.int32), np.empty(room))
     count = terms.build_terms(
-        code,
+        form.code,
         node,
         int(traffic.start[0]),
         int(traffic.start[1]),

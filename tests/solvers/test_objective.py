@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from solvers.cost.coupling import FORMS
 from solvers.cost.evaluate import (
     breakdown,
     evaluate,
@@ -16,6 +17,7 @@ from solvers.cost.evaluate import (
     serving_costs,
     total_cost,
 )
+from solvers.kernels.evaluation import route_latency
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from tests.oracles.instances import random_holds, random_problem
 from tests.oracles.placements import migration_costs, objectives, total_costs
@@ -102,6 +104,13 @@ def test_a_known_case_under_each_coupling() -> None:
     assert mean_latency_seconds(problem, apart, 0.0) == 0.0
     assert serving_costs(problem, apart).tolist() == [[1.0, 4.0], [4.0, 1.0]]
     assert route_latencies(problem, apart).tolist() == [4.0]
+
+
+def test_every_coupling_has_a_form_of_its_own() -> None:
+    """No coupling is left out of the table, and the codes of kernels tell them apart."""
+    assert set(FORMS) == set(Coupling)
+    assert len({form.code for form in FORMS.values()}) == len(Coupling)
+    assert np.isnan(route_latency(max(form.code for form in FORMS.values()) + 1, 1.0, 1.0, 1.0, 1.0))
 
 
 def test_colocated_without_an_origin_is_the_cheaper_of_host_and_single_calls() -> None:

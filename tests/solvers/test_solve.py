@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from solvers.algorithms import ALGORITHMS, OPTIMALITY_TOLERANCE, solve
+from solvers.algorithms import ALGORITHMS, solve
 from solvers.cost.evaluate import evaluate, total_cost
 from solvers.dual.pdhg import lagrangian_bound
 from solvers.feasible.violations import shortfalls
@@ -18,6 +18,7 @@ from solvers.placement import Placement
 from solvers.problem import Coupling, PlacementProblem, ProblemError
 from solvers.result import Progress, SolveStatus
 from solvers.stopping import never
+from solvers.tolerances import OPTIMALITY_TOLERANCE
 from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 from tests.oracles.placements import Placements, feasible_placements, objectives, total_costs
