@@ -14,7 +14,7 @@ from solvers.response.best_response import BestResponse, Subsets
 from solvers.stopping import Stopping
 from solvers.traffic import Traffic
 
-_FEW_STEPS = 1_000_000  # of the exact recursion, up to which it takes no longer than the tree
+_FEW_STEPS = 5_000_000  # of the exact recursion, up to which it takes no longer than the tree
 
 
 class RoundedResponse(BestResponse):
