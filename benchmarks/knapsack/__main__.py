@@ -29,7 +29,6 @@ SHAPES = (  # tables, blocks, and capacity as a share of the bytes of all expert
     ("concave", 8, 0.3),
     ("concave", 16, 0.3),
     ("concave", 32, 0.3),
-    ("concave", 48, 0.3),
     ("concave", 32, 0.05),
     ("concave", 32, 0.1),
     ("rising", 8, 0.3),
@@ -39,7 +38,7 @@ SHAPES = (  # tables, blocks, and capacity as a share of the bytes of all expert
 )
 EPS = MaxconvParams().eps
 RUNS = 3
-NODES, BLOCKS, TOKENS, TOP = 5, 12, 150, 4  # of the whole solves
+NODES, BLOCKS, TOKENS, TOP = 5, 9, 150, 4  # of the whole solves
 FLEET_EXPERTS = 32
 MODES = {
     "sgd": ("sgd", {}),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from solvers.algorithms import solve
 from solvers.cost.evaluate import total_cost
 from solvers.feasible.violations import shortfalls
-from solvers.heuristics import convolution
+from solvers.heuristics import convolution, maxconv
 from solvers.heuristics.convolution import choose_counts_concave, choose_counts_rounded, is_concave, max_plus
 from solvers.problem import Coupling
 from solvers.response.knapsack import choose_counts
@@ -194,3 +194,23 @@ def test_maxconv_against_sgd() -> None:
                 assert modular.objective <= empty + 1e-9
                 if coupling is Coupling.SUM:
                     assert modular.objective == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("coupling", list(Coupling))
+def test_maxconv_costs_what_sgd_costs(coupling: Coupling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fleets whose expert sizes have a tiny common divisor, with the tree for every knapsack: within 1 %
+    of `sgd`. By a modular surrogate it was 21 % above it under `slowest` and 65 % under `colocated`."""
+    monkeypatch.setattr(maxconv, "_FEW_STEPS", 0)
+    for seed in range(4):
+        problem = random_problem(
+            seed, coupling, nodes=3, blocks=[8, 8, 6], routes=200, origin="all", extras=False, width=4
+        )
+        problem = problem.replace(
+            expert_bytes=np.array([1009, 1423, 2003]),
+            capacity_bytes=np.random.default_rng(seed).integers(6_000, 15_000, 3),
+            min_replicas=0,
+        )
+        costs = [solve(problem, name, params={"bound_steps": 0}).objective for name in ("sgd", "maxconv")]
+        assert costs[0] is not None
+        assert costs[1] is not None
+        assert costs[1] <= 1.01 * costs[0]
