@@ -101,7 +101,7 @@ class MaxconvParams(SgdParams):
 
     mode: str = "fptas"
     surrogate: str = "shares"
-    eps: float = 0.005
+    eps: float = 0.001
 
     def __post_init__(self) -> None:
         super().__post_init__()
