@@ -25,8 +25,7 @@ from solvers.feasible.packing import packable_bytes
 from solvers.feasible.repair import allowance
 from solvers.kernels import fractional
 from solvers.problem import Float64, PlacementProblem
-
-_ROUNDING = 1e-11  # relative to the sums the bound is made of; taken off so that it stays a bound in floats
+from solvers.tolerances import BOUND_ROUNDING
 
 
 class Reduced(NamedTuple):
@@ -73,7 +72,7 @@ def reduced(area: PlacementProblem, own: int, dual: Dual, reward: Float64 | None
     least = np.full((replicas, area.experts), np.inf)
     some = min(replicas, own)
     least[:some] = np.sort(loss, axis=0)[:some]
-    return Reduced(bound - _ROUNDING * scale, least)
+    return Reduced(bound - BOUND_ROUNDING * scale, least)
 
 
 def with_coverage(parts: list[Reduced]) -> tuple[float, Float64]:
@@ -84,7 +83,7 @@ def with_coverage(parts: list[Reduced]) -> tuple[float, Float64]:
     replicas = len(parts[0].least)
     least = np.sort(np.concatenate([part.least for part in parts]), axis=0)[:replicas]
     paid = np.where(np.isfinite(least), np.maximum(least, 0.0), 0.0)
-    return bound + float(paid.sum()) * (1.0 - _ROUNDING), paid[-1]
+    return bound + float(paid.sum()) * (1.0 - BOUND_ROUNDING), paid[-1]
 
 
 def _memory_price(profit: Float64, size: Float64, room: float) -> float:
