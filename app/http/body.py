@@ -230,7 +230,11 @@ async def read_body(request: Request, settings: Settings, *, limit: int | None =
     largest = min(settings.max_inflated_body_bytes, limit or settings.max_inflated_body_bytes)
     out = _Whole(inflater, sent, largest)
     if len(sent) > _INLINE_SENT_BYTES or not out.take(_INLINE_INFLATED_BYTES):
+        # It waits for a thread. What is inflated of many that wait would else be counted too late.
+        waiting = out.size
+        hold(request, waiting)
         await asyncio.to_thread(out.take, largest + 1)
+        hold(request, -waiting)
     body = out.body()
     hold(request, len(body))
     return body
@@ -283,16 +287,17 @@ class _Whole:
         self._pieces = inflater.pieces(sent)
         self._limit = limit
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size = 0
+        """Bytes inflated so far."""
 
     def take(self, upto: int) -> bool:
         """Inflate until more than `upto` bytes are there; True when that was all."""
         for piece in self._pieces:
-            self._size += len(piece)
-            if self._size > self._limit:
+            self.size += len(piece)
+            if self.size > self._limit:
                 raise BodyTooLarge(f"the body is larger than {self._limit} bytes once inflated")
             self._parts.append(piece)
-            if self._size > upto:
+            if self.size > upto:
                 return False
         self._inflater.finish()
         return True

@@ -1,5 +1,6 @@
 """No request costs a process more than it may: bodies, values in them, faults in them, lists and pages."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
 from isal import igzip
 from redis.asyncio import Redis
 
@@ -45,6 +46,23 @@ async def test_a_small_body_that_inflates_is_refused_before_it_is_parsed(api: As
         method = "POST" if path == "/v1/tokens" else "PUT"
         answer = await api.request(method, path, content=igzip.compress(bomb), headers=headers)
         assert answer.status_code == 413, path
+
+
+async def test_bodies_that_wait_to_be_inflated_are_counted_as_held(shared_url: str, redis: Redis) -> None:
+    """Of twenty bombs at once each has half a megabyte inflated when it waits for a thread: those beyond what
+    the process may hold are refused with 503 then."""
+    bomb = igzip.compress(b" " * (5 << 20))
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    app = create_app(Settings(redis_url=shared_url, max_held_bytes=1 << 20))
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://127.0.0.1") as api,
+    ):
+        assert (await api.put(f"{BASE}/nodes/n", json=SPEC)).status_code == 201
+        beats = [api.put(f"{BASE}/nodes/n/status", content=bomb, headers=headers) for _ in range(20)]
+        statuses = [answer.status_code for answer in await asyncio.gather(*beats)]
+        assert set(statuses) == {413, 503}
+        assert (await api.put(f"{BASE}/nodes/n", json=SPEC)).status_code == 200
 
 
 async def test_values_are_counted_before_anything_is_made_of_them(api: AsyncClient, node: str) -> None:
