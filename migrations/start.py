@@ -40,13 +40,14 @@ def initial_state(
     records["spares"][:nodes] = superfluous.sum(axis=1)
     fastest, out = pace.min(axis=0), pace.min(axis=1)
     records["fastest"][:nodes] = np.where(np.isfinite(fastest), fastest, 0.0)
-    records["remaining"][:nodes] = records["fastest"][:nodes] * (missing @ columns["size"])
+    node, column = np.nonzero(missing)
+    lacking = np.bincount(node, problem.column_bytes[column], nodes)
+    records["remaining"][:nodes] = records["fastest"][:nodes] * lacking
     records["out_pace"] = np.where(np.isfinite(out), out, 0.0)
     records["origin"][:nodes] = traffic.origin
 
     # Zeros that nobody writes take no memory, so only pairs that move do.
     pairs = np.zeros((nodes, experts), arrays.PAIR)
-    node, column = np.nonzero(missing)
     sender = allocation.sender[node, column]
     pairs["sender"][node, column] = 1 + sender
     peers = (sender >= 0) & (sender < nodes)

@@ -12,7 +12,13 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.migrations.instances import Migration, random_migrations, real_migrations, region_migrations
+from benchmarks.migrations.instances import (
+    Migration,
+    random_migrations,
+    real_migrations,
+    region_migrations,
+    unlike_migrations,
+)
 from benchmarks.migrations.measurement import Measurement, measure
 from benchmarks.migrations.table import markdown, row
 from benchmarks.quality.traces import load_traces
@@ -25,6 +31,7 @@ def main() -> None:
     parser.add_argument("--traces", nargs="*", help="names of traces; all by default, none without a name")
     parser.add_argument("--real-only", action="store_true", help="leave the random fleets out")
     parser.add_argument("--regions-only", action="store_true", help="regions of up to 1,000 nodes alone")
+    parser.add_argument("--unlike-only", action="store_true", help="fleets with unlike links alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "migrations")
     given = parser.parse_args()
     traces, absent = load_traces()
@@ -36,7 +43,9 @@ def main() -> None:
     if not given.regions_only:
         migrations = chain(real_migrations(traces), migrations)
         if not given.real_only:
-            migrations = chain(random_migrations(), migrations)
+            migrations = chain(random_migrations(), unlike_migrations(), migrations)
+    if given.unlike_only:
+        migrations = unlike_migrations()
     warm()
     warm_planner()
     command = shlex.join(["python", "-m", "benchmarks.migrations", *sys.argv[1:]])
