@@ -8,7 +8,7 @@ WORKERS ?= auto
 
 install: $(STAMP)
 
-COMPILE := import solvers.precompile, migrations.warm, app.instance.warm as instance; solvers.precompile.warm(); migrations.warm.warm(); instance.warm()
+COMPILE := import solvers.precompile, migrations.warm, app.statistics.warm as instance; solvers.precompile.warm(); migrations.warm.warm(); instance.warm()
 
 # Kernels are compiled once, here, rather than in the first minute of the first service.
 $(STAMP): pyproject.toml agent/pyproject.toml
@@ -43,7 +43,7 @@ test: install
 # of the tests, which starts the service, serves every kind of request, keeps it in Redis and solves.
 LOWEST := .venv-lowest
 LOWEST_TESTS := tests/app/access tests/app/http tests/app/nodes tests/app/placements tests/app/storage tests/app/telemetry \
-	tests/app/cli/test_solve.py tests/app/test_connections.py tests/app/test_metrics.py tests/app/test_serve.py \
+	tests/app/cli/test_solve.py tests/app/server/test_connections.py tests/app/observability/test_metrics.py tests/app/supervisor/test_serve.py \
 	tests/agent/test_serving.py tests/agent/test_client.py
 
 test-lowest:

@@ -13,10 +13,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
-from app import metrics
 from app.access.mode import authentication
 from app.audit.middleware import AuditMiddleware
-from app.cancellation import end
 from app.config import Settings
 from app.http import problem
 from app.http.admission import Admission
@@ -26,7 +24,9 @@ from app.http.own_writes import OwnWritesMiddleware
 from app.http.state import AtHand
 from app.http.versions import Versions
 from app.http.waiting import Waiters
+from app.observability import metrics
 from app.routes import FAST, include_routes
+from app.runtime.cancellation import end
 from app.storage import clock
 from app.storage.client import open_client
 from app.storage.documents import IDENTITY_LIMIT
@@ -99,7 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics.announce_build()
     async with (
         open_client(settings.redis_url) as redis,
-        open_client(settings.redis_url, blocking=True) as ears,
+        open_client(settings.redis_url, blocking=True) as pubsub_client,
         open_client(settings.redis_url) as probing,
     ):
         app.state.redis = redis
@@ -108,14 +108,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await require_durability(redis)
         app.state.disk = DiskSync(redis)
         app.state.authentication = asked = authentication(settings, redis)
-        app.state.waiters.observe(asked.told)
+        app.state.waiters.observe(asked.notified)
         app.state.document_cache = DocumentCache()
         app.state.versions = versions = Versions(redis)
-        app.state.waiters.observe(versions.told)
+        app.state.waiters.observe(versions.notified)
         app.state.intake = intake = Intake(redis, settings)
         await clock.first_measure(redis)
         tasks = [
-            asyncio.create_task(app.state.waiters.listen(ears)),
+            asyncio.create_task(app.state.waiters.listen(pubsub_client)),
             asyncio.create_task(clock.keep_clock(redis, clock.process_name("api"))),
         ]
         try:

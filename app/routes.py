@@ -7,7 +7,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
 from app.access.contract import secure
-from app.access.guard import admit, door, guarded
+from app.access.guard import admit, authorise, guarded
 from app.access.rules import rule_of
 from app.analysis import endpoints as analysis
 from app.audit import endpoints as audit
@@ -40,7 +40,7 @@ FAST = tuple(
     for route in (*telemetry.routes, *placements.polled, *migration_plans.polled)
     for method in sorted((route.methods or set()) - {"HEAD"})
 )
-"""Found before all others, behind their doors; what they answer is compressed where that is worth it."""
+"""Found before all others, each with its authorisation; what they answer is compressed if that pays."""
 
 PLAIN = tuple(
     guarded(route, *([Middleware(BeginAudit)] if route.methods == {"PUT"} else []))
@@ -77,7 +77,7 @@ def include_routes(app: FastAPI) -> None:
     for router in ROUTERS:
         for route in router.routes:
             _require_rule(route)
-        app.include_router(router, dependencies=[Depends(door), Depends(audited)])
+        app.include_router(router, dependencies=[Depends(authorise), Depends(audited)])
     # What FastAPI makes of a router tells no more which routes are in it.
     app.state.routes = (*PLAIN, *(route for router in ROUTERS for route in router.routes))
     describe(app, FRAGMENTS, finish=secure)

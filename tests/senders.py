@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from redis.asyncio import Redis
 
-from app.instance.bucket_encoding import decode_bucket
+from app.statistics.bucket_encoding import decode_bucket
 from app.storage.client import open_client
 from app.storage.embedded import EmbeddedServer
 from app.storage.keys import ClusterKeys

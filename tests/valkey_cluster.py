@@ -12,10 +12,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from app.runtime.parent_death import ending_with_parent
 from app.storage.client import open_client
 from app.storage.embedded import find_server
 from app.storage.slots import SLOTS
-from app.tied import tied_command
 from tests.ports import free_port
 
 NODE_TIMEOUT_MILLISECONDS = 1000
@@ -167,7 +167,7 @@ class ValkeyCluster:
         arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                tied_command([str(self._binary), *arguments], parent_death_signal=signal.SIGKILL),
+                ending_with_parent([str(self._binary), *arguments], parent_death_signal=signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -21,7 +21,7 @@ from app.access.roles import Principal, Role
 from app.access.secret import TokenName, digest_of, name_of, same_digest
 from app.access.site import Site
 from app.errors import Unauthenticated
-from app.metrics import AUTHENTICATION_FAILURES
+from app.observability.metrics import AUTHENTICATION_FAILURES
 from app.storage import topics
 from app.storage.clock import server_seconds
 
@@ -80,7 +80,7 @@ class Authentication:
             self._required = await store.tokens_issued(self._redis)
         return self._required
 
-    def told(self, cluster_id: str | None, topic: str | None) -> None:
+    def notified(self, cluster_id: str | None, topic: str | None) -> None:
         """An announcement; None: some may have been missed."""
         if topic not in (None, topics.TOKENS):
             return

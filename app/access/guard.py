@@ -1,4 +1,4 @@
-"""The door of every route: whoever has no token for it gets no further, whatever the request holds."""
+"""The authorisation of every route: a request without a token for it gets no further, whatever it holds."""
 
 from typing import cast
 
@@ -14,7 +14,7 @@ from app.access.roles import ANONYMOUS, Principal
 from app.access.rules import Rule, require, rule_of
 from app.errors import Forbidden
 from app.http.state import TOKEN
-from app.metrics import AUTHORIZATION_FAILURES
+from app.observability.metrics import AUTHORIZATION_FAILURES
 
 _PRINCIPAL = "moeplace.principal"
 """Key of the request's scope."""
@@ -27,7 +27,7 @@ def authentication_of(scope: Scope) -> Authentication:
 
 
 def principal_of(connection: HTTPConnection) -> Principal:
-    """Who asks, behind a door."""
+    """Who asks, once authorised."""
     return principal_of_scope(connection.scope)
 
 
@@ -74,7 +74,7 @@ class Guard:
 
 
 def guarded(route: Route, *inside: Middleware) -> Route:
-    """The same route behind its door; `inside`: what else stands around it, behind the door."""
+    """The same route behind its authorisation; `inside`: what else wraps it, once authorised."""
     rules = {rule_of(method, route.path) for method in (route.methods or set()) - {"HEAD"}}
     if len(rules) != 1:
         raise ValueError(f"{route.path}: expected one rule for the methods of a route, found {rules}")
@@ -88,6 +88,6 @@ def guarded(route: Route, *inside: Middleware) -> Route:
     )
 
 
-async def door(request: Request) -> None:
+async def authorise(request: Request) -> None:
     """For `Depends`: around every route of a FastAPI router."""
     await admit(request.scope, rule_of(request.method, request.scope["route"].path))

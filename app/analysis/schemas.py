@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.instance.faults import Fault
 from app.schema import ExpertId, Identifier, Layer, Schema, Timestamp
+from app.statistics.faults import Fault
 
 
 class TopExpert(Schema):

@@ -17,7 +17,7 @@ from app.audit import store
 from app.audit.schemas import MAX_CHANGES, AuditRecord
 from app.http.durable import WRITES
 from app.http.noted import Change, noted_changes
-from app.http.trace import trace_id
+from app.observability.trace import trace_id
 from app.placements.store import generation_in_force
 from app.storage.clock import server_now
 from app.storage.keys import EVERYWHERE
@@ -41,8 +41,8 @@ class _Begun:
 
 
 async def begin(scope: Scope) -> None:
-    """Called behind the door of every route: where the request is an operator's and changes something, it
-    will be recorded."""
+    """Called once a route has authorised the request: where the request is an operator's and changes
+    something, it will be recorded."""
     route = scope["route"]
     if scope["method"] not in WRITES or rule_of(scope["method"], route.path) is not Rule.OPERATE:
         return

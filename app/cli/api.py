@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from app import logs
 from app.access.mode import operator_secret, require_operator
 from app.cli.settings import (
     AllowUnauthenticated,
@@ -25,11 +24,12 @@ from app.cli.settings import (
     settings_from,
 )
 from app.config import Settings
-from app.serve import Supervisor, SupervisorError
-from app.server import run_api
+from app.observability import logs
+from app.server.api_process import run_api
+from app.server.tls import check_certificate, scheme_of, warn_of_plain_http
 from app.storage.client import StorageError, connect
 from app.storage.durable import require_durability
-from app.tls import check_certificate, scheme_of, warn_of_plain_http
+from app.supervisor.serve import Supervisor, SupervisorError
 from moeplace_agent.serving.listening import ListeningError, open_listener, url_of
 
 

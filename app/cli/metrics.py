@@ -8,7 +8,7 @@ import typer
 
 _HEAD = """# Metrics
 
-<!-- Made by `moeplace metrics --output docs/metrics.md` from app/metrics.py and
+<!-- Made by `moeplace metrics --output docs/metrics.md` from app/observability/metrics.py and
 agent/moeplace_agent/metrics.py. -->
 
 The service answers `GET /metrics` for all of its processes together; `moeplace worker --metrics-port N`
@@ -77,7 +77,7 @@ def metrics_command(
 
 def page() -> str:
     """The whole of docs/metrics.md."""
-    from app.metrics import CLUSTER_GAUGES
+    from app.observability.metrics import CLUSTER_GAUGES
 
     per_cluster = sum(max(1, len(gauge.values)) for gauge in CLUSTER_GAUGES)
     parts = [_HEAD.format(per_cluster=per_cluster)]
@@ -94,7 +94,7 @@ def _service() -> Iterator[_Row]:
     from prometheus_client import Counter, Gauge
     from prometheus_client.metrics import MetricWrapperBase
 
-    from app import metrics
+    from app.observability import metrics
 
     gauges = {gauge.gauge: gauge for gauge in metrics.CLUSTER_GAUGES}
     for defined in vars(metrics).values():

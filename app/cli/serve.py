@@ -2,7 +2,6 @@
 
 import asyncio
 
-from app import logs
 from app.cli.settings import (
     AllowUnauthenticated,
     ApiWorkers,
@@ -19,9 +18,10 @@ from app.cli.settings import (
     fail,
     settings_from,
 )
-from app.serve import Supervisor, SupervisorError
+from app.observability import logs
 from app.storage.client import StorageError
 from app.storage.embedded import EmbeddedServerError
+from app.supervisor.serve import Supervisor, SupervisorError
 from moeplace_agent.serving.listening import ListeningError
 
 

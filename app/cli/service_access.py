@@ -13,7 +13,7 @@ import typer
 
 from app.cli.solve import refuse
 from app.cli.variables import warn_of_unknown_variables
-from app.logs import quiet_libraries
+from app.observability.logs import quiet_libraries
 from moeplace_agent.client import ServiceClient, ServiceError, ServiceProblem, converted
 from moeplace_agent.config import TOKEN_VARIABLE, NodeFileError, ca_file_of_environment, token_of_environment
 from moeplace_agent.retrying import RetryPolicy

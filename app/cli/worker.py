@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from prometheus_client import start_http_server
 
-from app import exposition, logs, metrics
 from app.cli.settings import LogFormatOption, LogLevel, RedisUrl, fail, settings_from
 from app.config import Settings
-from app.garbage import look_seldom
-from app.loop import new_event_loop
-from app.solving.solver_process import TaskError
+from app.observability import exposition, logs, metrics
+from app.runtime.garbage import collect_seldom
+from app.runtime.loop import new_event_loop
+from app.solver_process.process import TaskError
 from app.storage.client import StorageError, connect
 
 
@@ -65,9 +65,9 @@ async def _run(settings: Settings, redis_url: str, metrics_host: str, metrics_po
                 ) from None
         metrics.announce_build()
         # Late: it loads numba, which a server that cannot be reached should not have to wait for.
-        from app.solving.worker import run
+        from app.worker.worker import run
 
-        look_seldom()
+        collect_seldom()
         await run(settings, redis, stop)
     finally:
         await redis.aclose()

@@ -10,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.errors import FieldError, Unavailable
-from app.exposition import OPENMETRICS, exposition
 from app.http.openapi import problem
 from app.http.state import probing_redis_of, waiters_of
-from app.metrics import TALLY
+from app.observability.exposition import OPENMETRICS, exposition
+from app.observability.metrics import TALLY
 from app.schema import Schema
 from app.storage import workers
 from app.storage.writable import WritesRefused, check_writable

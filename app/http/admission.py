@@ -10,7 +10,7 @@ from starlette.types import Scope
 from app.errors import Unavailable
 from app.http.receiving import Receiving
 from app.http.waiting import Waiters
-from app.metrics import REFUSED
+from app.observability.metrics import REFUSED
 
 UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Whoever asks how a process is must be told so above all when it has too much to do."""

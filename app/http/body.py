@@ -16,8 +16,8 @@ from starlette.types import Scope
 
 from app.config import Settings
 from app.errors import BodyTooLarge, MalformedRequest, RequestTimedOut, UnsupportedMediaType
-from app.extensions import ARRIVED
 from app.http.admission import admission_of
+from app.http.extensions import ARRIVED
 from app.http.parameters import fields_of, header
 from app.http.receiving import Receiving
 

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.extensions import BEGINS
+from app.http.extensions import BEGINS
 from app.http.problem import respond
 from app.storage.durable import DiskSync, NotOnDisk
 from app.storage.keys import EVERYWHERE, INDEX_DISK_MARK, ClusterKeys

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.extensions import HOLD_OFF
 from app.http import problem
 from app.http.admission import Admission
 from app.http.durable import WRITES, DurableMiddleware
 from app.http.exchange import Exchange
+from app.http.extensions import HOLD_OFF
 from app.http.fast_routes import FastRoute, FastRoutesMiddleware
 from app.http.head import HeadMiddleware
 from app.http.measuring import MEASURING

@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from starlette.types import Message, Send
 
-from app.extensions import BEGINS, WHOLE, lines
+from app.http.extensions import BEGINS, WHOLE, lines
 
 
 class Exchange:

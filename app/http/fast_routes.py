@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.extensions import WHOLE
+from app.http.extensions import WHOLE
 from app.http.problem import answer_exception
 from app.http.whole import WholeAnswer
 
-Door = Callable[[Scope], Awaitable[None]]
+Authorise = Callable[[Scope], Awaitable[None]]
 """Lets a request in, or raises."""
 
-FastRoute = tuple[Route, str, Door]
+FastRoute = tuple[Route, str, Authorise]
 
 REMEMBERED_PATHS, REMEMBERED_LENGTH = 4096, 256
 """Whose routes were found: nodes call the same few all the time."""
@@ -25,21 +25,22 @@ REMEMBERED_PATHS, REMEMBERED_LENGTH = 4096, 256
 class FastRoutesMiddleware:
     """Calls the endpoint of the first of `routes` that matches, or goes on.
 
-    routes: of functions, with parameters that match one segment of the path each; with a method and its door.
+    routes: of functions, with parameters that match one segment of the path each; with a method and what
+    authorises requests.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[FastRoute]) -> None:
         self._app = app
-        self._routes: defaultdict[str, list[tuple[Route, Door]]] = defaultdict(list)
-        for route, method, door in routes:
-            self._routes[method].append((route, door))
+        self._routes: defaultdict[str, list[tuple[Route, Authorise]]] = defaultdict(list)
+        for route, method, authorise in routes:
+            self._routes[method].append((route, authorise))
         self._find_again = lru_cache(REMEMBERED_PATHS)(self._find)
 
-    def _find(self, method: str, path: str) -> tuple[Route, Door, Mapping[str, str]] | None:
-        for route, door in self._routes.get(method, ()):
+    def _find(self, method: str, path: str) -> tuple[Route, Authorise, Mapping[str, str]] | None:
+        for route, authorise in self._routes.get(method, ()):
             match = route.path_regex.match(path)
             if match is not None:
-                return route, door, MappingProxyType(match.groupdict())
+                return route, authorise, MappingProxyType(match.groupdict())
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,12 +49,12 @@ class FastRoutesMiddleware:
         find = self._find if len(path) > REMEMBERED_LENGTH else self._find_again
         found = find(scope["method"], path)
         if found is not None:
-            route, door, parameters = found
+            route, authorise, parameters = found
             scope["route"] = route
             scope["path_params"] = parameters
             request = Request(scope, receive)
             try:
-                await door(scope)
+                await authorise(scope)
                 app = await route.endpoint(request)
             except Exception as error:
                 answer = await answer_exception(request, error)

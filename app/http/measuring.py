@@ -5,10 +5,9 @@ from collections import defaultdict
 
 from starlette.types import Scope
 
-from app.exposition import Ended, exemplars
 from app.http.parameters import fields_of
-from app.http.trace import trace_id
-from app.metrics import (
+from app.observability.exposition import Ended, exemplars
+from app.observability.metrics import (
     HTTP_DURATION,
     HTTP_IN_FLIGHT,
     HTTP_LONG_POLL_DURATION,
@@ -16,6 +15,7 @@ from app.metrics import (
     TALLY,
     observe_all,
 )
+from app.observability.trace import trace_id
 
 UNROUTED = "unrouted"
 """Label of requests that match no route: their paths are anybody's invention."""

@@ -28,7 +28,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.problem_log import PROBLEM_LOG
-from app.http.trace import trace_id
+from app.observability.trace import trace_id
 from app.schema import HTTP_URL_PATTERN, ID_PATTERN
 from app.storage.writable import why_refused
 

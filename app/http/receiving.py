@@ -51,7 +51,7 @@ class Receiving:
         assert task is not None
         wait = self._waits[task] = _Wait(until if self._ends is None else min(until, self._ends))
         if self._look is None:
-            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_at_all)
+            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._check_all)
         try:
             return await receive()
         except asyncio.CancelledError:
@@ -67,11 +67,11 @@ class Receiving:
         finally:
             self._waits.pop(task, None)
 
-    def _look_at_all(self) -> None:
+    def _check_all(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for task, wait in self._waits.items():
             if wait.until <= now and not wait.given_up:
                 wait.given_up = True
                 task.cancel()
-        self._look = loop.call_later(LOOK_SECONDS, self._look_at_all) if self._waits else None
+        self._look = loop.call_later(LOOK_SECONDS, self._check_all) if self._waits else None

@@ -10,7 +10,7 @@ from app.config import Settings
 from app.http.waiting import Waiters
 
 TOKEN = "moeplace.token"
-"""Key of the request's scope: the id of its token, where it came through a door with one."""
+"""Key of the request's scope: the id of its token, where it was authorised by one."""
 
 
 def token_of(connection: HTTPConnection) -> str | None:

@@ -2,31 +2,13 @@
 
 import random
 import re
-from collections.abc import MutableMapping
-from contextvars import ContextVar
-from typing import Any
 
 from starlette.types import Scope
 
 from app.http.parameters import fields_of
+from app.observability.trace import TRACE
 
 _TRACEPARENT = re.compile(rb"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
-
-
-_TRACE: ContextVar[str | None] = ContextVar("moeplace_trace_id", default=None)
-
-
-def trace_id() -> str | None:
-    """Of the request being answered; None outside of one."""
-    return _TRACE.get()
-
-
-def add_trace_id(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor of structlog: what is logged while a request is answered tells its trace."""
-    trace = _TRACE.get()
-    if trace is not None:
-        event.setdefault("trace_id", trace)
-    return event
 
 
 def begin_trace(scope: Scope) -> tuple[bytes, bytes]:
@@ -35,7 +17,7 @@ def begin_trace(scope: Scope) -> tuple[bytes, bytes]:
     trace, flags = (None, "00") if given is None else _parse(given)
     ids = f"{random.getrandbits(192):048x}"
     trace = trace or ids[16:]
-    _TRACE.set(trace)  # of this request's task, which ends with it
+    TRACE.set(trace)  # of this request's task, which ends with it
     return b"traceparent", f"00-{trace}-{ids[:16]}-{flags}".encode()
 
 

@@ -35,7 +35,7 @@ class Versions:
         self._known: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
         self._changes = 0
 
-    def told(self, cluster_id: str | None, topic: str | None) -> None:
+    def notified(self, cluster_id: str | None, topic: str | None) -> None:
         """An announcement; None: some may have been missed."""
         self._changes += 1
         if cluster_id is None or topic is None:

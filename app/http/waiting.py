@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from app.errors import RateLimited, Unavailable
-from app.metrics import REFUSED, WAITERS
+from app.observability.metrics import REFUSED, WAITERS
 from app.storage.keys import WAKE_PATTERN
 
 SILENCE_SECONDS = 5.0
@@ -163,7 +163,7 @@ class Waiters:
                 await self._listen(pubsub)
             except (RedisError, OSError) as error:
                 log.warning("wake-ups interrupted, connecting again", error=str(error))
-                self._tell(None, None)
+                self._notify(None, None)
             finally:
                 await _close(pubsub)
             await asyncio.sleep(random.uniform(0, self._pause))
@@ -176,7 +176,7 @@ class Waiters:
             if message is None:
                 if asked_at is not None and time.monotonic() - asked_at >= SILENCE_SECONDS:
                     log.warning("wake-ups silent, connecting again")
-                    self._tell(None, None)
+                    self._notify(None, None)
                     return
                 if asked_at is None:
                     asked_at = time.monotonic()
@@ -186,7 +186,7 @@ class Waiters:
             if message["type"] == "psubscribe":
                 self._pause = RECONNECT_SECONDS[0]
                 self.wake_all()
-                self._tell(None, None)
+                self._notify(None, None)
             elif message["type"] == "pmessage":
                 self._announced(message)
 
@@ -195,9 +195,9 @@ class Waiters:
         start, end = channel.find(b"{"), channel.rfind(b"}")
         cluster_id, changed = channel[start + 1 : end].decode(), topic.decode(errors="replace")
         self.wake(cluster_id, changed)
-        self._tell(cluster_id, changed)
+        self._notify(cluster_id, changed)
 
-    def _tell(self, cluster_id: str | None, topic: str | None) -> None:
+    def _notify(self, cluster_id: str | None, topic: str | None) -> None:
         for observer in self._observers:
             observer(cluster_id, topic)
 

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.extensions import WHOLE, lines
+from app.http.extensions import WHOLE, lines
 
 
 class WholeAnswer(Response):

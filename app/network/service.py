@@ -7,10 +7,10 @@ from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterRecord
 from app.clusters.store import require_cluster
-from app.instance.fleet import Fleet
-from app.instance.latency import Known, origin_latency, peer_latency
 from app.network.schemas import Network, NodeNetwork
 from app.nodes.store import StoredNode, node_ids, read_nodes
+from app.statistics.fleet import Fleet
+from app.statistics.latency import Known, origin_latency, peer_latency
 
 
 async def read_network(redis: Redis, cluster_id: str) -> tuple[str, bytes]:

@@ -9,12 +9,12 @@ from redis.asyncio import Redis
 from app.clusters.store import ensure_cluster
 from app.config import Settings
 from app.errors import Conflict, FieldError, NodeTaken, RateLimited, Unavailable
-from app.metrics import NODE_REGISTRATIONS
 from app.nodes import store
 from app.nodes.schemas import NodeRecord, NodeResource, NodeSpec
 from app.nodes.service import ATTEMPTS, get_node
 from app.nodes.store import StoredNode, Written
 from app.nodes.takeover import Holder, holder_of, name_of, restarted
+from app.observability.metrics import NODE_REGISTRATIONS
 from app.storage.clock import server_now
 
 log = structlog.stdlib.get_logger(__name__)

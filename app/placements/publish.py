@@ -11,8 +11,8 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterRecord
-from app.metrics import PLACEMENTS
 from app.nodes.schemas import HeldExperts
+from app.observability.metrics import PLACEMENTS
 from app.placements.schemas import (
     Evidence,
     NodeHoldings,

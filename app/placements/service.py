@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 from app.clusters.schemas import ClusterRecord
 from app.clusters.store import require_cluster
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, PreconditionFailed
-from app.instance.fleet import Fleet
 from app.models.store import model_ids, read_models
 from app.nodes.store import node_ids, read_nodes
 from app.placements import store
@@ -24,6 +23,7 @@ from app.placements.schemas import (
     unmeasured,
 )
 from app.placements.validation import faults_of
+from app.statistics.fleet import Fleet
 from app.storage.documents import EncodedDocument
 
 

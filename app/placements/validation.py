@@ -6,8 +6,8 @@ import numpy as np
 
 from app.clusters.schemas import ClusterSettings
 from app.errors import FieldError
-from app.instance.fleet import Fleet, UInt8, UnknownExpert
 from app.placements.schemas import NodeHoldings
+from app.statistics.fleet import Fleet, UInt8, UnknownExpert
 from moeplace_agent.wording import counted
 
 MAX_FAULTS = 100
@@ -76,8 +76,8 @@ def _shortfalls(
     fleet: Fleet, settings: ClusterSettings, matrix: UInt8, places: dict[int, int]
 ) -> list[FieldError]:
     # Compiled code comes with them: not before somebody asks.
-    from app.instance.problem import build_problem
-    from app.instance.statistics import Statistics
+    from app.statistics.problem import build_problem
+    from app.statistics.statistics import Statistics
     from solvers.feasible.packing import pack
     from solvers.feasible.violations import shortfalls
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from app.metrics import CLOCK_AHEAD, CLOCK_ERROR
+from app.observability.metrics import CLOCK_AHEAD, CLOCK_ERROR
 from app.storage.keys import PROCESS_CLOCKS
 
 NOW = """

@@ -20,9 +20,9 @@ from typing import IO
 
 from redis.exceptions import RedisError
 
-from app.child import ended, ended_within
+from app.runtime.child import ended, ended_within
+from app.runtime.parent_death import ending_with_parent
 from app.storage.client import StorageUnreachable, check_server, open_client
-from app.tied import tied_command
 
 SOCKET_PATH_LIMIT = 104
 """Room for the path of a unix socket on every system, final zero included (Linux has 108 bytes)."""
@@ -148,7 +148,7 @@ class EmbeddedServer:
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    tied_command([str(binary), *arguments], parent_death_signal=signal.SIGTERM),
+                    ending_with_parent([str(binary), *arguments], parent_death_signal=signal.SIGTERM),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -41,7 +41,7 @@ class Topology:
         self._servers: dict[Address, Redis] = {}
         self._owners: list[Address | None] = []
         self._found: set[Address] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
 
     def at(self, address: Address) -> Redis:
@@ -59,12 +59,12 @@ class Topology:
     async def server(self, slot: int | None) -> Redis:
         """The client of the slot's primary; without a slot, of any primary."""
         if not self._owners:
-            await self.look()
+            await self.refresh()
         if slot is None:
             return self.anyone()
         owner = self._owners[slot]
         if owner is None:
-            await self.look()
+            await self.refresh()
             owner = self._owners[slot]
         if owner is None:
             raise RedisConnectionError(f"no server of the cluster has slot {slot}")
@@ -72,7 +72,7 @@ class Topology:
 
     async def primaries(self) -> list[Redis]:
         if not self._owners:
-            await self.look()
+            await self.refresh()
         return [self.at(owner) for owner in sorted({owner for owner in self._owners if owner is not None})]
 
     def moved(self, slot: int, address: Address) -> bool:
@@ -88,30 +88,30 @@ class Topology:
         if time.monotonic() - self._looked_at >= SUSPICION_SECONDS:
             self._begin()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask the servers, one after another, until one says who has what; all callers share one look."""
         await asyncio.shield(self._begin())
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
         for server in self._servers.values():
             await server.aclose()
 
     def _begin(self) -> asyncio.Task[None]:
-        if self._looking is None:
+        if self._refreshing is None:
             self._looked_at = time.monotonic()
-            self._looking = asyncio.create_task(self._look())
-            self._looking.add_done_callback(self._ended)
-        return self._looking
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(self._ended)
+        return self._refreshing
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
+        self._refreshing = None
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("the cluster's topology is not known", reason=str(error))
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         candidates = [*self._found.union(self._seeds)]
         random.shuffle(candidates)
         reasons: list[Exception] = []

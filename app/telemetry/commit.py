@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
-from app.metrics import REFUSED
+from app.observability.metrics import REFUSED
 from app.telemetry.store import Append, Outcome, queue_appends
 
 QUEUED_WINDOWS = 4096

@@ -15,7 +15,7 @@ from app.http.admission import admission_of
 from app.http.body import RECEIVED_BYTES, declared_length, read_body, stream_body
 from app.http.parameters import fields_of, header, path_id
 from app.http.state import settings_of
-from app.metrics import TALLY, TELEMETRY_BYTES
+from app.observability.metrics import TALLY, TELEMETRY_BYTES
 from app.telemetry.account import Account, answer_of
 from app.telemetry.contract import FRAGMENT, JSON, MSGPACK, NDJSON, PATH
 from app.telemetry.decoding import Format

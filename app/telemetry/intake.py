@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from app.config import Settings
 from app.errors import BodyTooLarge, InvalidRequest, MalformedRequest, ProblemError, Unavailable
-from app.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
+from app.observability.metrics import REFUSED, TALLY, TELEMETRY_WINDOWS
 from app.storage.clock import server_now
 from app.telemetry.account import Account
 from app.telemetry.checking import check

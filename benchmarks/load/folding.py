@@ -10,10 +10,10 @@ import psutil
 from redis.asyncio import Redis
 
 from app.clusters.schemas import ClusterSettings
-from app.garbage import look_seldom
-from app.loop import new_event_loop
 from app.models.schemas import ModelRecord
-from app.solving.fold import TelemetryFold
+from app.runtime.garbage import collect_seldom
+from app.runtime.loop import new_event_loop
+from app.statistics.fold import TelemetryFold
 from app.storage.client import open_client
 from app.storage.keys import ClusterKeys
 from app.storage.lease import acquire
@@ -171,7 +171,7 @@ async def state(nodes: int, sampled: int) -> State:
 
 def rates(nodes: int) -> list[Fold]:
     """Of one node, of some, of many, and of some that send routes; on the worker's loop, as it collects."""
-    look_seldom()
+    collect_seldom()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return [runner.run(fold_rate(n, sampled)) for n, sampled in ((1, 0), (64, 0), (nodes, 0), (64, 64))]
 

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.server import serve_application
+from app.server.api_process import serve_application
 from app.storage.client import open_client
 
 STREAM = "reference:telemetry"

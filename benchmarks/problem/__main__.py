@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from app.clusters.schemas import ClusterSettings, OriginSpec
-from app.instance.fleet import Fleet
-from app.instance.problem import build_problem
-from app.instance.statistics import Statistics, Traffic
-from app.instance.warm import warm
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, NodeRecord, NodeSpec
+from app.statistics.fleet import Fleet
+from app.statistics.problem import build_problem
+from app.statistics.statistics import Statistics, Traffic
+from app.statistics.warm import warm
 
 BLOCKS, EXPERTS, TOP_K = 58, 256, 8
 SIZES = ((100, 64), (1000, 64), (1000, 256))

@@ -168,7 +168,7 @@ def _row(model: Model, running: Any, phase: str, batch: int, length: int, second
             passes.append(time.thread_time() - began)
     assert attachment.failures == 0
     began = time.thread_time()
-    recorder._look()  # passes that wait to be looked at together
+    recorder._examine()  # passes that wait to be looked at together
     recording = attachment.seconds + time.thread_time() - began
     assert recorder.tokens == len(passes) * batch * length
     fill = np.random.default_rng(0)

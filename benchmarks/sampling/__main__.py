@@ -3,7 +3,7 @@
 Recorded requests of one model, similar ones next to each other, are dealt to nodes. Half of each node's
 requests are what it has served: all of their calls are counted, and the routes of 16 to 1,024 tokens per node
 and layer are sampled. The problem is made of both as the service makes it, with routes of the fleet where a
-node sampled few (`app.instance.shrinkage`) and without. Loss is the cost on the other half of the requests
+node sampled few (`app.statistics.shrinkage`) and without. Loss is the cost on the other half of the requests
 over the cost there of a placement made from every route of the first half, less one.
 
 Then the confidence of the true gap (`solvers.confidence`): tokens are drawn from all recorded ones, so that
@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from app.instance.fleet import Fleet
-from app.instance.routes import Routes, fleet_routes
-from app.instance.shrinkage import shrunk
-from app.instance.statistics import Statistics, Traffic
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import Device, NodeRecord, NodeSpec
+from app.statistics.fleet import Fleet
+from app.statistics.routes import Routes, fleet_routes
+from app.statistics.shrinkage import shrunk
+from app.statistics.statistics import Statistics, Traffic
 from benchmarks.quality.instances import EXPERT_BYTES, ORIGIN_SECONDS, fleet
 from benchmarks.quality.traces import Trace, load_traces
 from solvers.algorithms import solve

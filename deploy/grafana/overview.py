@@ -1,4 +1,4 @@
-"""Is it well, and how well do tokens fare?"""
+"""Is it well, and how fast are tokens?"""
 
 from grafana_foundation_sdk.models.common import StackingMode
 

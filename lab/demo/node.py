@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from lab.demo.fares import fare
+from lab.demo.costs import call_cost
 from lab.demo.link_storage import LinkStorage
 from lab.demo.scenario import (
     CLUSTER_ID,
@@ -90,7 +90,7 @@ class Engine:
         for layer in range(LAYERS):
             self._recorder.record(layer, routes[:, layer])
         holdings = self._agent.holdings
-        result = fare(routes, self._agent.routes, holdings)
+        result = call_cost(routes, self._agent.routes, holdings)
         return Slice(
             node_id=self._start.node_id,
             begin=begin,

@@ -128,7 +128,7 @@ def _print_urls(console: Console, base_url: str) -> None:
         ("The API's pages", f"{base_url}/docs"),
         ("The placement in force", f"{cluster}/placement"),
         ("How far it is carried out", f"{cluster}/placement/status"),
-        ("How each node and layer fares", f"{cluster}/analysis"),
+        ("How each node and layer does", f"{cluster}/analysis"),
         ("Metrics", f"{base_url}/metrics"),
     ):
         console.print(f"{what}: {url}", soft_wrap=True, highlight=False)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from app.loop import new_event_loop
+from app.runtime.loop import new_event_loop
 from lab.fleet.lines import Told
 
 _Heard = TypeVar("_Heard", bound=msgspec.Struct)

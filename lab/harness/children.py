@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from app.tied import tied_command
+from app.runtime.parent_death import ending_with_parent
 from lab.harness.failures import RunFailed
 
 _SERVING = re.compile(r"^moeplace is serving on (http://\S+)$")
@@ -80,7 +80,7 @@ async def _spawn(
 ) -> Child:
     # In sessions of their own: Ctrl-C is for the command, which ends them in order. -P: a directory named app
     # below the working directory must not hide ours.
-    command = tied_command([sys.executable, "-P", "-m", *arguments], parent_death_signal=signal.SIGTERM)
+    command = ending_with_parent([sys.executable, "-P", "-m", *arguments], parent_death_signal=signal.SIGTERM)
     with log.open("w") as stderr:
         process = await asyncio.create_subprocess_exec(
             *command,

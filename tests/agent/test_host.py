@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from app.migrate.orders import encode_orders
 from app.migration_plans.schemas import ReleasedMove
-from app.solving.orders import encode_orders
 from app.storage import topics
 from app.storage.documents import encode_document, queue_document
 from app.storage.keys import ClusterKeys

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.metrics import TELEMETRY_FOLD_LAG
+from app.observability.metrics import TELEMETRY_FOLD_LAG
 from tests.deploy.commands import VARIABLES, require_command, require_settings
 from tests.deploy.tools import DEPLOY, ROOT, package, program, run
 

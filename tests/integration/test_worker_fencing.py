@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.storage import workers
-from tests.app.solving.simulation import Cluster, until
+from tests.app.worker.simulation import Cluster, until
 
 pytestmark = pytest.mark.anyio
 

@@ -14,19 +14,24 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.clusters.schemas import ClusterRecord, ClusterSettings
+from app.migrate.execution import Execution
+from app.migrate.expectation import Expectation
+from app.migrate.migration import Migration
+from app.migrate.plan_journal import PlanJournal
+from app.migrate.releasing import Releasing
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
 from app.placements.schemas import Evidence, PlacementDocument, PlacementMetadata, PlacementSpec
-from app.solving.execution import Execution
-from app.solving.expectation import Expectation
-from app.solving.migration import Migration
-from app.solving.next_plan import HOLD_SECONDS
-from app.solving.observation import InForce, Observer
-from app.solving.plan_journal import PlanJournal
-from app.solving.releasing import Releasing
-from app.solving.routing import RoutingTables
-from app.solving.withdrawal import HeldCopy, Withdrawal
+from app.migrate.execution import Execution
+from app.migrate.expectation import Expectation
+from app.migrate.migration import Migration
+from app.migrate.next_plan import HOLD_SECONDS
+from app.observe.observation import (InForce, Observer)
+from app.migrate.plan_journal import PlanJournal
+from app.migrate.releasing import Releasing
+from app.publish.routing import RoutingTables
+from app.publish.withdrawal import (HeldCopy, Withdrawal)
 from app.storage.documents import read_version
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
@@ -110,7 +115,7 @@ def test_a_look_that_fails_hides_nothing_from_the_next(at: int, change: str) -> 
         connection = _Breaking(store, random.Random(0))
         observer = Observer(cast("Redis", connection), KEYS)
         if change != "first look":
-            await observer.look()
+            await observer.observe()
         if change == "holdings":
             _hold(store, "n1", 2)
         elif change == "nodes":
@@ -118,9 +123,9 @@ def test_a_look_that_fails_hides_nothing_from_the_next(at: int, change: str) -> 
             store.incr(KEYS.revision)
         connection.at = at
         with contextlib.suppress(RedisConnectionError):
-            await observer.look()
+            await observer.observe()
         connection.at = -1
-        found = await observer.look()
+        found = await observer.observe()
         expected = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).look()
         assert found is not None
         assert expected is not None
@@ -223,14 +228,14 @@ def test_a_copy_returns_to_routes_once_its_node_goes_by_orders_without_the_drop(
         observer = Observer(redis, KEYS)
 
         async def kept() -> bool:
-            observation = await observer.look()
+            observation = await observer.observe()
             assert observation is not None
             await migration.step(observation, problem)
             return copy in withdrawal.copies
 
         problem = cluster([40, 40], [[0] * 4] * 2, [[0] * 4] * 2).problem
         copy = HeldCopy("n1", "m", 0, 3)
-        withdrawal.linger([copy], until=1e12)
+        withdrawal.withhold([copy], until=1e12)
         assert await kept()
         version = await read_version(redis, KEYS.moves("n1"))
         assert version is not None
@@ -308,18 +313,18 @@ def test_an_agent_that_starts_anew_stops_no_plan() -> None:
         _hold(store, "n1", 0, 1)
         _hold(store, "n2", 2, 3)
         observer = Observer(cast("Redis", Connection(store, random.Random(0))), KEYS)
-        before = await observer.look()
+        before = await observer.observe()
         assert before is not None
         expectation, moves = Expectation(before), [_copy_to("n1")]
         _hold(store, "n1")
-        started = await observer.look()
+        started = await observer.observe()
         assert started is not None
         assert expectation.contradiction(started, moves) is None
         deviation = expectation.deviation(started, moves)
         assert deviation is not None
         assert deviation.lacks
         _hold(store, "n1", 0, 1)
-        said = await observer.look()
+        said = await observer.observe()
         assert said is not None
         assert expectation.deviation(said, moves) is None
 
@@ -408,7 +413,7 @@ def test_a_node_lost_less_than_a_lease_ago_holds_back_drops() -> None:
         async def behind(lost_ago: float) -> list[str]:
             now = BEGINS_AT.timestamp() + asyncio.get_running_loop().time()
             store.zadd(KEYS.node_leases, {"n1": (now - lost_ago) * 1000.0, "n2": 0.0})
-            observation = await observer.look()
+            observation = await observer.observe()
             assert observation is not None
             assert "n1" not in observation.live
             return withdrawal.behind(copy, routing.in_use(observation))

@@ -8,13 +8,13 @@ from typing import Any, TypeVar, cast
 from redis.asyncio import Redis
 
 from app.config import Settings
-from app.solving.controller import ClusterController
-from app.solving.observation import Observation
-from app.solving.pace import Wake
-from app.solving.solver_process import SolverProcess
+from app.observe.observation import Observation
+from app.solver_process.process import SolverProcess
 from app.storage import topics
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease, LeaseLost
+from app.worker.controller import ClusterController
+from app.worker.pace import Wake
 from solvers.problem import PlacementProblem
 from tests.simulation.clock import process
 from tests.simulation.faults import Faults

@@ -133,7 +133,7 @@ class Recorder:
     @property
     def tokens(self) -> int:
         """Tokens of the window being recorded, of all phases, those on their way from a device excepted."""
-        self._look()
+        self._examine()
         with self._lock:
             return sum(self._tokens.values()) + sum(self._whole_tokens(phase) for phase in Phase)
 
@@ -201,9 +201,9 @@ class Recorder:
             self._unseen_tokens += len(next(iter(finished.layers.values())))
             full = self._unseen_tokens > _MAX_UNSEEN_TOKENS or len(self._unseen) >= _MAX_UNSEEN_PASSES
         if full:
-            self._look()
+            self._examine()
 
-    def _look(self) -> None:
+    def _examine(self) -> None:
         with self._lock:
             unseen, self._unseen, self._unseen_tokens = self._unseen, [], 0
         for _, group in groupby(unseen, key=_alike):
@@ -307,7 +307,7 @@ class Recorder:
         """End the window and begin the next. None when nothing was recorded: the window goes on, since idle
         time belongs to a rate, but no further back than `_MAX_IDLE`."""
         end = now or datetime.now(UTC)
-        self._look()
+        self._examine()
         with self._lock:
             on_their_way = [copy for _, copy in self._on_their_way]
         for copy in on_their_way:

@@ -90,7 +90,7 @@ def test_what_changes_something_is_for_operators_or_the_node_itself() -> None:
 
 
 async def test_every_route_with_every_token(guarded: tuple[FastAPI, dict[str, str]]) -> None:
-    """Those the rule names get past the door, everybody else gets 401 or 403, and is told why."""
+    """Those the rule names are authorised, everybody else gets 401 or 403 with the reason."""
     app, tokens = guarded
     strangers = {"none": None, "garbage": "mpl_x", "like one": "mpl_east~" + "0" * 16 + "~" + "A" * 43}
     clients = {name: client_of(app, token) for name, token in {**tokens, **strangers}.items()}
@@ -159,7 +159,7 @@ async def test_a_cluster_lists_itself(guarded: tuple[FastAPI, dict[str, str]]) -
 
 
 async def test_the_contract_says_who_may(guarded: tuple[FastAPI, dict[str, str]]) -> None:
-    """Every operation of the contract names the roles, and the refusals of those that have a door."""
+    """Every operation of the contract names the roles, and the refusals of those that authorise."""
     contract = guarded[0].openapi()
     for template, methods in contract["paths"].items():
         for method, operation in methods.items():

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from app.http.problem import pointer
-from app.http.trace import add_trace_id
+from app.observability.trace import add_trace_id
 
 pytestmark = pytest.mark.anyio
 

@@ -88,7 +88,7 @@ async def test_what_is_known_holds_until_it_is_announced(redis: Redis) -> None:
         assert await versions.learn("east", "t", "k") == version
         before = await calls(redis)
         assert versions.known("east", "t") == version
-        versions.told(cluster_id, topic)
+        versions.notified(cluster_id, topic)
         assert versions.known("east", "t") == (None if forgotten else version)
         assert await calls(redis) == before
 
@@ -98,7 +98,7 @@ async def test_an_answer_from_before_an_announcement_is_not_kept(redis: Redis) -
     versions = Versions(redis)
     reading = asyncio.create_task(versions.learn("east", "t", "k"))
     await asyncio.sleep(0)
-    versions.told("east", "t")
+    versions.notified("east", "t")
     assert await reading is not None
     assert versions.known("east", "t") is None
 

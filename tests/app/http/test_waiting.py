@@ -48,8 +48,8 @@ async def test_no_wake_up_is_lost(redis_server: EmbeddedServer, redis: Redis) ->
                 await pipe.execute()
             await asyncio.sleep(chance.random() * 0.006)
 
-    async with open_client(redis_server.url, blocking=True) as ears:
-        listening = asyncio.create_task(waiters.listen(ears))
+    async with open_client(redis_server.url, blocking=True) as pubsub_client:
+        listening = asyncio.create_task(waiters.listen(pubsub_client))
         async with asyncio.timeout(20):
             _, *seen = await asyncio.gather(write(), *(follow(seed) for seed in range(readers)))
         listening.cancel()
@@ -61,8 +61,8 @@ async def test_no_wake_up_is_lost(redis_server: EmbeddedServer, redis: Redis) ->
 async def test_a_lost_connection_wakes_everybody(redis_server: EmbeddedServer, redis: Redis) -> None:
     """What is announced while the connection is down is found by looking again once it is back."""
     waiters = Waiters(10)
-    async with open_client(redis_server.url, blocking=True) as ears:
-        listening = asyncio.create_task(waiters.listen(ears))
+    async with open_client(redis_server.url, blocking=True) as pubsub_client:
+        listening = asyncio.create_task(waiters.listen(pubsub_client))
 
         async def read() -> int:
             return int(await redis.get("value") or 0)

@@ -8,7 +8,7 @@ import pytest
 from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 
-from app.metrics import NODE_REGISTRATIONS
+from app.observability.metrics import NODE_REGISTRATIONS
 from app.storage.keys import ClusterKeys
 
 pytestmark = pytest.mark.anyio
