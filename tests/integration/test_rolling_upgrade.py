@@ -26,6 +26,7 @@ EARLIER = "b1de19b"
 """Rolling upgrades go from this commit, or a later one, to this tree."""
 
 TREE = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(TREE), str(TREE / "agent")])
 KEYS = ClusterKeys("east")
 BASE = "/v1/clusters/east"
 Version = Literal["earlier", "this"]
@@ -78,7 +79,7 @@ def start(redis_url: str, earlier: Path, tmp_path: Path) -> Iterator[Start]:
                 [sys.executable, "-P", "-m", "app", command, *options],
                 env={
                     **os.environ,
-                    "PYTHONPATH": str(earlier if version == "earlier" else TREE),
+                    "PYTHONPATH": str(earlier) if version == "earlier" else PATHS,
                     # The earlier tree has no compiled kernels, and the problem is tiny.
                     "NUMBA_DISABLE_JIT": "1",
                     "MOEPLACE_REDIS_URL": redis_url,
