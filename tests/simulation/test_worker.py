@@ -126,7 +126,7 @@ def test_a_look_that_fails_hides_nothing_from_the_next(at: int, change: str) -> 
             await observer.observe()
         connection.at = -1
         found = await observer.observe()
-        expected = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).look()
+        expected = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).observe()
         assert found is not None
         assert expected is not None
         assert found.fleet.node_ids == expected.fleet.node_ids
@@ -206,7 +206,7 @@ def test_what_a_node_was_told_to_drop_is_routed_to_by_nobody() -> None:
         record = record.model_copy(update={"state": PlanState.RUNNING, "moves": [told, later]})
         released = progress.model_copy(update={"state": MoveState.RELEASED, "finished_at": None})
         redis = cast("Redis", Connection(store, random.Random(0)))
-        observation = await Observer(redis, KEYS).look()
+        observation = await Observer(redis, KEYS).observe()
         assert observation is not None
         withdrawal = Withdrawal()
         routing = RoutingTables(redis, KEYS, _lease(store), withdrawal)
@@ -289,7 +289,7 @@ def test_a_worker_that_takes_over_keeps_out_of_routes_what_nodes_may_be_dropping
         redis = cast("Redis", Connection(store, random.Random(0)))
         withdrawal = Withdrawal()
         migration = _migration(redis, _lease(store), withdrawal)
-        observation = await Observer(redis, KEYS).look()
+        observation = await Observer(redis, KEYS).observe()
         assert observation is not None
         await migration.take_over(observation)
         assert (HeldCopy("n1", "m", 0, 3) in withdrawal.copies) == kept
@@ -346,7 +346,7 @@ def test_no_drop_is_released_while_copies_that_the_plan_counts_on_are_missing() 
         withdrawal.tables_made({"n1": "v", "n2": "v"}, withdrawal.copies)
         for node_id in ("n2", "n1"):
             _routes_by(store, node_id, "v")
-        observation = await Observer(redis, KEYS).look()
+        observation = await Observer(redis, KEYS).observe()
         assert observation is not None
         releasing = Releasing(withdrawal, RoutingTables(redis, KEYS, _lease(store), withdrawal))
         problem = cluster([40, 40], [[0] * 4] * 2, [[0] * 4] * 2).problem

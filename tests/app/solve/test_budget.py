@@ -42,10 +42,10 @@ async def test_placements_of_the_last_interval_are_counted(redis: Redis) -> None
         summary = PlacementSummary(metadata=metadata, evidence=evidence).model_dump_json()
         await redis.hset(cluster.keys.placement_generation(generation), "summary", summary)
         await redis.zadd(cluster.keys.placements, {str(generation): generation})
-    observation = await Observer(redis, cluster.keys).look()
+    observation = await Observer(redis, cluster.keys).observe()
     assert observation is not None
     assert await budget_left(redis, observation) == Budget(copies=3, bytes=0)
     await cluster.create(cluster_settings())
-    observation = await Observer(redis, cluster.keys).look()
+    observation = await Observer(redis, cluster.keys).observe()
     assert observation is not None
     assert await budget_left(redis, observation) == UNLIMITED
