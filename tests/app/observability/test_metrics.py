@@ -30,7 +30,7 @@ from app.storage.lease import Lease
 from tests.app.solve.test_triggers import EVIDENCE, node, observed
 
 NOTHING = Statistics({}, None)
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -139,7 +139,7 @@ def test_several_processes_show_the_newest_value_and_forget(tmp_path: Path) -> N
     shown, although the files still have room for it; counters of both are summed."""
     program = (
         "import sys\n"
-        "from app import metrics\n"
+        "from app.observability import metrics\n"
         "metrics.CLUSTER_COPIES.set('kept', 1, 'held')\n"
         "metrics.CLUSTER_COPIES.set('gone', 1, 'held')\n"
         "metrics.LEASE_CHANGES.labels('lost').inc(2)\n"
