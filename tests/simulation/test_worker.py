@@ -17,21 +17,16 @@ from app.clusters.schemas import ClusterRecord, ClusterSettings
 from app.migrate.execution import Execution
 from app.migrate.expectation import Expectation
 from app.migrate.migration import Migration
+from app.migrate.next_plan import HOLD_SECONDS
 from app.migrate.plan_journal import PlanJournal
 from app.migrate.releasing import Releasing
 from app.migration_plans.schemas import MoveProgress, PlannedMove, PlanProgress, PlanRecord
 from app.models.schemas import Block, ModelRecord
 from app.nodes.schemas import ApplyState, Device, NodeRecord, NodeSpec, NodeStatusRecord
+from app.observe.observation import InForce, Observer
 from app.placements.schemas import Evidence, PlacementDocument, PlacementMetadata, PlacementSpec
-from app.migrate.execution import Execution
-from app.migrate.expectation import Expectation
-from app.migrate.migration import Migration
-from app.migrate.next_plan import HOLD_SECONDS
-from app.observe.observation import (InForce, Observer)
-from app.migrate.plan_journal import PlanJournal
-from app.migrate.releasing import Releasing
 from app.publish.routing import RoutingTables
-from app.publish.withdrawal import (HeldCopy, Withdrawal)
+from app.publish.withdrawal import HeldCopy, Withdrawal
 from app.storage.documents import read_version
 from app.storage.keys import ClusterKeys
 from app.storage.lease import Lease
@@ -368,7 +363,7 @@ def test_a_plan_waits_seconds_for_another_placement_and_says_so() -> None:
         _hold(store, "n1", 0, 1)
         redis = cast("Redis", Connection(store, random.Random(0)))
         migration = _migration(redis, _lease(store), Withdrawal())
-        seen = await Observer(redis, KEYS).look()
+        seen = await Observer(redis, KEYS).observe()
         assert seen is not None
         document = PlacementDocument(
             metadata=PlacementMetadata(
