@@ -61,15 +61,18 @@ class Traffic:
             self.route_calls[route, place] = of
             self.first_route[1:] = np.cumsum(np.bincount(of, minlength=len(made)))
             self.route_index = route[np.argsort(of, kind="stable")].astype(np.int32)
-        self.after = self._wait(change.target.holds, self.routes["goal"])
-        self.before = self._wait(change.source.holds, self.routes["value"])
+        self.after = self._wait(change.target.holds, "goal")
+        self.before = self._wait(change.source.holds, "value")
 
-    def _wait(self, holds: UInt8, slowest: Float64) -> float:
-        """What all tokens wait, seconds per second; that of each route goes to `slowest`. The calls are as
+    def _wait(self, holds: UInt8, field: str) -> float:
+        """What all tokens wait, seconds per second; that of each route goes to its `field`. The calls are as
         these placements serve them."""
         columns = np.arange(len(self.first_call) - 1)
         latency.serve(self.calls, self.first_call, words_of(holds.T), self.distance, self.origin, columns)
-        return float(latency.wait(self.calls, self.routes, self.route_calls, self.coupled, slowest))
+        slowest = np.zeros(len(self.routes))
+        total = latency.wait(self.calls, self.routes, self.route_calls, self.coupled, slowest)
+        self.routes[field] = slowest
+        return float(total)
 
 
 def words_of(members: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Words:
