@@ -1,7 +1,8 @@
 """`python -m benchmarks.region`: `certified` on regions of up to 1,000 nodes, beside baselines.
 
 All in one process on one machine; read the ratios. Peak memory is the process's, the problem included, so a
-row's is that of the largest before it.
+row's is that of the largest before it. With `--processor` limits count seconds of processor, as two idle
+processors give them: for a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from benchmarks.quality.clock import CLOCK, PARALLEL
 from benchmarks.quality.traces import SHARED, load_traces
 from benchmarks.region.instances import BLOCKS, EXPERTS, WIDTH, region_problem
 from solvers.algorithms import solve
@@ -23,8 +25,9 @@ from solvers.cost.evaluate import evaluate
 from solvers.placement import Placement
 from solvers.precompile import warm
 from solvers.problem import Coupling, PlacementProblem
+from solvers.result import SolveResult
 
-SIZES = (100, 300, 1000)
+SIZES = (96, 128, 200, 300, 1000)
 BASELINES = ("local_popularity", "global_popularity", "eplb")
 TRACE = "deepseek-v2-lite"
 DRIFT = 0.1  # sigma of the log-normal factor on every rate, before the warm solve
@@ -33,7 +36,8 @@ HORIZON_SECONDS, INGRESS = 3600.0, 1.25e9
 
 @dataclass(frozen=True)
 class Row:
-    """One solve; `milliseconds` is the mean latency of a route, its cost without moves per route."""
+    """One solve; `milliseconds` is the mean latency of a route, its cost without moves per route, `megabytes`
+    what the multipliers take that it hands on."""
 
     nodes: int
     memory: float
@@ -44,11 +48,13 @@ class Row:
     gap_ratio: float | None
     kept_ratio: float | None
     peak_gigabytes: float
+    clock: str = "clock"
+    megabytes: float | None = None
 
     @property
-    def key(self) -> tuple[int, float, str, str]:
+    def key(self) -> tuple[int, float, str, str, str]:
         """What a row is of."""
-        return self.nodes, self.memory, self.coupling, self.solve
+        return self.nodes, self.memory, self.coupling, self.solve, self.clock
 
 
 def _solved(
@@ -57,17 +63,25 @@ def _solved(
     memory: float,
     algorithm: str,
     limit: float | None,
-    start: Placement | None = None,
-) -> tuple[Row, Placement]:
+    before: SolveResult | None = None,
+) -> tuple[Row, SolveResult]:
     params = None if algorithm == "certified" else {"bound_steps": 0}
     began = time.monotonic()
-    result = solve(problem, algorithm, params=params, time_limit_seconds=limit, start=start)
+    result = solve(
+        problem,
+        algorithm,
+        params=params,
+        time_limit_seconds=limit,
+        start=None if before is None else before.placement,
+        multipliers=None if before is None else before.multipliers,
+    )
     seconds = time.monotonic() - began
     assert result.placement is not None
     holds = result.placement.holds
     kept = None
-    if start is not None:
-        kept = float((holds & start.holds).sum() / start.holds.sum())
+    if before is not None and before.placement is not None:
+        held = before.placement.holds
+        kept = float((holds & held).sum() / held.sum())
     row = Row(
         problem.nodes,
         memory,
@@ -78,8 +92,10 @@ def _solved(
         result.gap_ratio,
         kept,
         round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        CLOCK,
+        None if result.multipliers is None else round(4e-6 * result.multipliers.numbers, 1),
     )
-    return row, result.placement
+    return row, result
 
 
 def drifted(problem: PlacementProblem, placed: Placement) -> PlacementProblem:
@@ -99,18 +115,22 @@ def markdown(rows: list[Row]) -> str:
         "",
         f"Made by `python -m benchmarks.region`: {BLOCKS} blocks of "
         f"{EXPERTS} experts, top-{WIDTH}, from {TRACE}'s routing; sites of 25 nodes. Memory is the median "
-        "node's, in parts of all experts. Read the ratios.",
+        "node's, in parts of all experts. Read the ratios. Seconds by `processor` are seconds of processor "
+        f"over {PARALLEL}, which is what two idle processors give; by `clock` they are seconds as "
+        "they passed. Rows of `before` are those of the version before areas handed multipliers on.",
         "",
-        "| nodes | memory | coupling | solve | seconds | mean latency of a route, ms | certified gap "
-        "| replicas kept | peak memory |",
-        "|---:|---:|---|---|---:|---:|---:|---:|---:|",
+        "| nodes | memory | coupling | solve | seconds | by | mean latency of a route, ms | certified gap "
+        "| replicas kept | multipliers | peak memory |",
+        "|---:|---:|---|---|---:|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         gap = "" if row.gap_ratio is None else f"{100 * row.gap_ratio:.1f} %"
         kept = "" if row.kept_ratio is None else f"{100 * row.kept_ratio:.1f} %"
+        size = "" if row.megabytes is None else f"{row.megabytes:.0f} MB"
         lines.append(
             f"| {row.nodes:,} | {100 * row.memory:.0f} % | {row.coupling} | {row.solve} | {row.seconds:.1f} "
-            f"| {row.milliseconds:.3f} | {gap} | {kept} | {row.peak_gigabytes:.2f} GB |"
+            f"| {row.clock} | {row.milliseconds:.3f} | {gap} | {kept} | {size} "
+            f"| {row.peak_gigabytes:.2f} GB |"
         )
     return "\n".join([*lines, ""])
 
@@ -127,9 +147,11 @@ def main() -> None:
         "--coupling", type=Coupling, default=Coupling.SLOWEST, help="slowest, sum or colocated"
     )
     parser.add_argument(
-        "--seconds", type=float, default=55.0, help="time limit of a cold solve of 1,000 nodes"
+        "--seconds", type=float, default=60.0, help="time limit of a cold solve of 1,000 nodes"
     )
-    parser.add_argument("--brief", type=float, default=20.0, help="the same of a warm one")
+    parser.add_argument("--brief", type=float, default=10.0, help="the same of a warm one")
+    parser.add_argument("--processor", action="store_true", help="limits by seconds of processor")
+    parser.add_argument("--no-baselines", action="store_true", help="only `certified`")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "region")
     given = parser.parse_args()
     console = Console(stderr=True)
@@ -148,27 +170,28 @@ def main() -> None:
             name: str,
             algorithm: str,
             limit: float | None = None,
-            start: Placement | None = None,
+            before: SolveResult | None = None,
             problem: PlacementProblem = problem,
-        ) -> Placement:
-            row, placed = _solved(name, problem, given.memory, algorithm, limit, start)
+        ) -> SolveResult:
+            row, found = _solved(name, problem, given.memory, algorithm, limit, before)
             console.print(f"  {name}: {row.seconds:.1f} s, {row.milliseconds:.3f} ms, gap {row.gap_ratio}")
             rows[:] = [*(other for other in rows if other.key != row.key), row]
             _write(rows, given.out)
-            return placed
+            return found
 
-        placed = measured("certified, cold", "certified", max(5.0, given.seconds * share))
-        brief = max(3.0, given.brief * share)
-        moved = drifted(problem, placed)
-        measured("certified, warm, drifted", "certified", brief, placed, moved)
-        for name in BASELINES:
+        first = measured("certified, cold", "certified", max(6.0, given.seconds * share))
+        assert first.placement is not None
+        brief = max(2.0, given.brief * share)
+        moved = drifted(problem, first.placement)
+        measured("certified, warm, drifted", "certified", brief, first, moved)
+        for name in () if given.no_baselines else BASELINES:
             measured(name, name)
     print(markdown(rows))
 
 
 def _write(rows: list[Row], out: Path) -> None:
     """Rows that were measured before stay, unless they are measured again."""
-    rows.sort(key=lambda row: (row.coupling, row.memory, row.nodes))
+    rows.sort(key=lambda row: (row.coupling, row.memory, row.nodes, row.clock))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
     out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
