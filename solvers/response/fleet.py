@@ -170,8 +170,9 @@ class FleetResponse:
             return False
         per_block = np.add.reduceat(new, problem.block_offset[:-1], dtype=np.int64)
         per_block[problem.experts_per_block == 0] = 0
-        changed = np.add.reduceat(new != row, problem.block_offset[:-1]) & (problem.experts_per_block > 0)
-        reached = np.where(changed > 0, values[self._values_start[:-1] + per_block], own)
+        number = np.add.reduceat(new != row, problem.block_offset[:-1])
+        changed = (number > 0) & (problem.experts_per_block > 0)
+        reached = np.where(changed, values[self._values_start[:-1] + per_block], own)
         old, gained = float(own.sum()), float(reached.sum())
         if gained <= old + SAME_COST_SINGLE * max(abs(old), abs(gained)):
             return False

@@ -10,11 +10,15 @@ from solvers.cost.evaluate import total_cost
 from solvers.dual import clusters as areas_module
 from solvers.dual import replicas
 from solvers.dual.clusters import areas
+from solvers.feasible.packing import packs_within_bytes
 from solvers.multipliers import AreaMultipliers, CellPotentials, Multipliers, RegionMultipliers
+from solvers.params import CertifiedParams
 from solvers.problem import Coupling, PlacementProblem, ProblemError
+from solvers.response.fleet import FleetResponse
 from solvers.search import region as region_module
 from solvers.search.region import region_bound
 from solvers.stopping import never
+from solvers.traffic import compile_traffic
 from tests.oracles.instances import random_problem
 from tests.oracles.placements import feasible_placements, total_costs
 
@@ -177,3 +181,22 @@ def test_effort_limits_the_search_of_a_large_fleet() -> None:
     assert more.lower_bound is not None
     assert more.lower_bound > least.lower_bound
     assert least.objective == total_cost(problem, least.placement.holds)  # type: ignore[union-attr]
+
+
+def test_a_response_that_changes_an_even_number_of_experts_is_taken() -> None:
+    """The response of a fleet's only node, whose blocks have exact tables, is the best of all placements. It
+    stayed as it was where an even number of experts changed in every block."""
+    compared = 0
+    for seed in range(20, 32):
+        problem = random_problem(
+            52_000 + seed, Coupling.SLOWEST, nodes=1, blocks=[5, 4], routes=30, origin="all", extras=False
+        ).replace(min_replicas=0)
+        if not packs_within_bytes(problem):
+            continue
+        least = float(total_costs(problem, feasible_placements(problem)).min())
+        empty = np.zeros((1, problem.experts), np.uint8)
+        response = FleetResponse(problem, compile_traffic(problem), empty, CertifiedParams(exact_limit=5))
+        response.respond(0)
+        assert total_cost(problem, response.holds) <= least * (1 + 1e-6)
+        compared += 1
+    assert compared > 5
