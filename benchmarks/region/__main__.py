@@ -117,7 +117,9 @@ def markdown(rows: list[Row]) -> str:
         f"{EXPERTS} experts, top-{WIDTH}, from {TRACE}'s routing; sites of 25 nodes. Memory is the median "
         "node's, in parts of all experts. Read the ratios. Seconds by `processor` are seconds of processor "
         f"over {PARALLEL}, which is what two idle processors give; by `clock` they are seconds as "
-        "they passed. Rows of `before` are those of the version before areas handed multipliers on.",
+        "they passed. Rows of `before` are those of the version before areas handed multipliers on. "
+        "The committed rows by `processor` come from a crowded machine, where one does about "
+        "half of what it does alone: compare these rows with each other only.",
         "",
         "| nodes | memory | coupling | solve | seconds | by | mean latency of a route, ms | certified gap "
         "| replicas kept | multipliers | peak memory |",
