@@ -32,7 +32,11 @@ _LEAST_LEVELS = 8
 _SETTLINGS = 4  # each from the averages of the one before
 _SETTLED = 0.3  # of the time of a last climb, which is left for steps on whole knapsacks
 _PATIENCE, _SHORTER = 6, 0.7  # steps on whole knapsacks without a better bound, after which they get shorter
+_NEAR = 0.1  # relative; servers of a node this alike in latency share a level while the climb begins
+_MANY_NODES = 16  # above which it begins so, for a step costs as much as there are levels
 _MOST_KEPT = 25_000_000  # numbers of the multipliers that another climb may go on from
+
+_Part = CellCalls | SlowestCalls | Hosting | SingleCalls
 
 
 class Ascent:
@@ -55,16 +59,20 @@ class Ascent:
         hosting: bool | None = None,
         calls: CellCalls | None = None,
         begun: Multipliers | None = None,
+        coarse: bool = False,
     ) -> None:
         """`hosting`, under `colocated`: with multipliers of hosts; else where they are affordable. `calls`:
         the multipliers to climb with, in place of those the ascent would choose. `begun`: where another climb
-        stood, to go on there in place of `holds`; see `resumed`."""
+        stood, to go on there in place of `holds`; see `resumed`. `coarse`: a large fleet begins with few
+        levels; see `refine`."""
         self._problem = problem
         self._objective = objective
         self._relaxation = Relaxation(problem)
         if hosting is None:
             hosting = not hosts_are_too_many(problem, traffic)
-        self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting)
+        near = _NEAR if coarse and begun is None and problem.nodes > _MANY_NODES else 0.0
+        self._parts = [calls] if calls is not None else _parts(problem, traffic, hosting, near)
+        self._coarse = near > 0.0 and isinstance(self._parts[0], SlowestCalls)
         self._fixed = self._nearest_calls(traffic)
         self._covers = problem.min_replicas > 0
         self._state = State(self._relaxation.within(holds.astype(np.float64)))
@@ -73,6 +81,7 @@ class Ascent:
         self._step, self._weight = 1.0, _PRIMAL_WEIGHT
         self._steps, self._run = 0, _FIRST_RUN
         self.best = self._nothing()
+        self._trivial = self.best.bound
         self.held: Float64 = self._state.x.copy()  # of the relaxation: whole where it is sure
         self.done = problem.experts == 0
         self.resumed = begun is not None and self._resume(begun)  # False where it was of another shape
@@ -91,10 +100,36 @@ class Ascent:
     @property
     def multipliers(self) -> Multipliers | None:
         """Where it stands, for another climb to go on from; None where that is too much to keep."""
-        parts = tuple(part.multipliers for part in self._parts)
+        parts = tuple(part.multipliers for part in (self._fine_parts() if self._coarse else self._parts))
         held = self._state.x.astype(np.float32)
         kept = Multipliers(parts, self._price.copy(), held, self._weight, self._step, self._steps)
         return kept if kept.numbers <= _MOST_KEPT else None
+
+    @property
+    def gains(self) -> bool:
+        """Whether its bound is above that of no multipliers: the first steps only bring these into play, and
+        say nothing of what the next ones will gain."""
+        return self.best.bound > self._trivial
+
+    def refine(self) -> bool:
+        """Gives every server a level of its own, which makes the steps dearer and the bound sharper, and goes
+        on from the averages; False where they have one already."""
+        if not self._coarse:
+            return False
+        if self._run_steps:
+            self.held = self._state.sum_x / self._run_steps
+            self._restart(self._sum_price / self._run_steps)
+        self._parts = self._fine_parts()
+        self._coarse = False
+        self._stand(1, self._price)
+        self._begin()
+        return True
+
+    def _fine_parts(self) -> list[_Part]:
+        coarse = self._parts[0]
+        assert isinstance(coarse, SlowestCalls)
+        level = levels(self._problem, _most_levels(coarse.traffic))
+        return [coarse.refined(level.order, level.gap)]
 
     def take(self, traffic: Traffic) -> None:
         """Goes on with all routes after a climb on a sample, whose bound was none: from the averages, which
@@ -105,6 +140,7 @@ class Ascent:
             part.take(traffic)
         self._fixed = self._nearest_calls(traffic)
         self.best = self._nothing()
+        self._trivial = self.best.bound
         self.done = False
         if self._run_steps:
             self.held = self._state.sum_x / self._run_steps
@@ -296,15 +332,17 @@ def hosts_are_too_many(problem: PlacementProblem, traffic: Traffic) -> bool:
     return len(traffic.rate) * problem.nodes > most
 
 
-def _parts(
-    problem: PlacementProblem, traffic: Traffic, hosting: bool
-) -> list[CellCalls | SlowestCalls | Hosting | SingleCalls]:
+def _most_levels(traffic: Traffic) -> int:
+    return max(_LEAST_LEVELS, _MOST_CALLS // max(1, traffic.experts.size))
+
+
+def _parts(problem: PlacementProblem, traffic: Traffic, hosting: bool, near: float) -> list[_Part]:
     if calls_are_single(problem, traffic):
         cells = problem.nodes * problem.experts
         level = levels(problem, max(_LEAST_LEVELS, _MOST_SINGLE_CALLS // max(1, cells)))
         return [SingleCalls(traffic.activity, problem.block_offset, level.order, level.gap)]
     if problem.coupling is Coupling.SLOWEST or not hosting:
-        level = levels(problem, max(_LEAST_LEVELS, _MOST_CALLS // max(1, traffic.experts.size)))
+        level = levels(problem, _most_levels(traffic), near)
         return [SlowestCalls(problem, traffic, level.order, level.gap)]
     # Without an origin a route makes single calls where they cost less than its nearest host. At least two
     # servers serve them: all but one of them the nearest server at best, and its slowest. So D is at least
@@ -314,18 +352,16 @@ def _parts(
     alone = np.full(problem.nodes, np.inf)
     extra = np.zeros(problem.nodes)
     size = (traffic.experts >= 0).sum(axis=1)
-    near = np.sort(problem.latency_seconds, axis=1)
+    by_distance = np.sort(problem.latency_seconds, axis=1)
     for n in np.flatnonzero(np.isinf(problem.origin_latency_seconds)).tolist():
         several = size[(traffic.node == n) & (size > 1)]
         if len(several):
-            others = near[n, 0] * (int(several.min()) - 1)
-            alone[n] = near[n, min(1, problem.nodes - 1)] + _ALONE_SHARE * others
+            others = by_distance[n, 0] * (int(several.min()) - 1)
+            alone[n] = by_distance[n, min(1, problem.nodes - 1)] + _ALONE_SHARE * others
             extra[n] = (1.0 - _ALONE_SHARE) * others
     hosted, called = split(level, alone)
     hosted[:, -1] += extra
-    parts: list[CellCalls | SlowestCalls | Hosting | SingleCalls] = [
-        Hosting(problem, traffic, level.order, hosted)
-    ]
+    parts: list[_Part] = [Hosting(problem, traffic, level.order, hosted)]
     if called.any():
         parts.append(SlowestCalls(problem, traffic, level.order, called))
     return parts

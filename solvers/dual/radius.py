@@ -26,10 +26,11 @@ class Levels:
     nearest: Float64
 
 
-def levels(problem: PlacementProblem, most: int | None = None) -> Levels:
+def levels(problem: PlacementProblem, most: int | None = None, near: float = 0.0) -> Levels:
     """The levels of a problem, at most `most` of every node with a gap. O(N^2 log N).
 
-    Of more, those beyond a node's nearest servers count as one, at its near end, which no call is below.
+    Servers whose latencies from a node lie within a factor of 1 + `near` of each other count as one level, at
+    its near end, which no call is below. Of more than `most`, so do those beyond a node's nearest servers.
 
     Where a node has no origin, the last gap is 0: whoever covers the expert is within reach. Where some are
     not, the gap is up to `finite_fallback`, which is below the true cost, infinity.
@@ -38,6 +39,11 @@ def levels(problem: PlacementProblem, most: int | None = None) -> Levels:
     latency = np.take_along_axis(problem.latency_seconds, order, axis=1)
     if most is not None and most < problem.nodes:
         latency[:, most - 1 :] = latency[:, most - 1 : most]
+    if near > 0.0:
+        begins = latency[:, 0]
+        for i in range(1, problem.nodes):
+            begins = np.where(latency[:, i] > begins * (1.0 + near), latency[:, i], begins)
+            latency[:, i] = begins
     within = np.isinf(problem.origin_latency_seconds) & np.isfinite(latency).all(axis=1)
     beyond = np.where(within, latency[:, -1], finite_fallback(problem))
     edges = np.minimum(np.concatenate((latency, beyond[:, None]), axis=1), beyond[:, None])

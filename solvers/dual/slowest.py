@@ -24,6 +24,7 @@ class SlowestCalls:
     """
 
     def __init__(self, problem: PlacementProblem, traffic: Traffic, order: Int64, gap: Float64) -> None:
+        self._problem = problem
         self._offset = problem.block_offset
         self._order, self._gap = order, gap
         self._place, levels = places(gap > 0.0)
@@ -41,7 +42,7 @@ class SlowestCalls:
         self._calls[:] = 0.0  # where nobody calls a step leaves them alone
 
     def _serve(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+        self.traffic = traffic
         work = np.diff(traffic.start) * traffic.experts.shape[1] * self._potential.shape[1]
         work += (int(self._near.sum()) + 2 * len(self._near)) * np.diff(self._offset)
         self._blocks = ranges(work)
@@ -49,7 +50,20 @@ class SlowestCalls:
 
     def most(self, earned: Float64) -> None:
         """Adds to earned float64[N, E] what replicas could earn at most."""
-        most_earned(self._traffic.activity, self._order, self._gap, earned)
+        most_earned(self.traffic.activity, self._order, self._gap, earned)
+
+    def refined(self, order: Int64, gap: Float64) -> SlowestCalls:
+        """The same multipliers on more levels, in which each level of `self` is split: every part of a level
+        begins with the potentials of the whole. `restart` with one step goes there."""
+        fine = SlowestCalls(self._problem, self.traffic, order, gap)
+        for n in range(len(order)):
+            mine = self._place[n]
+            for i in np.flatnonzero(fine._place[n] >= 0).tolist():
+                last = i + int(np.argmax(mine[i:] >= 0))  # of the servers that share a level with i
+                if mine[last] >= 0:
+                    fine._potential[n, fine._place[n, i]] = self._potential[n, mine[last]]
+        fine._potentials[:] = fine._potential
+        return fine
 
     @property
     def multipliers(self) -> Potentials:
@@ -70,7 +84,7 @@ class SlowestCalls:
     def step(self, held: Float64, length: float, earned: Float64) -> tuple[float, float]:
         """A step against held float64[N, E]. Adds what replicas earn to earned float64[N, E]; returns the
         multipliers' own part of the bound, and how far they moved."""
-        routes = self._traffic
+        routes = self.traffic
 
         def some(first: int, last: int) -> Float64:
             told = np.empty(2)
