@@ -70,7 +70,7 @@ class Relaxation:
         self._replicas = problem.min_replicas
         pairs, calls = problem.nodes * problem.experts, problem.route_experts.size
         # calls at levels, of which there are at most as many as nodes; the calls behind them; the knapsacks
-        self._rounding = max(BOUND_ROUNDING, PER_TERM * (min(pairs, calls) * problem.nodes + calls + pairs))
+        self.rounding = max(BOUND_ROUNDING, PER_TERM * (min(pairs, calls) * problem.nodes + calls + pairs))
         self._nodes = even_ranges(problem.nodes, problem.experts)
         allowed = allowance(problem)
         unit = float(problem.column_bytes.max(initial=1))
@@ -103,7 +103,7 @@ class Relaxation:
         negative += most
         # what earns nothing is left out whatever its opening costs, so only that of pins is in the sums
         summed = np.abs(earned + price) + self._pinned * self._opening
-        return constant - negative - self._rounding * (constant + float(summed.sum())), held
+        return constant - negative - self.rounding * (constant + float(summed.sum())), held
 
     def least_price(self) -> Float64:
         """float64[E], a price on replicas that makes their opening a bound: what the `min_replicas`-th

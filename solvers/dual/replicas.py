@@ -72,7 +72,7 @@ def reduced(area: PlacementProblem, own: int, dual: Dual, reward: Float64 | None
     least = np.full((replicas, area.experts), np.inf)
     some = min(replicas, own)
     least[:some] = np.sort(loss, axis=0)[:some]
-    return Reduced(bound - BOUND_ROUNDING * scale, least)
+    return Reduced(bound - relaxation.rounding * scale, least)
 
 
 def with_coverage(parts: list[Reduced]) -> tuple[float, Float64]:

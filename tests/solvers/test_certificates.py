@@ -209,7 +209,7 @@ def test_rounding_grows_with_the_number_of_terms() -> None:
 
 def _multipliers(problem: PlacementProblem) -> Multipliers:
     found = solve(problem, params={"patience": 1, "effort": 1, "bound_steps": 5}).multipliers
-    assert found is not None
+    assert isinstance(found, Multipliers)
     return found
 
 
