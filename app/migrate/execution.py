@@ -118,6 +118,12 @@ class Execution:
     def unfinished(self) -> list[PlannedMove]:
         return [move for move_id, move in self.moves.items() if self._states[move_id] not in ENDED]
 
+    def undone(self) -> list[PlannedMove]:
+        """Moves that have not succeeded, whether they may still or not."""
+        return [
+            move for move_id, move in self.moves.items() if self._states[move_id] is not MoveState.SUCCEEDED
+        ]
+
     def failed(self) -> list[PlannedMove]:
         """Moves that failed and are not tried again yet."""
         if not self._counts[MoveState.FAILED]:

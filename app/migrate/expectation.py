@@ -9,6 +9,8 @@ from app.migration_plans.schemas import PlannedMove
 from app.observe.observation import Observation
 from app.statistics.fleet import Fleet, UnknownExpert
 from migrations.model import MoveKind
+from moeplace_agent.wording import counted
+from solvers.problem import UInt8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,18 @@ class Expectation:
     def __init__(self, observation: Observation) -> None:
         self._fleet = observation.fleet
         self._holds = observation.held.copy()
+
+    def count_on(self, target: UInt8, undone: Iterable[PlannedMove]) -> None:
+        """Expect what a plan that another worker began counts on, whether it is still there or not: `target`
+        uint8[N, E], over the nodes and experts of the observation, but for the plan's moves that are undone.
+        A copy may have gone since, by an order of the plan before; then no other may go."""
+        expected = target.copy()
+        for move in undone:
+            try:
+                expected[self._cell(move)] = move.kind is MoveKind.DROP
+            except UnknownExpert:
+                continue
+        self._holds |= expected
 
     def succeeded(self, move: PlannedMove) -> None:
         try:
@@ -63,9 +77,9 @@ class Expectation:
         if not len(rows):
             return None
         row = int(rows[0])
+        experts = counted(int(different[row].sum()), "expert")
         return Deviation(
-            f"node {self._fleet.node_ids[row]} holds {int(different[row].sum())} experts otherwise "
-            f"than the plan's moves left them",
+            f"node {self._fleet.node_ids[row]} holds {experts} otherwise than the plan's moves left them",
             lacks=bool((different & (self._holds == 1)).any()),
         )
 

@@ -143,6 +143,10 @@ class Migration:
             execution = None if record is None or record.state not in WORKING else await self._stored(record)
             if execution is not None:
                 self._begin(execution, observation)
+                in_force = observation.in_force
+                if in_force is not None and in_force.generation == execution.record.to_generation:
+                    assert self._expectation is not None
+                    self._expectation.count_on(in_force.holds, execution.undone())
                 log.info("plan taken over", plan=execution.record.plan_id, state=execution.state.value)
                 return
             if (

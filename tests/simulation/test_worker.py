@@ -326,6 +326,35 @@ def test_an_agent_that_starts_anew_stops_no_plan() -> None:
     _in_virtual_time(course())
 
 
+def test_a_worker_that_takes_a_plan_over_misses_the_copies_that_have_gone() -> None:
+    """A plan leaves a copy where it is; an order of the plan before drops it while no worker looks. The
+    worker that takes the plan over expects the copy, and not what the plan has still to bring."""
+
+    async def course() -> None:
+        store = _cluster()
+        _hold(store, "n1", 0)
+        _hold(store, "n2", 2, 3)
+        observation = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).observe()
+        assert observation is not None
+        target = np.zeros(observation.fleet.shape, np.uint8)
+        n1, n2 = observation.fleet.row("n1"), observation.fleet.row("n2")
+        target[n1, [0, 1, 3]] = 1
+        target[n2, [2, 3]] = 1
+        moves = [_copy_to("n1")]
+        expectation = Expectation(observation)
+        expectation.count_on(target, moves)
+        deviation = expectation.deviation(observation, [])
+        assert deviation is not None
+        assert deviation.lacks
+        assert "node n1 holds 1 expert otherwise" in deviation.words
+        _hold(store, "n1", 0, 1)
+        returned = await Observer(cast("Redis", Connection(store, random.Random(0))), KEYS).observe()
+        assert returned is not None
+        assert expectation.deviation(returned, []) is None
+
+    _in_virtual_time(course())
+
+
 def test_no_drop_is_released_while_copies_that_the_plan_counts_on_are_missing() -> None:
     """A drop that is free to go stays back with `hold_drops`, and goes without it."""
 
