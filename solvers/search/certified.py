@@ -54,6 +54,7 @@ _LEAST_WORK = 80_000_000  # units of work that the search goes on at least, wher
 _FLAT = 0.03  # of the gap: a climb that closes less of it has ended
 _FLAT_COARSE = 0.1  # of the gap: the same in a large fleet, where a step of the dual and a rounding take long
 _FLAT_ALONE = 0.25  # of the goal gap: the same before there is a placement worth a comparison
+_MOST_FLAT = 20  # climbs, the first of which may prove nothing yet; a later one that is flat is the last
 _NEARLY_FLAT = 2.0  # of the goal gap: below this a rounding may reach the goal, at the cost of the steps
 _ASTRAY = 0.2  # relative gap from which on carried multipliers are those of another traffic
 _SMALL_GAIN = 0.1  # of the goal gap: sweeps that save less have ended, where a sweep takes long
@@ -187,13 +188,14 @@ class _Search:
         ascent.aim(best.cost)
         limit = never if self._seconds is None else MaxRuntime(_CLIMB_SHARE * self._seconds)
         climbing = FirstOf((self._stopping, limit))
-        steps = _FIRST_CLIMB
+        steps, climbs = _FIRST_CLIMB, 0
         while not (ascent.done or climbing() or self._reached()) and best.work < _CLIMB_SHARE * self._effort:
+            climbs += 1
             before = ascent.best.bound
             self._climb(steps, FirstOf((climbing, self._reached)) if self._resumed else climbing)
             gained = ascent.best.bound - before
             near = self._goal * ascent.best.bound
-            if not ascent.gains:
+            if not ascent.gains and climbs < _MOST_FLAT:
                 continue  # no guide yet, and no sign of what the next steps gain
             if many and (self._sweeps or self._fleet):
                 if gained < _FLAT_COARSE * (best.cost - before) and not ascent.refine():
@@ -223,10 +225,13 @@ class _Search:
             return
         ascent = self.ascent
         ascent.take(self._all)
+        climbs = 0
         while not (ascent.done or self._stopping() or self._reached()):
             before = ascent.best.bound
             self._climb(_FIRST_CLIMB // 2, FirstOf((self._stopping, self._reached)))
-            if ascent.gains and ascent.best.bound - before < _FLAT * (self.best.cost - before):
+            climbs += 1
+            flat = ascent.best.bound - before < _FLAT * (self.best.cost - before)
+            if flat and (ascent.gains or climbs >= _MOST_FLAT):
                 break
 
     def improve(self) -> None:

@@ -355,7 +355,7 @@ def slow_request(service: Service) -> Iterator[socket.socket]:
     assert url.port is not None
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(
-            b"PUT /v1/clusters/slow HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"PUT /v1/clusters/slow HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         time.sleep(0.3)
