@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         "number all further ones get 503; above half of it, some chosen at random.",
     )
     max_held_bytes: int = Field(
-        128 << 20,
+        80 << 20,
         ge=1024,
         description="Bytes of request bodies that one API process holds at once; more get 503.",
     )
